@@ -1,0 +1,3 @@
+module pilotlight
+
+go 1.26.0
