@@ -1,0 +1,184 @@
+package bpf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// A sample or record is on its ring this long after its time stamp at the
+	// latest, but for a virtual CPU that stands still.
+	settleTime = 2 * time.Millisecond
+	// followInterval is how often CPUs that come and go are looked for.
+	followInterval = 10 * time.Second
+)
+
+// Batch is what one drain of the rings returned. Each Read into it reuses its
+// memory.
+type Batch struct {
+	Samples []Sample // by time
+	Events  []Event  // by time
+	Upto    uint64   // CLOCK_MONOTONIC, ns: what happened until then is in this Batch or an earlier one
+
+	words []uint64 // backs the Samples' slices
+}
+
+// Read waits until a drain is due, at the latest DrainInterval after the one
+// before, and fills b. It returns os.ErrClosed after Close, and after Stop once
+// everything was read.
+func (s *Sampler) Read(b *Batch) error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	b.Samples, b.Events, b.words = b.Samples[:0], b.Events[:0], b.words[:0]
+	if s.drained || s.isClosed() {
+		return os.ErrClosed
+	}
+	if err := s.wait(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	b.Upto = now - uint64(settleTime)
+	if s.stopped {
+		b.Upto = ^uint64(0)
+		s.drained = true
+	}
+	// Samples before records: a record older than a sample in this batch is then in it too.
+	for _, c := range s.cpus {
+		if err := c.drain(b); err != nil {
+			return fmt.Errorf("drain CPU %d: %w", c.id, err)
+		}
+	}
+	for _, c := range s.cpus {
+		b.Events = c.sideband.read(b.Events, b.Upto)
+	}
+	if s.stopped {
+		b.Upto = now
+	}
+	slices.SortStableFunc(b.Samples, func(x, y Sample) int { return cmp.Compare(x.Time, y.Time) })
+	slices.SortStableFunc(b.Events, func(x, y Event) int { return cmp.Compare(x.Time, y.Time) })
+	return s.follow()
+}
+
+func (s *Sampler) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// wait returns when a drain is due: the interval is over, a ring filled up, or
+// Stop or Close was called.
+func (s *Sampler) wait() error {
+	for {
+		timeout := time.Until(s.nextDrain)
+		var events [8]unix.EpollEvent
+		n, err := unix.EpollWait(s.epoll, events[:], int(max(timeout+time.Millisecond-1, 0)/time.Millisecond))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for samples: %w", err)
+		}
+		if n > 0 || time.Until(s.nextDrain) <= 0 {
+			s.nextDrain = time.Now().Add(DrainInterval)
+			return nil
+		}
+	}
+}
+
+// drain moves the samples up to and including b.Upto from the ring to b.
+func (c *cpu) drain(b *Batch) error {
+	for {
+		if !c.haveNext {
+			if c.ring.AvailableBytes() == 0 {
+				return nil
+			}
+			err := c.ring.ReadInto(&c.next)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			c.haveNext = true
+		}
+		samples, words, err := appendSample(b.Samples, b.words, c.next.RawSample)
+		if err != nil {
+			return err
+		}
+		if samples[len(samples)-1].Time > b.Upto {
+			return nil
+		}
+		b.Samples, b.words, c.haveNext = samples, words, false
+	}
+}
+
+// follow attaches CPUs that came online and detaches those that went.
+func (s *Sampler) follow() error {
+	if s.stopped || time.Until(s.nextFollow) > 0 {
+		return nil
+	}
+	s.nextFollow = time.Now().Add(followInterval)
+	online, err := onlineCPUs()
+	if err != nil {
+		return err
+	}
+	if slices.Equal(online, s.online) {
+		return nil
+	}
+	return s.attach(online)
+}
+
+// onlineCPUs returns the numbers of the online CPUs in ascending order.
+func onlineCPUs() ([]int, error) {
+	const path = "/sys/devices/system/cpu/online"
+	list, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("list online CPUs: %w", err)
+	}
+	cpus, err := parseCPUList(string(list))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cpus, nil
+}
+
+// parseCPUList reads a list such as "0-3,7".
+func parseCPUList(list string) ([]int, error) {
+	var cpus []int
+	for part := range strings.SplitSeq(strings.TrimSpace(list), ",") {
+		var first, last int
+		if n, err := fmt.Sscanf(part, "%d-%d", &first, &last); n == 1 {
+			last = first
+		} else if err != nil {
+			return nil, fmt.Errorf("CPU list %q: %w", list, err)
+		}
+		for id := first; id <= last; id++ {
+			cpus = append(cpus, id)
+		}
+	}
+	return cpus, nil
+}
+
+// monotonic returns CLOCK_MONOTONIC in ns.
+func monotonic() (uint64, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
+	}
+	return uint64(ts.Nano()), nil
+}

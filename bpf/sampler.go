@@ -1,0 +1,365 @@
+// Package bpf samples the stacks of everything that runs: an eBPF program on a
+// perf event per CPU takes them, user space drains them from ring buffers
+// together with perf's side-band records of forks, execs and mappings.
+//
+// It needs Linux 6.1 or later with BTF, and CAP_BPF and CAP_PERFMON or root.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultFrequency is the sampling frequency in Hz when Options name none. It
+// is a prime, so that it keeps no step with timers.
+const DefaultFrequency = 19
+
+// MaxFrequency is the highest sampling frequency in Hz that Open accepts.
+const MaxFrequency = 1000
+
+// DrainInterval is how often the rings are drained when none fills up before.
+const DrainInterval = 500 * time.Millisecond
+
+const (
+	ringBytesPerCPU     = 256 << 10 // 0.5 s at 99 Hz with stacks of 600 frames
+	sidebandBytesPerCPU = 256 << 10
+	// The rings of all CPUs together stay below this: machines with very many CPUs get smaller ones.
+	maxRingBytes = 6 << 20
+	minRingBytes = 64 << 10
+)
+
+// ErrNotSupported is returned by Open when the kernel lacks what the sampler
+// needs. The error that wraps it says what.
+var ErrNotSupported = errors.New("not supported by this kernel")
+
+// Options configure a Sampler. The zero value is the default.
+type Options struct {
+	Frequency int // samples per second and busy CPU, up to MaxFrequency; 0 is DefaultFrequency
+}
+
+// Sampler takes samples of all CPUs from Start to Stop. Read belongs to one
+// goroutine; the other methods may be called from any.
+type Sampler struct {
+	frequency int
+	objs      samplerObjects
+	ringBytes int
+
+	epoll int // waits for full rings and wake
+	wake  int // eventfd: Stop or Close was called
+
+	mu      sync.Mutex // guards what follows
+	cpus    []*cpu
+	online  []int // CPUs that are sampled
+	started bool
+	stopped bool
+	closed  bool
+
+	reading    sync.Mutex // held by Read, guards what follows
+	nextDrain  time.Time
+	nextFollow time.Time
+	drained    bool // of everything there was at Stop
+}
+
+// cpu is the sampler's part on one CPU.
+type cpu struct {
+	id       int
+	ringMap  *ebpf.Map
+	ring     *ringbuf.Reader
+	next     ringbuf.Record // the oldest record that no Batch had yet, if haveNext
+	haveNext bool
+	sideband *sideband
+	event    int // perf event fd, -1 while the CPU is offline
+	link     link.Link
+}
+
+// Open loads the sampler into the kernel. It samples from Start on and must be
+// closed.
+func Open(opts Options) (*Sampler, error) {
+	if opts.Frequency == 0 {
+		opts.Frequency = DefaultFrequency
+	}
+	if opts.Frequency < 1 || opts.Frequency > MaxFrequency {
+		return nil, fmt.Errorf("sampling frequency %d Hz: choose 1 to %d", opts.Frequency, MaxFrequency)
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("load sampler: %w: no BTF at /sys/kernel/btf/vmlinux: use a kernel built with CONFIG_DEBUG_INFO_BTF", ErrNotSupported)
+	}
+	possible, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec, err := loadSampler()
+	if err != nil {
+		return nil, fmt.Errorf("read sampler object: %w", err)
+	}
+	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible), epoll: -1, wake: -1}
+	spec.Maps["rings"].MaxEntries = uint32(possible)
+	spec.Maps["rings"].InnerMap.MaxEntries = uint32(s.ringBytes)
+	if err := spec.Variables["wake_at_bytes"].Set(uint64(s.ringBytes / 2)); err != nil {
+		return nil, fmt.Errorf("set wake_at_bytes: %w", err)
+	}
+	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
+		return nil, fmt.Errorf("load sampler: %w", explain(err))
+	}
+	if err := s.openPoll(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// ringSize returns the bytes of one CPU's ring: a power of two of pages.
+func ringSize(cpus int) int {
+	size := ringBytesPerCPU
+	for size > minRingBytes && size*cpus > maxRingBytes {
+		size /= 2
+	}
+	return size
+}
+
+// explain adds the mend to the errors that a user can mend.
+func explain(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		var verifier *ebpf.VerifierError
+		if !errors.As(err, &verifier) {
+			return fmt.Errorf("%w: run as root or with CAP_BPF and CAP_PERFMON", err)
+		}
+	}
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("%w: %w: Linux 6.1 or later is needed", ErrNotSupported, err)
+	}
+	return err
+}
+
+func (s *Sampler) openPoll() (err error) {
+	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("create epoll: %w", err)
+	}
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("create eventfd: %w", err)
+	}
+	return s.poll(s.wake, unix.EPOLLIN)
+}
+
+func (s *Sampler) poll(fd int, events uint32) error {
+	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	return nil
+}
+
+// Frequency returns the sampling frequency in Hz.
+func (s *Sampler) Frequency() int { return s.frequency }
+
+// Start begins to sample on every online CPU. The side-band records of all
+// CPUs are on before the first sample is taken, so whoever reads /proc after
+// Start misses no process. CPUs that come online later are followed by Read.
+func (s *Sampler) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	if s.started {
+		return errors.New("start sampler: it runs already")
+	}
+	s.started = true
+	online, err := onlineCPUs()
+	if err != nil {
+		return err
+	}
+	return s.attach(online)
+}
+
+// attach makes online the set of sampled CPUs.
+func (s *Sampler) attach(online []int) error {
+	for _, c := range s.cpus {
+		if !slices.Contains(online, c.id) {
+			if err := c.detach(); err != nil {
+				return err
+			}
+		}
+	}
+	var added []*cpu
+	for _, id := range online {
+		if slices.Contains(s.online, id) {
+			continue
+		}
+		c, err := s.openCPU(id)
+		if err != nil {
+			return err
+		}
+		added = append(added, c)
+	}
+	// The events of the CPUs start one after the other, spread over one
+	// period, so that no two CPUs sample at the same moment.
+	gap := time.Second / time.Duration(s.frequency) / time.Duration(max(len(added), 1))
+	for i, c := range added {
+		if i > 0 {
+			time.Sleep(gap)
+		}
+		if err := s.sampleOn(c); err != nil {
+			return err
+		}
+	}
+	s.online = online
+	return nil
+}
+
+// openCPU prepares the rings of a CPU that came online. The sample ring is
+// kept from an earlier time.
+func (s *Sampler) openCPU(id int) (*cpu, error) {
+	at := slices.IndexFunc(s.cpus, func(c *cpu) bool { return c.id == id })
+	if at < 0 {
+		c, err := s.newCPU(id)
+		if err != nil {
+			return nil, err
+		}
+		at = len(s.cpus)
+		s.cpus = append(s.cpus, c)
+	}
+	c := s.cpus[at]
+	if c.sideband != nil { // of the time before the CPU went offline
+		if err := c.sideband.close(); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if c.sideband, err = openSideband(id, max(s.ringBytes, sidebandBytesPerCPU/4)); err != nil {
+		return nil, explain(err)
+	}
+	// Edge-triggered, because a ring always has data: what is to wake is the
+	// kernel's saying so.
+	return c, s.poll(c.sideband.fd, unix.EPOLLIN|unix.EPOLLET)
+}
+
+func (s *Sampler) newCPU(id int) (*cpu, error) {
+	ringMap, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ring", Type: ebpf.RingBuf, MaxEntries: uint32(s.ringBytes)})
+	if err != nil {
+		return nil, fmt.Errorf("make ring of CPU %d: %w", id, err)
+	}
+	if err := s.objs.Rings.Put(uint32(id), ringMap); err != nil {
+		ringMap.Close()
+		return nil, fmt.Errorf("publish ring of CPU %d: %w", id, err)
+	}
+	ring, err := ringbuf.NewReader(ringMap)
+	if err != nil {
+		ringMap.Close()
+		return nil, fmt.Errorf("map ring of CPU %d: %w", id, err)
+	}
+	ring.SetDeadline(time.Unix(1, 0)) // the ring is only read when it is time to, never waited for
+	return &cpu{id: id, ringMap: ringMap, ring: ring, event: -1}, s.poll(ringMap.FD(), unix.EPOLLIN|unix.EPOLLET)
+}
+
+// sampleOn opens the clock event of a CPU, hands it to the program and starts it.
+func (s *Sampler) sampleOn(c *cpu) error {
+	attr := unix.PerfEventAttr{
+		Type:   unix.PERF_TYPE_SOFTWARE,
+		Size:   uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+		Config: unix.PERF_COUNT_SW_CPU_CLOCK,
+		Sample: uint64(s.frequency),
+		Bits:   unix.PerfBitFreq | unix.PerfBitExcludeIdle | unix.PerfBitDisabled,
+	}
+	fd, err := unix.PerfEventOpen(&attr, -1, c.id, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open clock event on CPU %d: %w", c.id, explain(err))
+	}
+	c.event = fd
+	c.link, err = link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: s.objs.Sample, Attach: ebpf.AttachPerfEvent})
+	if err != nil {
+		return fmt.Errorf("attach sampler to CPU %d: %w", c.id, explain(err))
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		return fmt.Errorf("enable sampler on CPU %d: %w", c.id, err)
+	}
+	return nil
+}
+
+// detach stops sampling on a CPU and keeps what its rings hold.
+func (c *cpu) detach() error {
+	var err error
+	if c.link != nil {
+		err = c.link.Close()
+		c.link = nil
+	}
+	if c.event >= 0 {
+		err = errors.Join(err, unix.Close(c.event))
+		c.event = -1
+	}
+	if err != nil {
+		return fmt.Errorf("detach sampler from CPU %d: %w", c.id, err)
+	}
+	return nil
+}
+
+func (c *cpu) close() error {
+	err := errors.Join(c.detach(), c.ring.Close(), c.ringMap.Close())
+	if c.sideband != nil {
+		err = errors.Join(err, c.sideband.close())
+	}
+	return err
+}
+
+// Stop ends sampling. Read then returns what the rings still hold, and after
+// that os.ErrClosed.
+func (s *Sampler) Stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.closed {
+		return nil
+	}
+	s.stopped = true
+	var err error
+	for _, c := range s.cpus {
+		err = errors.Join(err, c.detach())
+	}
+	return errors.Join(err, s.interrupt())
+}
+
+// interrupt ends a Read that waits, now and from now on.
+func (s *Sampler) interrupt() error {
+	if s.wake < 0 {
+		return nil
+	}
+	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil && !errors.Is(err, unix.EAGAIN) {
+		return fmt.Errorf("interrupt read: %w", err)
+	}
+	return nil
+}
+
+// Close stops sampling and frees everything. A Read that waits returns
+// os.ErrClosed.
+func (s *Sampler) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	err := s.interrupt()
+	s.mu.Unlock()
+
+	s.reading.Lock() // a Read that waited is gone from here on
+	defer s.reading.Unlock()
+	for _, c := range s.cpus {
+		err = errors.Join(err, c.close())
+	}
+	s.cpus = nil
+	for _, fd := range []int{s.epoll, s.wake} {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	return errors.Join(err, s.objs.Close())
+}

@@ -1,0 +1,340 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tests named TestKernel load the sampler into the running kernel.
+
+// open returns a started sampler, or skips where the machine cannot have one.
+func open(t testing.TB, opts Options) *Sampler {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") == "" {
+		t.Skip("loading BPF programs needs root")
+	}
+	s, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// finish stops the sampler and returns copies of all samples and events.
+func finish(t testing.TB, s *Sampler) ([]Sample, []Event) {
+	t.Helper()
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var samples []Sample
+	var events []Event
+	for b := new(Batch); ; {
+		err := s.Read(b)
+		if errors.Is(err, os.ErrClosed) {
+			return samples, events
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sample := range b.Samples {
+			sample.User, sample.Kernel = slices.Clone(sample.User), slices.Clone(sample.Kernel)
+			samples = append(samples, sample)
+		}
+		events = append(events, b.Events...)
+	}
+}
+
+// burnAt calls itself depth times and then computes until done says so.
+//
+//go:noinline
+func burnAt(depth int, done func() bool) int {
+	if depth > 0 {
+		return burnAt(depth-1, done) + 1
+	}
+	n := 0
+	for !done() {
+		n += burnLeaf(n)
+	}
+	return n
+}
+
+//go:noinline
+func burnLeaf(n int) int {
+	for i := range 100_000 {
+		n = n*31 + i
+	}
+	return n
+}
+
+// burn spends d of CPU time depth calls deep on a thread of its own, whose id it returns.
+func burn(depth int, d time.Duration) (tid uint32) {
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		tid = uint32(unix.Gettid())
+		burnAt(depth, func() bool { return threadCPU() > d })
+	}()
+	<-finished
+	return tid
+}
+
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+func functionOf(pc uint64) string {
+	f := runtime.FuncForPC(uintptr(pc))
+	if f == nil {
+		return fmt.Sprintf("%#x", pc)
+	}
+	_, name, _ := strings.Cut(f.Name(), ".")
+	return name
+}
+
+func TestKernelWholeStack(t *testing.T) {
+	const depth = 5
+	s := open(t, Options{Frequency: 199})
+	tid := burn(depth, 500*time.Millisecond)
+	samples, _ := finish(t, s)
+
+	taken, whole := 0, 0
+	var other []string
+	// burnLeaf has no frame of its own: its caller is on top of the stack.
+	want := slices.Concat([]string{"burnLeaf"}, slices.Repeat([]string{"burnAt"}, depth+1), []string{"burn.func1", "goexit"})
+	for _, sample := range samples {
+		if sample.TID != tid {
+			continue
+		}
+		taken++
+		if sample.PID != uint32(os.Getpid()) {
+			t.Errorf("PID = %d, want %d", sample.PID, os.Getpid())
+		}
+		if got := sample.Comm.String(); !strings.HasPrefix("bpf.test", got) {
+			t.Errorf("Comm = %q, want bpf.test", got)
+		}
+		var stack []string
+		for i, pc := range sample.User {
+			if i > 0 {
+				pc-- // a return address
+			}
+			stack = append(stack, functionOf(pc))
+		}
+		if len(stack) > 0 && stack[0] == "burnLeaf" && len(sample.Stack) >= 8 {
+			stack = slices.Insert(stack, 1, functionOf(binary.NativeEndian.Uint64(sample.Stack)-1))
+		}
+		if slices.Equal(stack, want) && sample.Outcome == Complete {
+			whole++
+		}
+		other = stack
+	}
+	// 0.5 s of CPU at 199 Hz are 99 samples; the thread's start and the test of the clock take a few.
+	if taken < 90 || taken > 108 {
+		t.Errorf("%d samples of 0.5 s of CPU at 199 Hz, want 99", taken)
+	}
+	if whole < taken*8/10 {
+		t.Errorf("%d of %d samples are whole, %v; the last is %v", whole, taken, want, other)
+	}
+}
+
+func TestKernelDepth(t *testing.T) {
+	for _, tc := range []struct {
+		depth int
+		want  Outcome
+	}{{100, Complete}, {500, Complete}, {2000, TooDeep}} {
+		t.Run(fmt.Sprint(tc.depth), func(t *testing.T) {
+			s := open(t, Options{Frequency: 199})
+			tid := burn(tc.depth, 200*time.Millisecond)
+			samples, _ := finish(t, s)
+			n := 0
+			for _, sample := range samples {
+				if sample.TID != tid || len(sample.User) < tc.depth && tc.want == Complete {
+					continue // the thread before and after its recursion
+				}
+				if sample.Outcome == tc.want {
+					n++
+				}
+			}
+			if n < 30 {
+				t.Errorf("%d samples are %v, want 39", n, tc.want)
+			}
+		})
+	}
+}
+
+func TestKernelSystemCalls(t *testing.T) {
+	s := open(t, Options{Frequency: 199})
+	zero, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zero.Close()
+	buf := make([]byte, 1<<20)
+	for start := time.Now(); time.Since(start) < 500*time.Millisecond; {
+		if _, err := zero.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	samples, _ := finish(t, s)
+	found := 0
+	for _, sample := range samples {
+		if sample.PID != uint32(os.Getpid()) || !sample.InKernel || len(sample.Kernel) == 0 {
+			continue
+		}
+		var stack []string
+		for _, pc := range sample.User {
+			stack = append(stack, functionOf(pc))
+		}
+		if slices.Contains(stack, "TestKernelSystemCalls") {
+			found++
+		}
+	}
+	if found < 20 {
+		t.Errorf("%d samples show a system call together with its caller, want about 90", found)
+	}
+}
+
+func TestKernelSidebandTellsALife(t *testing.T) {
+	s := open(t, Options{})
+	true_, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if true_, err = filepath.EvalSymlinks(true_); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(true_)
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	_, events := finish(t, s)
+	pid := uint32(cmd.Process.Pid)
+	var life []EventKind
+	for _, ev := range events {
+		if ev.PID != pid {
+			continue
+		}
+		switch {
+		case ev.Kind == EventFork && ev.PPID != uint32(os.Getpid()):
+			t.Errorf("fork: parent %d, want %d", ev.PPID, os.Getpid())
+		case ev.Kind == EventExec && ev.Comm != filepath.Base(true_):
+			t.Errorf("exec: comm %q, want %q", ev.Comm, filepath.Base(true_))
+		case ev.Kind == EventMmap && ev.Mapping.Path != true_:
+			continue // the loader's and libraries' mappings
+		case ev.Kind == EventMmap && len(ev.Mapping.BuildID) == 0:
+			t.Errorf("mapping of %s has no build ID", true_)
+		}
+		life = append(life, ev.Kind)
+	}
+	if want := []EventKind{EventFork, EventExec, EventMmap, EventExit}; !slices.Equal(life, want) {
+		t.Errorf("events of one process: %v, want %v", life, want)
+	}
+	if !slices.IsSortedFunc(events, func(a, b Event) int { return int(int64(a.Time - b.Time)) }) {
+		t.Error("events are not sorted by time")
+	}
+}
+
+// TestKernelExecAndReuse tells two programs of one process apart by their samples alone.
+func TestKernelExecID(t *testing.T) {
+	s := open(t, Options{Frequency: 499})
+	const spin = `i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done`
+	cmd := exec.Command("sh", "-c", spin+`; exec sh -c '`+spin+`'`)
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	samples, _ := finish(t, s)
+	programs := map[[2]uint64]int{}
+	for _, sample := range samples {
+		if sample.PID == uint32(cmd.Process.Pid) && sample.Comm.String() == "sh" {
+			programs[[2]uint64{sample.ProcessStart, uint64(sample.ExecID)}]++
+		}
+	}
+	if len(programs) != 2 {
+		t.Errorf("samples of two programs in one process carry identities %v, want 2", programs)
+	}
+}
+
+func TestKernelFullRing(t *testing.T) {
+	s := open(t, Options{Frequency: MaxFrequency})
+	burn(2000, time.Second) // 8 KB a sample and nobody reads
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Outcomes[DroppedRing] == 0 {
+		t.Error("no sample was counted as dropped by a ring that nobody reads")
+	}
+	samples, _ := finish(t, s)
+	if got := uint64(len(samples)) + st.Outcomes[DroppedRing]; got != st.Taken {
+		t.Errorf("%d samples read + %d dropped = %d, want all %d taken", len(samples), st.Outcomes[DroppedRing], got, st.Taken)
+	}
+	var sum uint64
+	for _, n := range st.Outcomes {
+		sum += n
+	}
+	if sum != st.Taken {
+		t.Errorf("outcomes sum to %d, want the %d taken", sum, st.Taken)
+	}
+	if st.Run <= 0 || st.Memory == 0 {
+		t.Errorf("run time %v, memory %d: want both above 0", st.Run, st.Memory)
+	}
+}
+
+func TestKernelCloseEndsRead(t *testing.T) {
+	s := open(t, Options{})
+	ended := make(chan error)
+	go func() {
+		var b Batch
+		for {
+			if err := s.Read(&b); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	time.Sleep(10 * time.Millisecond)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Read returned %v, want os.ErrClosed", err)
+	}
+	if err := s.Start(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Start after Close returned %v, want os.ErrClosed", err)
+	}
+}
+
+func TestOpenRefusesFrequency(t *testing.T) {
+	for _, hz := range []int{-1, MaxFrequency + 1} {
+		if s, err := Open(Options{Frequency: hz}); err == nil {
+			s.Close()
+			t.Errorf("Open accepted %d Hz", hz)
+		}
+	}
+}

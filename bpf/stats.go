@@ -1,0 +1,48 @@
+package bpf
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// Stats are the sampler's counters since Open.
+type Stats struct {
+	Taken    uint64              // samples the kernel took
+	Outcomes [NumOutcomes]uint64 // how their walk in the kernel ended; sums to Taken when no sample is under way
+	Run      time.Duration       // CPU time of the program
+	Memory   uint64              // bytes the kernel holds for the maps, rings included
+}
+
+// Stats reads the counters of all CPUs. It may be called until Close.
+func (s *Sampler) Stats() (Stats, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var perCPU []samplerCounters
+	if err := s.objs.Counts.Lookup(uint32(0), &perCPU); err != nil {
+		return Stats{}, fmt.Errorf("read sampler counters: %w", err)
+	}
+	var st Stats
+	for _, c := range perCPU {
+		st.Taken += c.Taken
+		st.Run += time.Duration(c.RunNs)
+		for i, n := range c.Outcomes {
+			st.Outcomes[i] += n
+		}
+	}
+	maps := append(make([]*ebpf.Map, 0, 3+len(s.cpus)), s.objs.Counts, s.objs.Rings, s.objs.Scratches)
+	for _, c := range s.cpus {
+		maps = append(maps, c.ringMap)
+	}
+	for _, m := range maps {
+		info, err := m.Info()
+		if err != nil {
+			return Stats{}, fmt.Errorf("read map info: %w", err)
+		}
+		if bytes, ok := info.Memlock(); ok {
+			st.Memory += bytes
+		}
+	}
+	return st, nil
+}
