@@ -7,4 +7,10 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
+require (
+	github.com/mdlayher/socket v0.6.0 // indirect
+	golang.org/x/net v0.59.0 // indirect
+	golang.org/x/sync v0.23.0 // indirect
+)
+
 tool github.com/cilium/ebpf/cmd/bpf2go
