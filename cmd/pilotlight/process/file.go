@@ -29,8 +29,9 @@ type Segment struct {
 // File is what is known of a mapped ELF file. It is not changed once made.
 type File struct {
 	Key FileKey
-	// BuildID is the GNU build ID in hexadecimal, or the build ID of a Go binary
-	// that has no other, as `go tool buildid` prints it; empty if there is none.
+	// BuildID is the GNU build ID in hexadecimal, else Go's build ID as
+	// `go tool buildid` prints it; empty if there is none. Both are looked for
+	// where the kernel looks, in PT_NOTE: Go's linker leaves its GNU note out of it.
 	BuildID string
 	// Size is that of the file in bytes.
 	Size int64

@@ -293,7 +293,8 @@ func (t *Table) Lost() { t.epoch++ }
 // Expire forgets processes that exited before a time, which must be one up to
 // which all samples have been looked up.
 func (t *Table) Expire(before uint64) {
-	for t.expired < len(t.exits) && t.exits[t.expired].time < before {
+	end := len(t.exits) // what is put back is for another time
+	for t.expired < end && t.exits[t.expired].time < before {
 		t.expireFirst()
 	}
 	// Moving the rest costs no more than what was expired, if done by halves.
@@ -541,7 +542,12 @@ func (t *Table) reread(e *entry) bool {
 	}
 	e.ppid, e.comm, e.kernel = st.ppid, st.comm, st.kernel
 	e.threaded = e.threaded || st.threads > 1
-	e.exited = 0
+	switch {
+	case st.state != 'Z':
+		e.exited = 0
+	case e.exited == 0:
+		t.exit(e) // no record will tell of the end of its last thread
+	}
 	if e.image.exe != exe {
 		e.image = &image{exe: exe}
 		e.cgroupKnown = false
