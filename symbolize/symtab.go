@@ -1,0 +1,163 @@
+package symbolize
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+)
+
+const (
+	// maxSymbols bounds the entries of a symbol table that are looked at.
+	maxSymbols = 8 << 20
+	// maxFunctions bounds those that are kept.
+	maxFunctions = 2 << 20
+	// chunkSize is how much of a table is read at a time.
+	chunkSize = 64 << 10
+)
+
+// symtab names addresses from a symbol table of an ELF file (gABI chapter 4, "Symbol Table"). The names stay in
+// the file.
+type symtab struct {
+	source
+	rank    Rank
+	table   *table
+	strings extent
+	// entries is the number of symbols that name code.
+	entries int
+}
+
+// readSymtab reads the symbol table of a type, or returns nil if the file has none. Symbols at addresses that are
+// covered already are left out.
+func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint64) bool) (*symtab, error) {
+	var s *section
+	for i := range m.sections {
+		if m.sections[i].typ == typ {
+			s = &m.sections[i]
+			break
+		}
+	}
+	if s == nil || s.size == 0 {
+		return nil, nil
+	}
+	e, err := m.extentOf(s)
+	if err != nil {
+		return nil, err
+	}
+	if uint64(s.link) >= uint64(len(m.sections)) {
+		return nil, fmt.Errorf("section %s: names are in section %d of %d", s.name, s.link, len(m.sections))
+	}
+	strings, err := m.extentOf(&m.sections[s.link])
+	if err != nil {
+		return nil, fmt.Errorf("section %s: %w", s.name, err)
+	}
+	syms, err := m.functions(e, strings.size, covered)
+	if err != nil {
+		return nil, fmt.Errorf("section %s: %w", s.name, err)
+	}
+	if len(syms) == 0 {
+		return nil, nil
+	}
+	return &symtab{m.source, rank, newTable(syms), strings, len(syms)}, nil
+}
+
+// functions returns the symbols of code in the symbol table at e.
+func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64) bool) ([]symbol, error) {
+	entSize := uint64(16)
+	if m.is64 {
+		entSize = 24
+	}
+	if n := e.size / entSize; n > maxSymbols {
+		return nil, fmt.Errorf("%d symbols, at most %d are read", n, maxSymbols)
+	}
+	// On ARM a local symbol without a type is a mapping symbol ($x, $d), which says where code and data begin and
+	// names nothing (AAELF64, "Mapping symbols").
+	arm := m.machine == elf.EM_AARCH64 || m.machine == elf.EM_ARM
+	var syms []symbol
+	le := binary.LittleEndian
+	err := m.chunks(e, make([]byte, chunkSize/entSize*entSize), func(_ uint64, piece []byte) bool {
+		for b := piece; uint64(len(b)) >= entSize; b = b[entSize:] {
+			var info byte
+			var index elf.SectionIndex
+			var value, size uint64
+			if m.is64 {
+				info, index, value, size = b[4], elf.SectionIndex(le.Uint16(b[6:])), le.Uint64(b[8:]), le.Uint64(b[16:])
+			} else {
+				info, index, value, size = b[12], elf.SectionIndex(le.Uint16(b[14:])), uint64(le.Uint32(b[4:])), uint64(le.Uint32(b[8:]))
+			}
+			name := le.Uint32(b)
+			if name == 0 || name > maxName || uint64(name) >= stringsSize {
+				continue // without a name, or damaged
+			}
+			class := uint32(0)
+			bind := elf.ST_BIND(info)
+			switch elf.ST_TYPE(info) {
+			case elf.STT_FUNC, elf.STT_GNU_IFUNC:
+				class |= classFunction
+			case elf.STT_NOTYPE:
+				if arm && bind == elf.STB_LOCAL {
+					continue
+				}
+			default:
+				continue
+			}
+			if bind != elf.STB_LOCAL {
+				class |= classExported
+			}
+			if m.machine == elf.EM_ARM {
+				value &^= 1 // set for Thumb code
+			}
+			s := m.codeAt(index, value)
+			if s == nil || covered(value) {
+				continue
+			}
+			rest := s.size - (value - s.addr)
+			if size != 0 {
+				class |= classSized
+				rest = min(rest, size)
+			}
+			syms = append(syms, newSymbol(value, rest, class, name))
+		}
+		return len(syms) <= maxFunctions
+	})
+	if err == nil && len(syms) > maxFunctions {
+		err = fmt.Errorf("more than %d functions", maxFunctions)
+	}
+	return syms, err
+}
+
+// codeAt returns the section of code that holds a symbol, or nil if the symbol is not one of code.
+func (m *image) codeAt(index elf.SectionIndex, addr uint64) *section {
+	if index == elf.SHN_UNDEF || int(index) >= len(m.sections) {
+		return nil
+	}
+	if s := &m.sections[index]; s.code() && s.contains(addr) {
+		return s
+	}
+	return nil
+}
+
+// resolve appends the frame at addr, or returns dst unchanged if the table does not name it.
+func (t *symtab) resolve(dst []Frame, addr uint64, buf []byte) ([]Frame, error) {
+	i, ok := t.table.find(addr)
+	if !ok {
+		return dst, nil
+	}
+	var best string
+	var failed error
+	t.table.namesOf(i, func(off uint32) {
+		name, err := t.cstring(t.strings, uint64(off), buf)
+		switch {
+		case err != nil:
+			failed = err
+		case best == "" || compareNames([]byte(name), []byte(best)) < 0:
+			best = name
+		}
+	})
+	if failed != nil {
+		return dst, fmt.Errorf("%s: name of the symbol at %#x: %w", t.rank, addr, failed)
+	}
+	if best == "" {
+		return dst, nil
+	}
+	return append(dst, Frame{Function: demangled(best), SystemName: best, Source: t.rank}), nil
+}
