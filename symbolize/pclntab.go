@@ -153,6 +153,7 @@ func (t *pclntab) memoryBytes() int { return 256 + 4*cap(t.sparse) }
 type goFunc struct {
 	entry     uint32 // relative to text
 	name      uint32
+	pcsp      uint32 // stack held, without return address
 	pcfile    uint32
 	pcline    uint32
 	pcinline  uint32 // PCDATA_InlTreeIndex; 0 if nothing is inlined
@@ -198,6 +199,7 @@ func (t *pclntab) function(off uint32, buf []byte) (goFunc, error) {
 	f := goFunc{
 		entry:   le.Uint32(b),
 		name:    le.Uint32(b[4:]),
+		pcsp:    le.Uint32(b[16:]),
 		pcfile:  le.Uint32(b[20:]),
 		pcline:  le.Uint32(b[24:]),
 		cu:      le.Uint32(b[32:]),
