@@ -20,8 +20,9 @@ type interpreter struct {
 	// long are the options with words that take the next argument as value;
 	// longInline those that carry the program.
 	long, longInline []string
-	// words says that options with one dash are words too, as for java.
-	words bool
+	// words says that options with one dash are words too, as for java; plus that
+	// options may begin with "+", as those of shells.
+	words, plus bool
 }
 
 var interpreters = []interpreter{
@@ -39,7 +40,7 @@ var interpreters = []interpreter{
 	{names: []string{"php"}, values: "cdztS", inline: "rBRE", script: 'f',
 		long:       []string{"--php-ini", "--define", "--docroot", "--server", "--zend-extension"},
 		longInline: []string{"--run", "--process-begin", "--process-code", "--process-end"}},
-	{names: []string{"bash", "sh", "dash", "zsh", "ksh", "ash"}, values: "oO", inline: "cs",
+	{names: []string{"bash", "sh", "dash", "zsh", "ksh", "ash"}, values: "oO", inline: "cs", plus: true,
 		long: []string{"--rcfile", "--init-file"}},
 	{names: []string{"java"}, words: true,
 		long: []string{"-cp", "-classpath", "--class-path", "-p", "--module-path", "--upgrade-module-path",
@@ -106,7 +107,7 @@ func (in *interpreter) letterProgram(args []string) string {
 			if !attached && slices.Contains(in.long, name) {
 				i++
 			}
-		case arg[0] == '-' || arg[0] == '+' && in.values == "oO": // set +o of the shells
+		case arg[0] == '-' || in.plus && arg[0] == '+':
 			for j := 1; j < len(arg); j++ {
 				letter, rest := arg[j], arg[j+1:]
 				if strings.IndexByte(in.inline, letter) >= 0 {

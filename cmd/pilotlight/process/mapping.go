@@ -225,7 +225,7 @@ const (
 // readMaps returns the first limit executable mappings of a process, and the
 // number of those left out.
 func readMaps(proc fs.FS, pid uint32, limit int) (Mappings, int, error) {
-	f, err := proc.Open(path(pid, "maps"))
+	f, err := proc.Open(pidPath(pid, "maps"))
 	if err != nil {
 		return nil, 0, fmt.Errorf("read maps of process %d: %w", pid, gone(err))
 	}

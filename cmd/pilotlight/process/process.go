@@ -119,15 +119,15 @@ func Read(proc fs.FS, pid uint32) (*Process, error) {
 	return p, nil
 }
 
-// path returns the path of a file of process pid inside /proc.
-func path(pid uint32, name string) string {
+// pidPath returns the path of a file of process pid inside /proc.
+func pidPath(pid uint32, name string) string {
 	return strconv.FormatUint(uint64(pid), 10) + "/" + name
 }
 
 // readFile reads at most limit bytes of a file of process pid. Reading from a
 // process that has just died gives ESRCH; callers only know fs.ErrNotExist.
 func readFile(proc fs.FS, pid uint32, name string, limit int64) ([]byte, error) {
-	f, err := proc.Open(path(pid, name))
+	f, err := proc.Open(pidPath(pid, name))
 	if err != nil {
 		return nil, gone(err)
 	}
@@ -228,7 +228,7 @@ func parseStat(data []byte) (stat, error) {
 
 // readExe returns the target of /proc/PID/exe without " (deleted)".
 func readExe(proc fs.FS, pid uint32) (string, error) {
-	link, err := fs.ReadLink(proc, path(pid, "exe"))
+	link, err := fs.ReadLink(proc, pidPath(pid, "exe"))
 	if err != nil {
 		return "", fmt.Errorf("read exe of process %d: %w", pid, gone(err))
 	}

@@ -102,6 +102,9 @@ func TestTableWithoutSnapshot(t *testing.T) {
 	proc.put(shellPID, shell())
 	table := NewTable(proc, Options{})
 	check(t, table.Lookup(10, sample(shellPID, shellStart, 3, "sh")), shSummary)
+	// Mapping a library does not make it the executable of an unknown process.
+	table.Mmap(10, 6, Record{Start: libAt, End: libAt + 0x1000, Path: "/lib/nss.so"})
+	check(t, table.Lookup(10, sample(6, 66, 1, "x")), "x   7f0000000000-7f0000001000+0:/lib/nss.so")
 	// Nobody has heard of this one: its sample is all there is.
 	p := table.Lookup(11, sample(5, 77, 1, "gone"))
 	check(t, p, "gone  ")
