@@ -7,7 +7,7 @@ import (
 
 const (
 	id1 = "4f3c6f1f6b1a7a0f3d8a5b6c7d8e9f00112233445566778899aabbccddeeff00"
-	id2 = "b9e289c6b86eb57521517604d610e53d00112233445566778899aabbccddeeff"
+	id2 = "0f1e2d3c4b5a69788796a5b4c3d2e1f000112233445566778899aabbccddeeff"
 )
 
 func TestParseCgroup(t *testing.T) {
@@ -34,7 +34,7 @@ func TestParseCgroup(t *testing.T) {
 		{"virtual machine", `0::/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator`, Cgroup{}},
 		{"cron, v1", "9:name=systemd:/system.slice/cron.service\n4:memory:/system.slice/cron.service\n1:cpu,cpuacct:/\n", Cgroup{Unit: "cron.service"}},
 		{"session and memory group, v1", "4:memory:/user.slice/user-0.slice/session-1.scope\n9:name=systemd:/user.slice/user-0.slice/session-1.scope\n", Cgroup{}},
-		{"only memory, hybrid", "9:name=systemd:/\n8:pids:/\n4:memory:/process_api/b9e289c6b86eb57521517604d610e53d\n0::/\n", Cgroup{}},
+		{"only memory, hybrid", "9:name=systemd:/\n8:pids:/\n4:memory:/sandbox/0f1e2d3c4b5a69788796a5b4c3d2e1f0\n0::/\n", Cgroup{}},
 		{"colon in the path", "0::/system.slice/dbus-:1.2-org.freedesktop.problems@0.service", Cgroup{Unit: "dbus-:1.2-org.freedesktop.problems@0.service"}},
 		{"outside our cgroup namespace", "0::/../../system.slice/a.service", Cgroup{Unit: "a.service"}},
 
@@ -61,7 +61,7 @@ func TestParseCgroup(t *testing.T) {
 		{"podman, quadlet's monitor", "0::/system.slice/web.service/runtime", Cgroup{Unit: "web.service"}},
 		{"nerdctl", "0::/system.slice/nerdctl-" + id1 + ".scope", Cgroup{ContainerID: id1}},
 		{"ctr", "0::/k8s.io/" + id1, Cgroup{ContainerID: id1}},
-		{"ecs", "9:memory:/ecs/b9e289c6b86eb57521517604d610e53d/b9e289c6b86eb57521517604d610e53d-2591377822", Cgroup{ContainerID: "b9e289c6b86eb57521517604d610e53d-2591377822"}},
+		{"ecs", "9:memory:/ecs/0f1e2d3c4b5a69788796a5b4c3d2e1f0/0f1e2d3c4b5a69788796a5b4c3d2e1f0-2591377822", Cgroup{ContainerID: "0f1e2d3c4b5a69788796a5b4c3d2e1f0-2591377822"}},
 		{"lxc", "0::/lxc.payload.web/system.slice/nginx.service", Cgroup{ContainerName: "web", Unit: "nginx.service"}},
 		{"lxc, v1", "4:memory:/lxc/web\n", Cgroup{ContainerName: "web"}},
 		{"lxc's monitor", "0::/lxc.monitor.web", Cgroup{}},
@@ -85,7 +85,7 @@ func TestParseCgroup(t *testing.T) {
 func TestParseCgroupPath(t *testing.T) {
 	for _, tc := range []struct{ text, want string }{
 		{"0::/\n", ""},
-		{"9:name=systemd:/\n8:pids:/\n4:memory:/process_api/1\n0::/\n", "/process_api/1"},
+		{"9:name=systemd:/\n8:pids:/\n4:memory:/sandbox/1\n0::/\n", "/sandbox/1"},
 		{"8:pids:/a\n9:name=systemd:/b\n", "/b"},
 		{"8:pids:/a\n0::/c\n", "/c"},
 		{"8:pids:/docker/" + id1 + "\n0::/system.slice/docker.service\n", "/docker/" + id1},
@@ -100,7 +100,7 @@ func TestParseCgroupPath(t *testing.T) {
 func FuzzCgroup(f *testing.F) {
 	f.Add("9:name=systemd:/system.slice/cron.service\n4:memory:/docker/" + id1 + "\n0::/\n")
 	f.Add("0::/lxc.payload.web/a.service/" + id1 + ".scope")
-	f.Add("0::/ecs/b9e289c6b86eb57521517604d610e53d/b9e289c6b86eb57521517604d610e53d-1")
+	f.Add("0::/ecs/0f1e2d3c4b5a69788796a5b4c3d2e1f0/0f1e2d3c4b5a69788796a5b4c3d2e1f0-1")
 	f.Fuzz(func(t *testing.T, text string) {
 		c := parseCgroup(text)
 		for _, part := range []string{c.ContainerID, c.ContainerName, c.Unit} {

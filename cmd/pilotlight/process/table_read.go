@@ -123,26 +123,25 @@ func (t *Table) readImage(e *entry, alive bool) {
 	if !alive {
 		return
 	}
-	exe, err := readExe(t.proc, e.pid)
-	if t.count(err) {
-		return
-	}
-	// The process may be another program by now, whose exec comes with the next
-	// records. Below a chroot, records have the shorter path.
-	if im.exe == "" {
-		im.exe = exe
-	} else if !strings.HasSuffix(exe, im.exe) {
-		return
-	}
 	args, err := readCmdline(t.proc, e.pid)
 	if t.count(err) {
 		return
 	}
-	im.cmdline, im.program = keep(args, keptCmdline), program(im.exe, args)
+	service := ""
 	if t.options.ReadEnviron {
-		im.otelService, err = readOTelService(t.proc, e.pid)
+		service, err = readOTelService(t.proc, e.pid)
 		t.count(err)
 	}
+	// The process may be another program by now, whose exec comes with the next
+	// records; so this is read last. Below a chroot, records have the shorter path.
+	exe, err := readExe(t.proc, e.pid)
+	if t.count(err) || !strings.HasSuffix(exe, im.exe) {
+		return
+	}
+	if im.exe == "" {
+		im.exe = exe
+	}
+	im.cmdline, im.program, im.otelService = keep(args, keptCmdline), program(im.exe, args), service
 }
 
 // readCgroup reads the cgroup of the process. If it is gone, that is the one it
