@@ -1,0 +1,103 @@
+# `make help` says what there is.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+# sudo often has a PATH of its own, without Go.
+GO       := $(or $(shell command -v go),/usr/local/go/bin/go)
+VERSION  := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+FUZZTIME ?= 30s
+# For how long `make bench` takes each figure of the agent's cost.
+BENCH_SECONDS ?= 60
+# Arguments for `make run`, such as ARGS="--frequency 99".
+ARGS     ?=
+
+# Patterns like ./... leave testdata out.
+packages := ./... ./testdata/loads/... ./testdata/testsummary
+
+# What looks at the kernel runs as root, what builds does not, so that nobody's files become root's.
+sudo     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+testexec := $(if $(sudo),-exec "sudo env PATH=$$PATH REQUIRE_ALL=$${REQUIRE_ALL:-}")
+
+export CGO_ENABLED := 0
+# Not from git by the go command: that fails for root in a user's clone.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+.PHONY: build
+build: ## bin/pilotlight: one static binary; needs Go alone
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/pilotlight ./cmd/pilotlight
+
+.PHONY: run
+run: build ## profile this machine and show it at http://127.0.0.1:7100; needs root or sudo
+	$(sudo) bin/pilotlight run $(ARGS)
+
+.PHONY: test
+test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL=1 allows no skip
+	mkdir -p bin
+	cd ui && npm test 2>&1 | tee ../bin/ui-test.log
+	cd ui && npm run test:browser 2>&1 | tee ../bin/browser-test.log
+	$(GO) vet $(packages)
+	$(MAKE) -C testdata/loads GO=$(GO)
+	$(GO) build -o bin/testsummary ./testdata/testsummary
+	$(GO) test -json -count=1 -timeout 12m -bench . -benchtime 1x $(testexec) $(packages) \
+		| bin/testsummary -ui bin/ui-test.log -browser bin/browser-test.log
+
+.PHONY: bench
+bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix beside perf
+	.ci/deps bench
+	$(GO) test -run '^$$' -bench . -benchmem $(testexec) $(packages)
+	$(MAKE) -C testdata/loads GO=$(GO) all
+	$(GO) build -o bin/cost ./testdata/loads/cost
+	$(sudo) bin/cost -seconds $(BENCH_SECONDS) bin/pilotlight
+
+.PHONY: verify
+verify: build deps ## the long tests (TestVerify*, build tag verify); each prints its figures
+	$(MAKE) -C testdata/loads GO=$(GO) all
+	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
+
+.PHONY: generate
+generate: ## BPF objects and their Go bindings, with clang-19
+	$(GO) generate ./bpf
+
+.PHONY: ui
+ui: ui-modules ## the UI's bundle in ui/dist
+	cd ui && npm run build
+
+.PHONY: lint
+lint: ui-modules ## gofmt, go mod tidy, go vet, staticcheck, tsc
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs $$($(GO) env GOROOT)/bin/gofmt -l); \
+		if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
+	$(GO) mod tidy -diff
+	$(GO) vet -tags verify $(packages)
+	$(GO) tool staticcheck -tags verify $(packages)
+	cd ui && npm run check
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -r dirname | sort -u); do \
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | cut -c6-); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$package; \
+		done; \
+	done
+
+.PHONY: deps
+deps: ## what the tests need, with apt; says what and why
+	.ci/deps
+
+# Done again only when the lock file has changed.
+.PHONY: ui-modules
+ui-modules: ui/node_modules/.package-lock.json
+ui/node_modules/.package-lock.json: ui/package-lock.json
+	cd ui && npm ci --no-audit --no-fund
+	touch $@
+
+.PHONY: clean
+clean: ## remove what was built, except what is committed
+	rm -rf bin ui/node_modules
+	$(MAKE) -C testdata/loads clean
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
