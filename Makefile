@@ -52,7 +52,8 @@ bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix be
 	$(sudo) bin/cost -seconds $(BENCH_SECONDS) bin/pilotlight
 
 .PHONY: verify
-verify: build deps ## the long tests (TestVerify*, build tag verify); each prints its figures
+verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
+	.ci/deps bench
 	$(MAKE) -C testdata/loads GO=$(GO) all
 	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
 

@@ -2,7 +2,7 @@
 // line that says how many tests ran, how many of them on the real kernel and in the real browser. It fails if
 // a test failed, if a suite ran no test at all, or, with REQUIRE_ALL=1, if a test was skipped.
 //
-// Tests on the real kernel are those named TestKernel*. What the UI's own runners printed is read from the
+// Tests on the real kernel are those named TestKernel*, in the real browser TestBrowser*. What the UI's own runners printed is read from the
 // files given as -ui and -browser; each ends in a line that says "N passed".
 package main
 
@@ -30,7 +30,7 @@ func main() {
 }
 
 func run(in io.Reader, out io.Writer, ui, browser string, requireAll bool) error {
-	golang, kernel, err := readGo(in, out)
+	golang, err := readGo(in, out)
 	if err != nil {
 		return err
 	}
@@ -42,23 +42,26 @@ func run(in io.Reader, out io.Writer, ui, browser string, requireAll bool) error
 	if err != nil {
 		return err
 	}
-	all := golang
+	all := golang.all
 	all.add(unit)
 	all.add(inBrowser)
 	fmt.Fprintf(out, "\n%s: %d in Go, of which %d on the real kernel; %d of the UI, and %d in the real browser\n",
-		all, golang.passed, kernel.passed, unit.passed, inBrowser.passed)
+		all, golang.all.passed, golang.kernel.passed, unit.passed, inBrowser.passed+golang.browser.passed)
 	switch {
 	case all.failed > 0:
 		return fmt.Errorf("%d tests failed", all.failed)
 	case all.skipped > 0 && requireAll:
 		return fmt.Errorf("%d tests were skipped, and REQUIRE_ALL=1 allows none", all.skipped)
-	case golang.passed == 0:
+	case golang.all.passed == 0:
 		return errors.New("no Go test ran")
 	}
 	return nil
 }
 
 type counts struct{ passed, failed, skipped int }
+
+// goCounts are those of Go tests; kernel and browser are contained in all.
+type goCounts struct{ all, kernel, browser counts }
 
 func (c *counts) add(d counts) {
 	c.passed += d.passed
@@ -79,7 +82,8 @@ type testKey struct{ pkg, test string }
 
 // readGo counts the tests of a `go test -json` stream; a test with subtests counts as its subtests and itself.
 // It prints the lines of packages, and of tests only when they fail or are skipped.
-func readGo(in io.Reader, out io.Writer) (all, kernel counts, err error) {
+func readGo(in io.Reader, out io.Writer) (goCounts, error) {
+	var c goCounts
 	output := make(map[testKey][]string)
 	failed := make(map[string]bool)
 	lines := bufio.NewScanner(in)
@@ -92,7 +96,7 @@ func readGo(in io.Reader, out io.Writer) (all, kernel counts, err error) {
 			continue
 		}
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return all, kernel, fmt.Errorf("read go test -json: line %q: %w", lines.Text(), err)
+			return c, fmt.Errorf("read go test -json: line %q: %w", lines.Text(), err)
 		}
 		key := testKey{e.Package, e.Test}
 		switch {
@@ -111,7 +115,7 @@ func readGo(in io.Reader, out io.Writer) (all, kernel counts, err error) {
 			}
 			// A package also fails without a failing test: its build, its TestMain.
 			if !failed[e.Package] {
-				all.failed++
+				c.all.failed++
 			}
 		case e.Test != "" && !strings.HasPrefix(e.Test, "Benchmark"):
 			one := counts{}
@@ -130,13 +134,16 @@ func readGo(in io.Reader, out io.Writer) (all, kernel counts, err error) {
 				fmt.Fprint(out, strings.Join(output[key], ""))
 			}
 			delete(output, key)
-			all.add(one)
-			if strings.HasPrefix(e.Test, "TestKernel") {
-				kernel.add(one)
+			c.all.add(one)
+			switch {
+			case strings.HasPrefix(e.Test, "TestKernel"):
+				c.kernel.add(one)
+			case strings.HasPrefix(e.Test, "TestBrowser"):
+				c.browser.add(one)
 			}
 		}
 	}
-	return all, kernel, lines.Err()
+	return c, lines.Err()
 }
 
 var uiCounts = regexp.MustCompile(`(\d+) (passed|failed|skipped|todo)`)

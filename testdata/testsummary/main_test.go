@@ -46,6 +46,10 @@ func TestRun(t *testing.T) {
 			want: []string{"ok  \tp\t0.1s", "9 tests passed, 0 failed, 0 skipped: 3 in Go, of which 2 on the real kernel; 4 of the UI, and 2 in the real browser"},
 		},
 		{name: "no UI", golang: passing, want: []string{"3 tests passed"}},
+		{
+			name: "Go in the browser", golang: `{"Action":"pass","Package":"p","Test":"TestBrowserD"}` + "\n" + passing,
+			want: []string{"4 in Go, of which 2 on the real kernel; 0 of the UI, and 1 in the real browser"},
+		},
 		{name: "skip", golang: passing + skipping, want: []string{"needs root", "1 skipped"}},
 		{name: "skip with REQUIRE_ALL", golang: passing + skipping, requireAll: true, want: []string{"1 skipped"}, wantErr: "REQUIRE_ALL"},
 		{name: "failure", golang: passing + failing, want: []string{"got 1, want 2", "1 failed"}, wantErr: "1 tests failed"},
