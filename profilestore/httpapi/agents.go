@@ -1,0 +1,162 @@
+package httpapi
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"pilotlight/profilestore"
+)
+
+// AgentReport is what an agent says of itself once a window.
+type AgentReport struct {
+	Version      string  `json:"version"`
+	Hostname     string  `json:"hostname"`
+	StartMS      int64   `json:"start_ms"`         // Unix ms when the agent started
+	WindowMS     int64   `json:"window_ms"`        // Unix ms when the window started
+	CPUs         int     `json:"cpus"`             // online
+	FrequencyHz  int     `json:"frequency_hz"`     // samples per second of each busy CPU
+	RSSBytes     int64   `json:"rss_bytes"`        // of the agent
+	BPFBytes     int64   `json:"bpf_memory_bytes"` // of its maps and programs
+	Window       Account `json:"window"`           // this window
+	Total        Account `json:"total"`            // since the agent started
+	LastReportMS int64   `json:"last_report_ms"`   // Unix ms when the server got it; what the agent sends is replaced
+}
+
+// Account says what became of the samples of a span of time, and what they cost.
+type Account struct {
+	SamplesTaken  int64            `json:"samples_taken"`
+	SamplesMissed int64            `json:"samples_missed"` // busy time x frequency less taken
+	Outcomes      map[string]int64 `json:"outcomes"`       // samples by outcome: "complete", "no_table"...; they sum to taken
+	Frames        int64            `json:"frames"`
+	FramesUnnamed int64            `json:"frames_unnamed"`    // of Frames, those without a function name
+	CPUSeconds    float64          `json:"agent_cpu_seconds"` // user and system time of the agent
+	BPFSeconds    float64          `json:"bpf_run_seconds"`   // time in its BPF programs; 0 when the kernel does not count it
+}
+
+const (
+	maxAgents      = 4096
+	agentExpiry    = time.Hour
+	maxReportBytes = 64 << 10
+)
+
+// Agents keeps the last report of each agent, told apart by host and start. A report is forgotten after one hour,
+// and the oldest goes when there are more than 4,096. The zero value is empty and ready; all methods may be
+// called from many goroutines.
+type Agents struct {
+	mu   sync.Mutex
+	last map[agentKey]AgentReport
+}
+
+type agentKey struct {
+	hostname string
+	startMS  int64
+}
+
+// Put takes a report, and refuses one that does not say whose it is.
+func (a *Agents) Put(r AgentReport) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	now := time.Now()
+	r.LastReportMS = now.UnixMilli()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil {
+		a.last = make(map[agentKey]AgentReport)
+	}
+	a.last[agentKey{r.Hostname, r.StartMS}] = r
+	a.expire(now)
+	if len(a.last) > maxAgents {
+		var oldest *AgentReport
+		for _, r := range a.last {
+			if oldest == nil || r.LastReportMS < oldest.LastReportMS {
+				oldest = &r
+			}
+		}
+		delete(a.last, agentKey{oldest.Hostname, oldest.StartMS})
+	}
+	return nil
+}
+
+// List returns the reports by host name, the agent that started last first.
+func (a *Agents) List() []AgentReport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expire(time.Now())
+	list := make([]AgentReport, 0, len(a.last))
+	for _, r := range a.last {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(x, y AgentReport) int {
+		return cmp.Or(strings.Compare(x.Hostname, y.Hostname), cmp.Compare(y.StartMS, x.StartMS))
+	})
+	return list
+}
+
+func (a *Agents) expire(now time.Time) {
+	before := now.Add(-agentExpiry).UnixMilli()
+	for k, r := range a.last {
+		if r.LastReportMS <= before {
+			delete(a.last, k)
+		}
+	}
+}
+
+// check bounds what anybody may make this process keep.
+func (r *AgentReport) check() error {
+	for _, f := range []struct{ name, value string }{{"hostname", r.Hostname}, {"version", r.Version}} {
+		if f.value == "" || len(f.value) > 255 || !utf8.ValidString(f.value) {
+			return badRequest("", "agent report: %s %.40q: send 1 to 255 bytes of UTF-8", f.name, f.value)
+		}
+	}
+	if r.StartMS <= 0 {
+		return badRequest("", "agent report: start_ms %d: send when the agent started, in Unix milliseconds", r.StartMS)
+	}
+	for _, a := range []*Account{&r.Window, &r.Total} {
+		if len(a.Outcomes) > 64 {
+			return badRequest("", "agent report: %d outcomes: send at most 64", len(a.Outcomes))
+		}
+		for name := range a.Outcomes {
+			if len(name) > 64 {
+				return badRequest("", "agent report: outcome %.40q has %d bytes: send at most 64", name, len(name))
+			}
+		}
+	}
+	return nil
+}
+
+func (a *api) listAgents(r *http.Request) (any, error) {
+	if _, err := readParams(r); err != nil {
+		return nil, err
+	}
+	return struct {
+		Agents []AgentReport `json:"agents"`
+	}{a.agents.List()}, nil
+}
+
+func (a *api) putAgent(w http.ResponseWriter, r *http.Request) error {
+	if _, err := readParams(r); err != nil {
+		return err
+	}
+	var report AgentReport
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReportBytes)).Decode(&report); err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("agent report is above %d bytes: send one report", maxReportBytes), Err: err}
+		}
+		return badRequest("", "agent report is not JSON: %v", err)
+	}
+	if err := a.agents.Put(report); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,66 @@
+// Package httpapi is both ends of Pilotlight's HTTP API: [NewHandler] serves a store, [Client] sends profiles to
+// such a server. All sizes are bytes, all values of a profile are in the "unit" beside them.
+//
+// # Queries
+//
+// Everything under /api/v1/ is GET and answers JSON, except where a route says otherwise. The parameters common
+// to all of them:
+//
+//	query  a PromQL selector, {service_name="api", comm=~"w.*"}; "" and {} select everything
+//	from   start of the range, included; missing: one hour before to
+//	to     end of the range, excluded; missing: now
+//	type   profile type; missing: process_cpu:cpu:nanoseconds:cpu:nanoseconds; not taken by /types
+//
+// Times are RFC 3339, Unix seconds with up to nine decimals, now, or now minus a duration (now-90s, now-15m,
+// now-1h, now-7d). A parameter that a route does not know is refused, as is one given twice.
+//
+//	/api/v1/types
+//	    {"types": ["process_cpu:cpu:nanoseconds:cpu:nanoseconds"]}
+//	/api/v1/labels
+//	    {"labels": ["comm", "service_name"]}
+//	/api/v1/label/{name}/values
+//	    {"values": ["api", "db"]}
+//	/api/v1/services                [ServicesAnswer]
+//	/api/v1/series                  [SeriesAnswer]; also by=, step=
+//	/api/v1/flamegraph              [FlamegraphAnswer]; also root=, max_nodes=
+//	/api/v1/top                     [TopAnswer]
+//	/api/v1/profiles                [ProfilesAnswer]; also limit=
+//	/api/v1/pprof                   a gzipped pprof file; also seconds=
+//	/api/v1/agents                  {"agents": [...]}, each an [AgentReport]; takes no parameters
+//
+// by= names labels, separated by commas or given more than once. step= is a duration of at least 1s, 30s or
+// 5m; missing, it is a round multiple of the samplers' 10 s window that gives at most 300 points. root= is the
+// path of functions that the graph shall start from, as flamegraph.ParsePath reads it; max_nodes= is 1 to
+// 1,000,000, missing 20,000. limit= is 1 to 1,000, missing 100. seconds= is the length of the range before to,
+// and replaces from: `go tool pprof -seconds` sets it.
+//
+// # Writing
+//
+// POST /push.v1.PusherService/Push is Pyroscope's push API in the Connect protocol, protobuf or JSON, as its
+// clients and Alloy speak it. A request is one batch: stored as a whole and durable when it is answered, or
+// refused as a whole. The body may be gzipped or zstd, 32 MB at most, 64 MB inflated, and so may all profiles in
+// it together. The label __name__ is the kind of profile; other labels that begin with two underscores are the
+// sender's own and are not stored. RawSample.id makes a retry harmless. A profile starts at its time_nanos, or,
+// without one, at its arrival less its duration.
+//
+// POST /api/v1/agents takes an [AgentReport] and answers 204.
+//
+// # Errors
+//
+//	{"error":{"code":"bad_request","message":"from is after to: swap them","param":"from","request_id":"5f0c..."}}
+//
+// param is absent where no parameter is to blame. The codes and their statuses:
+//
+//	bad_request 400, forbidden 403, not_found 404, method_not_allowed 405, payload_too_large 413,
+//	unprocessable 422 (too much memory or time), too_many_requests 429, internal 500, unavailable 503,
+//	insufficient_storage 507
+//
+// Push answers in Connect's form, {"code":"invalid_argument","message":"..."}; 413, 429 and 507 are
+// resource_exhausted there. Every answer carries its request ID in X-Request-Id, which a request may choose.
+//
+// # Trust
+//
+// Against DNS rebinding the Host of a request must be an IP address, localhost, or one of [Options].Hosts, and an
+// Origin, when a browser sends one, must be the Host itself: other sites' pages neither read nor write. Queries
+// and pushes are limited in number and in time; a client that hangs up ends its query.
+package httpapi

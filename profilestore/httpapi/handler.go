@@ -1,0 +1,234 @@
+package httpapi
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
+
+	"pilotlight/profilestore"
+)
+
+const (
+	requestTimeout = 30 * time.Second // of a query or a push, without its wait
+	queueTimeout   = 10 * time.Second // wait for one of the places below
+	maxQueries     = 4                // at once: each may use the store's memory for a query
+	maxPushes      = 8                // at once: each holds its body up to twice
+)
+
+// Options tune a handler. The zero value is the documented default.
+type Options struct {
+	UI         http.Handler          // answers GET of every path that is not the API's; nil: not found
+	Agents     *Agents               // where agents' reports are kept; nil: in this handler alone
+	Ready      func() error          // says why /-/ready is to answer 503; nil: always ready
+	Gatherer   prometheus.Gatherer   // what /metrics shows; nil: the metrics of this handler alone
+	Registerer prometheus.Registerer // takes pilotlight_query_seconds; nil: it is not registered, unless Gatherer is nil too
+	Logger     *slog.Logger          // nil: slog.Default()
+	Hosts      []string              // names by which clients may call this server, without port, beside localhost and every IP address
+}
+
+// NewHandler serves a store: the API of the package comment, and beside it /metrics, /debug/pprof/, /-/healthy
+// and /-/ready. The store stays the caller's to close, after the server has shut down. Serve the handler by
+// [NewServer], which has the timeouts that it counts on.
+func NewHandler(store *profilestore.Store, o Options) http.Handler {
+	a := newAPI(store, o)
+	return a.record(a.trust(a.router()))
+}
+
+// NewServer returns a server for h with the timeouts that keep a slow or silent client from holding a connection
+// for good. Set Addr, or call Serve with a listener. Shutdown it to let answers under way end.
+func NewServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,     // 32 MB at 0.6 MB/s
+		WriteTimeout:      3 * time.Minute, // /debug/pprof/profile?seconds= must fit, and a large download on a slow line
+		IdleTimeout:       2 * time.Minute, // longer than a window, so that agents keep their connection
+		MaxHeaderBytes:    64 << 10,
+	}
+}
+
+// api is what the handlers share.
+type api struct {
+	store    *profilestore.Store
+	agents   *Agents
+	ui       http.Handler
+	ready    func() error
+	gatherer prometheus.Gatherer
+	hosts    map[string]bool
+	log      *slog.Logger
+	badLog   *rate.Limiter // lines about what clients did wrong
+	queries  places
+	pushes   places
+	seconds  *prometheus.HistogramVec
+}
+
+func newAPI(store *profilestore.Store, o Options) *api {
+	a := &api{
+		store:    store,
+		agents:   o.Agents,
+		ui:       o.UI,
+		ready:    o.Ready,
+		gatherer: o.Gatherer,
+		hosts:    map[string]bool{"localhost": true},
+		log:      o.Logger,
+		badLog:   rate.NewLimiter(rate.Every(6*time.Second), 10),
+		queries:  make(places, maxQueries),
+		pushes:   make(places, maxPushes),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "pilotlight_query_seconds",
+			Help:    "Time to answer a query, by route.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10), // 1 ms to 20 s
+		}, []string{"route"}),
+	}
+	if a.agents == nil {
+		a.agents = new(Agents)
+	}
+	if a.ui == nil {
+		a.ui = http.HandlerFunc(notFound)
+	}
+	if a.ready == nil {
+		a.ready = func() error { return nil }
+	}
+	if a.gatherer == nil {
+		own := prometheus.NewRegistry()
+		a.gatherer = own
+		if o.Registerer == nil {
+			o.Registerer = own
+		}
+	}
+	if o.Registerer != nil {
+		o.Registerer.MustRegister(a.seconds)
+	}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	for _, h := range o.Hosts {
+		a.hosts[hostName(h)] = true
+	}
+	return a
+}
+
+// router maps methods and paths to handlers, all of them plain http.Handlers: echo does nothing else here.
+func (a *api) router() *echo.Echo {
+	e := echo.New()
+	add := func(method, path string, h http.Handler) {
+		e.Add(method, path, func(c echo.Context) error {
+			r := c.Request()
+			for _, name := range c.ParamNames() {
+				r.SetPathValue(name, c.Param(name))
+			}
+			h.ServeHTTP(c.Response().Writer, r)
+			return nil
+		})
+	}
+	get := func(path string, h http.Handler) {
+		add(http.MethodGet, path, h)
+		add(http.MethodHead, path, h)
+	}
+
+	for path, f := range map[string]jsonFunc{
+		"/api/v1/types":              a.types,
+		"/api/v1/labels":             a.labels,
+		"/api/v1/label/:name/values": a.labelValues,
+		"/api/v1/services":           a.services,
+		"/api/v1/series":             a.series,
+		"/api/v1/flamegraph":         a.flamegraph,
+		"/api/v1/top":                a.top,
+		"/api/v1/profiles":           a.profiles,
+		"/api/v1/agents":             a.listAgents,
+	} {
+		get(path, a.query(path, compress(answer(f))))
+	}
+	get("/api/v1/pprof", a.query("/api/v1/pprof", errorFunc(a.pprof)))
+	add(http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
+	add(http.MethodPost, pushProcedure, a.pushHandler())
+
+	get("/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(a.log.Handler(), slog.LevelError),
+		MaxRequestsInFlight: 4,
+	}))
+	get("/debug/pprof/*", http.HandlerFunc(pprof.Index))
+	get("/debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
+	get("/debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+	get("/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	add(http.MethodPost, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	get("/debug/pprof/trace", http.HandlerFunc(pprof.Trace))
+	get("/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, r, "healthy\n") }))
+	get("/-/ready", errorFunc(a.serveReady))
+
+	// Only the router itself returns errors: for a method that the path does not have, and for an unknown path.
+	e.HTTPErrorHandler = func(err error, c echo.Context) {
+		w, r := c.Response().Writer, c.Request()
+		if err == echo.ErrMethodNotAllowed {
+			allowed := c.Response().Header().Get(echo.HeaderAllow)
+			writeError(w, r, &profilestore.Error{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s %.80s: use %s", r.Method, r.URL.Path, allowed)})
+			return
+		}
+		if own(r.URL.Path) || r.Method != http.MethodGet && r.Method != http.MethodHead {
+			notFound(w, r)
+			return
+		}
+		a.ui.ServeHTTP(w, r)
+	}
+	return e
+}
+
+// own says whether a path belongs to the API even if no route has it.
+func own(path string) bool {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return first == "api" || first == "debug" || first == "-" || rest != "" && strings.Contains(first, ".v1.")
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	writeError(w, r, &profilestore.Error{Code: codeNotFound, Message: fmt.Sprintf("no such path: %.80s", (&url.URL{Path: r.URL.Path}).String())})
+}
+
+// errorFunc is a handler whose error becomes the answer; then it must not have written.
+type errorFunc func(http.ResponseWriter, *http.Request) error
+
+func (f errorFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := f(w, r); err != nil {
+		writeError(w, r, err)
+	}
+}
+
+// jsonFunc is a handler that answers JSON.
+type jsonFunc func(*http.Request) (any, error)
+
+func answer(f jsonFunc) http.Handler {
+	return errorFunc(func(w http.ResponseWriter, r *http.Request) error {
+		v, err := f(r)
+		if err != nil {
+			return err
+		}
+		writeJSON(w, r, http.StatusOK, v)
+		return nil
+	})
+}
+
+func (a *api) serveReady(w http.ResponseWriter, r *http.Request) error {
+	if err := a.ready(); err != nil {
+		return &profilestore.Error{Code: profilestore.Unavailable, Message: err.Error(), Err: err}
+	}
+	write(w, r, "ready\n")
+	return nil
+}
+
+// compress gzips answers for clients that take it.
+func compress(h http.Handler) http.Handler {
+	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json"}))
+	if err != nil {
+		panic(err) // the options above are wrong
+	}
+	return wrap(h)
+}

@@ -1,0 +1,73 @@
+package httpapi
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"pilotlight/profilestore"
+)
+
+// pprof answers the selection as one file that `go tool pprof` reads from this URL.
+func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(r, append(selection[:len(selection):len(selection)], "seconds")...)
+	if err != nil {
+		return err
+	}
+	q, err := p.query()
+	if err != nil {
+		return err
+	}
+	seconds, err := p.int("seconds", 1, 366*24*3600, 0)
+	if err != nil {
+		return err
+	}
+	if seconds > 0 {
+		q.From = max(q.To-int64(seconds)*int64(time.Second), 0)
+	}
+	prof, err := a.store.Merge(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	prof.DefaultSampleType = q.Type.SampleType // what pprof shows without -sample_index
+	var b bytes.Buffer
+	if err := prof.Write(&b); err != nil {
+		return fmt.Errorf("encode merged profile: %w", err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", fileName(q)))
+	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	write(w, r, b.String())
+	return nil
+}
+
+// fileName tells a download from the next: pilotlight-api-4711-20251121T020000Z-20251121T030000Z.pb.gz.
+func fileName(q profilestore.Query) string {
+	what := "selection"
+	if len(q.Matchers) == 0 {
+		what = "all"
+	}
+	var values []string
+	for _, m := range q.Matchers {
+		if m.Type == labels.MatchEqual && m.Value != "" {
+			values = append(values, m.Value)
+		}
+	}
+	if len(values) > 0 {
+		what = strings.Map(func(c rune) rune {
+			if c == '-' || c == '_' || c == '.' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+				return c
+			}
+			return '_'
+		}, strings.Join(values, "-"))
+		what = what[:min(len(what), 100)]
+	}
+	const format = "20060102T150405Z"
+	return fmt.Sprintf("pilotlight-%s-%s-%s.pb.gz", what, time.Unix(0, q.From).UTC().Format(format), time.Unix(0, q.To).UTC().Format(format))
+}
