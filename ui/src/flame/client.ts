@@ -1,0 +1,88 @@
+// The page's end of the worker.
+
+import { RequestError } from "../api";
+import type { Tree } from "./tree";
+import type { Request, Response } from "./worker";
+
+/** A pattern that runs longer is given up together with its worker. */
+const matchTimeoutMs = 3000;
+
+export class PatternError extends Error {}
+
+interface Pending {
+  resolve: (response: Response) => void;
+  reject: (reason: unknown) => void;
+}
+
+/** Omit over each member of a union. */
+type Body = Request extends infer R ? (R extends Request ? Omit<R, "id"> : never) : never;
+
+class Channel {
+  private worker: Worker | null = null;
+  private readonly pending = new Map<number, Pending>();
+  private nextId = 1;
+
+  send(body: Body): { id: number; response: Promise<Response> } {
+    const id = this.nextId++;
+    const response = new Promise<Response>((resolve, reject) => this.pending.set(id, { resolve, reject }));
+    this.start().postMessage({ id, ...body });
+    return { id, response };
+  }
+
+  abort(id: number): void {
+    this.worker?.postMessage({ id, kind: "abort" } satisfies Request);
+  }
+
+  /** Stops whatever runs; the next send starts anew. */
+  terminate(reason: Error): void {
+    this.worker?.terminate();
+    this.worker = null;
+    for (const p of this.pending.values()) p.reject(reason);
+    this.pending.clear();
+  }
+
+  private start(): Worker {
+    if (this.worker) return this.worker;
+    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    worker.onmessage = (event: MessageEvent<Response>) => {
+      this.pending.get(event.data.id)?.resolve(event.data);
+      this.pending.delete(event.data.id);
+    };
+    worker.onerror = (event) => {
+      // Also when its script cannot be fetched: there `message` is empty.
+      this.terminate(new Error(event.message || "the page's worker script could not be loaded: reload the page"));
+    };
+    this.worker = worker;
+    return worker;
+  }
+}
+
+// Apart, so that giving up a pattern does not lose a load.
+const loader = new Channel();
+const matcher = new Channel();
+
+/** Fetches and decodes a flame graph. Rejects with RequestError. */
+export async function loadTree(url: string, signal: AbortSignal): Promise<Tree> {
+  const { id, response } = loader.send({ kind: "load", url });
+  const abort = () => loader.abort(id);
+  signal.addEventListener("abort", abort);
+  try {
+    const r = await response;
+    if ("tree" in r) return r.tree;
+    throw "failure" in r ? new RequestError(r.failure) : new Error("unexpected answer of the worker");
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+/** For each name 1 if it matches. Rejects with PatternError if the pattern is bad or takes too long. */
+export async function match(names: readonly string[], pattern: string): Promise<Uint8Array> {
+  const timer = setTimeout(() => matcher.terminate(new PatternError("this pattern takes too long: make it simpler")), matchTimeoutMs);
+  try {
+    const r = await matcher.send({ kind: "match", names, pattern }).response;
+    if ("matched" in r) return r.matched;
+    throw new PatternError("syntax" in r ? r.syntax : "unexpected answer of the worker");
+  } finally {
+    clearTimeout(timer);
+  }
+}

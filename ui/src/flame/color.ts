@@ -1,0 +1,113 @@
+// Colours: a stable hue per binary (or package), so that the same code has the same colour today, tomorrow,
+// and in both themes' graphs. Pure.
+
+import type { Tree } from "./tree";
+
+export type ColorMode = "binary" | "package";
+
+/** Degrees in OKLCH. The kernel's hue has a gap around it that no other binary falls into. */
+const hues = [20, 42, 60, 78, 98, 124, 148, 172, 196, 325, 350];
+const kernelHue = 268;
+const shades = 3;
+
+/** Entries after the hues: the kernel's shades, unnamed code, the root. */
+const kernelBase = hues.length * shades;
+export const unnamedColor = kernelBase + shades;
+export const rootColor = unnamedColor + 1;
+/** Frames that end a truncated stack; drawn hatched. */
+export const truncatedColor = rootColor + 1;
+const paletteSize = truncatedColor + 1;
+
+/** FNV-1a over UTF-16 code units. */
+export function hash(text: string): number {
+  let h = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  // FNV's low bits are weak for short strings: mix the high ones in.
+  h ^= h >>> 15;
+  h = Math.imul(h, 0x2c1b3c6d);
+  return (h ^ (h >>> 13)) >>> 0;
+}
+
+/** The package, namespace or module part of a function name; "" if it has none. */
+export function packageOf(name: string): string {
+  const plain = name.replace(/^\(anonymous namespace\)::/, "").split(/[(<[{ ]/, 1)[0]!;
+  const slash = plain.lastIndexOf("/");
+  const colons = plain.lastIndexOf("::");
+  if (colons > 0) return plain.slice(0, plain.indexOf("::"));
+  const dot = plain.indexOf(".", slash + 1);
+  return dot > 0 ? plain.slice(0, dot) : "";
+}
+
+export function isKernel(binary: string): boolean {
+  return binary.startsWith("[") && binary !== "[vdso]" && binary !== "[jit]";
+}
+
+export function isTruncated(name: string): boolean {
+  return name.startsWith("[truncated");
+}
+
+/** `libfoo.so+0x1234` and `[jit]`: code without a symbol. */
+export function isUnnamed(name: string): boolean {
+  return name === "[jit]" || /^\S*\+0x[0-9a-f]+$/.test(name);
+}
+
+/** A palette index for each name of a tree. */
+export function colorNames(t: Tree, mode: ColorMode): Uint8Array {
+  const out = new Uint8Array(t.names.length);
+  for (let i = 0; i < out.length; i++) out[i] = colorOf(t.names[i]!, t.binaries[t.binaryOf[i]!]!, mode);
+  return out;
+}
+
+export function colorOf(name: string, binary: string, mode: ColorMode): number {
+  if (name === "total" && binary === "") return rootColor;
+  if (isTruncated(name)) return truncatedColor;
+  const pkg = packageOf(name);
+  if (isKernel(binary)) return kernelBase + (hash(name) % shades);
+  if (isUnnamed(name)) return unnamedColor;
+  const key = mode === "package" && pkg !== "" ? pkg : binary;
+  const shade = mode === "package" ? name : pkg || name;
+  return (hash(key) % hues.length) * shades + (hash(shade) % shades);
+}
+
+export interface Palette {
+  fill: string[];
+  text: string;
+  /** For frames that a search does not match. */
+  faded: string;
+  fadedText: string;
+  hatch: string;
+  hatchGround: string;
+  background: string;
+  outline: string;
+  accent: string;
+}
+
+export function palette(dark: boolean): Palette {
+  const fill = new Array<string>(paletteSize);
+  const light = dark ? [0.42, 0.455, 0.49] : [0.8, 0.835, 0.87];
+  const chroma = dark ? 0.08 : 0.075;
+  hues.forEach((hue, h) => {
+    for (let s = 0; s < shades; s++) fill[h * shades + s] = `oklch(${light[s]} ${chroma} ${hue})`;
+  });
+  for (let s = 0; s < shades; s++) fill[kernelBase + s] = `oklch(${light[s]} ${dark ? 0.06 : 0.055} ${kernelHue})`;
+  fill[unnamedColor] = dark ? "oklch(0.40 0.012 80)" : "oklch(0.86 0.012 80)";
+  fill[rootColor] = dark ? "oklch(0.34 0.008 80)" : "oklch(0.91 0.006 80)";
+  fill[truncatedColor] = dark ? "oklch(0.33 0.004 80)" : "oklch(0.90 0.004 80)";
+  return dark
+    ? { fill, text: "#f3f1ee", faded: "#292826", fadedText: "#85817a", hatch: "#57534e", hatchGround: "#2b2927", background: "#1a1918", outline: "#ffffff", accent: "#ffb074" }
+    : { fill, text: "#1d1b19", faded: "#efedea", fadedText: "#85807a", hatch: "#c9c4bd", hatchGround: "#f1efec", background: "#ffffff", outline: "#000000", accent: "#c2410c" };
+}
+
+/** Hues that can be told apart in a chart, where nothing but a legend names them. */
+const lineHues = [35, 250, 145, 85, 325, 195, 285, 115, 0];
+
+/** Colours for the lines of a chart: each label's own if it is free, else the next free one. */
+export function seriesColors(labels: readonly string[], dark: boolean): string[] {
+  const taken = new Set<number>();
+  return labels.map((label) => {
+    let h = hash(label) % lineHues.length;
+    while (taken.has(h) && taken.size < lineHues.length) h = (h + 1) % lineHues.length;
+    taken.add(h);
+    return dark ? `oklch(0.62 0.095 ${lineHues[h]})` : `oklch(0.75 0.1 ${lineHues[h]})`;
+  });
+}

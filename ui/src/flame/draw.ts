@@ -1,0 +1,188 @@
+// Paints rectangles. Knows pixels and colours; what is where comes from layout.ts.
+
+import { truncatedColor, type Palette } from "./color";
+import { Kind, type Rects, type View } from "./layout";
+import type { Tree } from "./tree";
+
+export interface Scene {
+  tree: Tree;
+  view: View;
+  /** What 100 % is: the total of the whole graph, of which the tree may be a part. */
+  whole: number;
+  /** Functions of the rows above the tree's root. */
+  above: readonly { name: string; color: number }[];
+  /** Per name. */
+  colors: Uint8Array;
+  /** Per name, or null without a search. */
+  matched: Uint8Array | null;
+  /** Function that is outlined wherever it occurs, or "". */
+  selected: string;
+  /** Node under the pointer and the one the keyboard is on; -1 for none. */
+  hovered: number;
+  current: number;
+}
+
+const fontSize = 12;
+export const font = `${fontSize}px ui-sans-serif, system-ui, sans-serif`;
+const padding = 4;
+const minLabel = 24;
+
+export class Painter {
+  private readonly hatches = new Map<string, CanvasPattern>();
+  private order = new Uint32Array(0);
+  private readonly widths = new Map<string, number>();
+
+  constructor(private readonly c: CanvasRenderingContext2D) {}
+
+  paint(scene: Scene, rects: Rects, palette: Palette, dpr: number): void {
+    const { c } = this;
+    const { view, tree } = scene;
+    const h = view.rowHeight;
+    c.setTransform(dpr, 0, 0, dpr, 0, 0);
+    c.fillStyle = palette.background;
+    c.fillRect(0, 0, view.width, view.height);
+
+    // Fills, batched by colour: a counting sort, then one fillStyle per colour.
+    const hatched = palette.fill.length;
+    const faded = hatched + 1;
+    const starts = new Uint32Array(faded + 3);
+    const key = (i: number): number => {
+      const kind = rects.kind[i]!;
+      if (kind === Kind.Pruned) return hatched;
+      if (kind === Kind.Above) return scene.above[rects.node[i]!]!.color;
+      const name = tree.name[rects.node[i]!]!;
+      if (scene.matched && !scene.matched[name]) return faded;
+      return scene.colors[name]!;
+    };
+    if (this.order.length < rects.count) this.order = new Uint32Array(rects.count * 2);
+    for (let i = 0; i < rects.count; i++) starts[key(i) + 1]!++;
+    for (let k = 1; k < starts.length; k++) starts[k] = starts[k]! + starts[k - 1]!;
+    const at = starts.slice();
+    for (let i = 0; i < rects.count; i++) this.order[at[key(i)]!++] = i;
+
+    for (let k = 0; k <= faded; k++) {
+      if (starts[k] === starts[k + 1]) continue;
+      if (k === hatched) c.fillStyle = this.hatch(palette, palette.hatchGround, dpr);
+      else if (k === truncatedColor) c.fillStyle = this.hatch(palette, palette.fill[k]!, dpr);
+      else c.fillStyle = k === faded ? palette.faded : palette.fill[k]!;
+      for (let o = starts[k]!; o < starts[k + 1]!; o++) {
+        const i = this.order[o]!;
+        const width = rects.width[i]!;
+        // A hairline of background between frames, while there is room for one.
+        c.fillRect(rects.x[i]!, rects.y[i]!, width > 3 ? width - 1 : width, h - 1);
+      }
+    }
+
+    // Frames above the focus are context: veil them.
+    c.fillStyle = palette.background;
+    c.globalAlpha = 0.45;
+    for (let i = 0; i < rects.count; i++) {
+      if (rects.kind[i] === Kind.Ancestor || rects.kind[i] === Kind.Above) c.fillRect(rects.x[i]!, rects.y[i]!, rects.width[i]!, h - 1);
+    }
+    c.globalAlpha = 1;
+
+    c.font = font;
+    c.textBaseline = "middle";
+    for (let i = 0; i < rects.count; i++) {
+      if (rects.width[i]! < minLabel || rects.kind[i] === Kind.Run) continue;
+      this.label(scene, rects, i, palette);
+    }
+    this.outlines(scene, rects, palette);
+  }
+
+  private label(scene: Scene, rects: Rects, i: number, palette: Palette): void {
+    const { c } = this;
+    const { tree } = scene;
+    const node = rects.node[i]!;
+    let name: string;
+    c.fillStyle = palette.text;
+    if (rects.kind[i] === Kind.Above) name = scene.above[node]!.name;
+    else if (rects.kind[i] === Kind.Pruned) {
+      const share = (100 * tree.prunedValue[node]!) / scene.whole;
+      name = `${tree.prunedCount[node]} functions, ${share.toFixed(share < 1 ? 2 : 1)} %`;
+    } else {
+      const id = tree.name[node]!;
+      name = tree.names[id]!;
+      if (scene.matched && !scene.matched[id]) c.fillStyle = palette.fadedText;
+    }
+    const room = rects.width[i]! - 2 * padding;
+    const text = this.fit(name, room);
+    if (text) c.fillText(text, rects.x[i]! + padding, rects.y[i]! + scene.view.rowHeight / 2);
+  }
+
+  /** The name, or its last part, or as much of that as there is room for. */
+  private fit(name: string, room: number): string {
+    if (this.measure(name) <= room) return name;
+    const short = shortName(name);
+    if (this.measure(short) <= room) return short;
+    const ellipsis = this.measure("…");
+    let width = 0;
+    for (let k = 0; k < short.length; k++) {
+      width += this.measure(short[k]!);
+      if (width + ellipsis > room) return k >= 2 ? short.slice(0, k) + "…" : "";
+    }
+    return short;
+  }
+
+  private measure(text: string): number {
+    let w = this.widths.get(text);
+    if (w === undefined) {
+      if (this.widths.size > 20000) this.widths.clear();
+      w = this.c.measureText(text).width;
+      this.widths.set(text, w);
+    }
+    return w;
+  }
+
+  private outlines(scene: Scene, rects: Rects, palette: Palette): void {
+    const { c } = this;
+    const { tree } = scene;
+    const h = scene.view.rowHeight;
+    for (let i = 0; i < rects.count; i++) {
+      const node = rects.node[i]!;
+      const kind = rects.kind[i]!;
+      if (kind !== Kind.Node && kind !== Kind.Ancestor) continue;
+      const current = node === scene.current;
+      if (!current && node !== scene.hovered && tree.names[tree.name[node]!] !== scene.selected) continue;
+      c.lineWidth = current ? 2 : 1;
+      c.strokeStyle = node === scene.hovered && !current ? palette.outline : palette.accent;
+      const inset = c.lineWidth / 2;
+      c.strokeRect(rects.x[i]! + inset, rects.y[i]! + inset, Math.max(rects.width[i]! - 1 - 2 * inset, 1), h - 1 - 2 * inset);
+    }
+  }
+
+  private hatch(palette: Palette, ground: string, dpr: number): CanvasPattern | string {
+    const key = `${ground} ${palette.hatch} ${dpr}`;
+    let pattern = this.hatches.get(key);
+    if (pattern) return pattern;
+    const size = 8;
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = size * dpr;
+    const t = tile.getContext("2d");
+    if (!t) return ground;
+    t.scale(dpr, dpr);
+    t.fillStyle = ground;
+    t.fillRect(0, 0, size, size);
+    t.strokeStyle = palette.hatch;
+    t.lineWidth = 1.2;
+    t.beginPath();
+    for (const x of [-size, 0, size]) {
+      t.moveTo(x - 1, size + 1);
+      t.lineTo(x + size + 1, -1);
+    }
+    t.stroke();
+    const made = this.c.createPattern(tile, "repeat");
+    if (!made) return ground;
+    made.setTransform(new DOMMatrix().scale(1 / dpr));
+    this.hatches.set(key, made);
+    return made;
+  }
+}
+
+/** The last part of a qualified name: `serve` of `net/http.(*conn).serve` keeps its receiver, paths and namespaces go. */
+export function shortName(name: string): string {
+  // Template and parameter lists may hold slashes and colons of their own: look only in front of them.
+  const head = name.split(/[(<\[{ ]/, 1)[0]!;
+  const cut = Math.max(head.lastIndexOf("/") + 1, head.lastIndexOf("::") + (head.includes("::") ? 2 : 1));
+  return cut > 0 && cut < name.length ? name.slice(cut) : name;
+}

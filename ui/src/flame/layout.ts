@@ -1,0 +1,169 @@
+// Layout: columns and a viewport in, rectangles out. Pure, no DOM. The cost depends on the pixels that are
+// visible and not on the nodes: each row is entered by binary search, and a run of nodes thinner than a pixel
+// becomes one rectangle and is skipped by another search.
+
+import { prunedStart, type Tree } from "./tree";
+
+export const Kind = {
+  /** A node. */
+  Node: 0,
+  /** A node above the focus: full width. */
+  Ancestor: 1,
+  /** The pruned children of `node`. */
+  Pruned: 2,
+  /** Nodes too thin to tell apart; `node` is the first. */
+  Run: 3,
+  /** A row above the tree's own root; `node` counts from the top. */
+  Above: 4,
+} as const;
+
+export interface View {
+  /** The node that fills the width. */
+  focus: number;
+  /** Rows above the tree's root: the callers of a subtree that was fetched by itself. */
+  above: number;
+  /** CSS pixels. */
+  width: number;
+  height: number;
+  scrollTop: number;
+  rowHeight: number;
+}
+
+/** Rectangles in viewport coordinates, one array per column; all have the height of a row. */
+export interface Rects {
+  count: number;
+  x: Float32Array;
+  y: Float32Array;
+  width: Float32Array;
+  node: Uint32Array;
+  kind: Uint8Array;
+}
+
+/** Narrower than this, in CSS pixels, and nodes run together. */
+export const thin = 1;
+
+export function newRects(capacity = 1024): Rects {
+  return {
+    count: 0,
+    x: new Float32Array(capacity),
+    y: new Float32Array(capacity),
+    width: new Float32Array(capacity),
+    node: new Uint32Array(capacity),
+    kind: new Uint8Array(capacity),
+  };
+}
+
+function push(r: Rects, x: number, y: number, width: number, node: number, kind: number): void {
+  const i = r.count++;
+  if (i >= r.x.length) {
+    const grown = newRects(r.x.length * 2);
+    for (const column of ["x", "y", "width", "node", "kind"] as const) grown[column].set(r[column]);
+    Object.assign(r, grown, { count: i + 1 });
+  }
+  r.x[i] = x;
+  r.y[i] = y;
+  r.width[i] = width;
+  r.node[i] = node;
+  r.kind[i] = kind;
+}
+
+/** How many rows the whole graph has below the focus and above it. */
+export function rowCount(t: Tree, v: Pick<View, "focus" | "above">): number {
+  let deepest = t.depth[v.focus]!;
+  for (let i = v.focus; i < t.end[v.focus]!; i++) {
+    const d = t.depth[i]! + (t.prunedCount[i]! > 0 ? 1 : 0);
+    if (d > deepest) deepest = d;
+  }
+  return v.above + deepest + 1;
+}
+
+/** The first index in rows[lo, hi) whose node ends after `x` on the value axis. */
+function firstEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, endOf: (node: number) => number): number {
+  while (lo < hi) {
+    const mid = (lo + hi) >>> 1;
+    if (endOf(rows[mid]!) > x) hi = mid;
+    else lo = mid + 1;
+  }
+  return lo;
+}
+
+/** Fills `out` with what is visible and returns it. */
+export function layout(t: Tree, v: View, out: Rects): Rects {
+  out.count = 0;
+  const left = t.start[v.focus]!;
+  const right = left + t.total[v.focus]!;
+  const scale = right > left ? v.width / (right - left) : 0;
+  const focusDepth = t.depth[v.focus]!;
+  const ancestors: number[] = [];
+  for (let i = v.focus; i >= 0; i = t.parent[i]!) ancestors[t.depth[i]!] = i;
+
+  const nodeEnd = (i: number) => t.start[i]! + t.total[i]!;
+  const prunedEnd = (i: number) => nodeEnd(i) - t.self[i]!;
+  const first = Math.max(0, Math.floor(v.scrollTop / v.rowHeight));
+  const last = Math.min(v.above + t.maxDepth + 1, Math.ceil((v.scrollTop + v.height) / v.rowHeight) - 1);
+  for (let row = first; row <= last; row++) {
+    const y = row * v.rowHeight - v.scrollTop;
+    const d = row - v.above;
+    if (d < 0) {
+      push(out, 0, y, v.width, row, Kind.Above);
+      continue;
+    }
+    if (d <= focusDepth) {
+      push(out, 0, y, v.width, ancestors[d]!, d < focusDepth ? Kind.Ancestor : Kind.Node);
+      continue;
+    }
+    if (scale === 0) break;
+    layoutRow(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, (i) => t.start[i]!, nodeEnd, Kind.Node);
+    layoutRow(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, (i) => prunedStart(t, i), prunedEnd, Kind.Pruned);
+
+    function layoutRow(rows: Uint32Array, lo: number, hi: number, startOf: (i: number) => number, endOf: (i: number) => number, kind: number) {
+      let k = firstEndingAfter(rows, lo, hi, left, endOf);
+      while (k < hi) {
+        const node = rows[k]!;
+        const start = startOf(node);
+        if (start >= right) return;
+        const x = (start - left) * scale;
+        const width = (endOf(node) - start) * scale;
+        if (width >= thin) {
+          push(out, x, y, width, node, kind);
+          k++;
+          continue;
+        }
+        // A run: all that ends within the next pixel.
+        const limit = start + thin / scale;
+        const after = Math.max(k + 1, firstEndingAfter(rows, k + 1, hi, limit, endOf));
+        const runEnd = Math.min(right, endOf(rows[after - 1]!));
+        push(out, x, y, Math.max((runEnd - start) * scale, thin / 2), node, after === k + 1 ? kind : kind === Kind.Node ? Kind.Run : kind);
+        k = after;
+      }
+    }
+  }
+  return out;
+}
+
+export interface Hit {
+  node: number;
+  kind: number;
+}
+
+/** What lies at a point of the viewport. */
+export function hit(t: Tree, v: View, x: number, y: number): Hit | null {
+  const row = Math.floor((y + v.scrollTop) / v.rowHeight);
+  if (row < 0 || x < 0 || x >= v.width) return null;
+  const d = row - v.above;
+  if (d < 0) return { node: row, kind: Kind.Above };
+  const focusDepth = t.depth[v.focus]!;
+  if (d <= focusDepth) {
+    let i = v.focus;
+    while (t.depth[i]! > d) i = t.parent[i]!;
+    return { node: i, kind: d < focusDepth ? Kind.Ancestor : Kind.Node };
+  }
+  if (d > t.maxDepth + 1) return null;
+  const at = t.start[v.focus]! + (x / v.width) * t.total[v.focus]!;
+  const nodeEnd = (i: number) => t.start[i]! + t.total[i]!;
+  const k = firstEndingAfter(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, at, nodeEnd);
+  if (k < t.rowStart[d + 1]! && t.start[t.rows[k]!]! <= at) return { node: t.rows[k]!, kind: Kind.Node };
+  const p = firstEndingAfter(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, at, (i) => nodeEnd(i) - t.self[i]!);
+  if (p < t.prunedRowStart[d + 1]! && prunedStart(t, t.prunedRows[p]!) <= at) return { node: t.prunedRows[p]!, kind: Kind.Pruned };
+  return null;
+}

@@ -1,0 +1,179 @@
+// A call tree as typed-array columns, decoded from the wire and indexed for drawing. Pure: runs in the worker.
+
+import type { FlameGraph } from "../wire";
+
+/**
+ * Nodes are numbered in preorder; the subtree of node i is [i, end[i]). On the value axis a node covers
+ * [start, start + total): first its children, then what was pruned, then its own self value.
+ */
+export interface Tree {
+  unit: string;
+  count: number;
+  maxDepth: number;
+  names: string[];
+  /** Per name: index into binaries. */
+  binaryOf: Uint32Array;
+  binaries: string[];
+
+  depth: Uint16Array;
+  name: Uint32Array;
+  self: Float64Array;
+  total: Float64Array;
+  start: Float64Array;
+  /** -1 for the root. */
+  parent: Int32Array;
+  end: Uint32Array;
+  prunedCount: Uint32Array;
+  prunedValue: Float64Array;
+
+  /** The nodes of depth d in drawing order: rows[rowStart[d]] to rows[rowStart[d + 1] - 1]. */
+  rowStart: Uint32Array;
+  rows: Uint32Array;
+  /** The same for parents of pruned children, by the depth of those children. */
+  prunedRowStart: Uint32Array;
+  prunedRows: Uint32Array;
+}
+
+/** Depths are held in 16 bits; the store keeps stacks of at most 8,192 frames. */
+const depthLimit = 65535;
+
+/** Decodes an answer. Throws an Error that names the first inconsistency. */
+export function decode(g: FlameGraph): Tree {
+  const n = g.depth.length;
+  for (const column of ["name", "self", "pruned_count", "pruned_value"] as const) {
+    if (g[column].length !== n) throw new Error(`flame graph: column ${column} has ${g[column].length} rows, depth has ${n}`);
+  }
+  if (g.files.length !== g.names.length) throw new Error(`flame graph: ${g.files.length} files for ${g.names.length} names`);
+  if (n === 0) throw new Error("flame graph: no root");
+  if (g.depth[0] !== 0) throw new Error(`flame graph: the root has depth ${g.depth[0]}`);
+
+  const depth = new Uint16Array(n);
+  const name = Uint32Array.from(g.name);
+  const self = Float64Array.from(g.self);
+  const prunedCount = Uint32Array.from(g.pruned_count);
+  const prunedValue = Float64Array.from(g.pruned_value);
+  const total = new Float64Array(n);
+  const start = new Float64Array(n);
+  const parent = new Int32Array(n);
+  const end = new Uint32Array(n);
+  const binaryOf = Uint32Array.from(g.files);
+  for (let i = 0; i < binaryOf.length; i++) {
+    if (binaryOf[i]! >= g.file_names.length) throw new Error(`flame graph: name ${i} has file ${binaryOf[i]} of ${g.file_names.length}`);
+  }
+
+  // Preorder down: parents, from the last node seen on each depth.
+  const lastAt: number[] = [];
+  let maxDepth = 0;
+  for (let i = 0; i < n; i++) {
+    const d = g.depth[i]!;
+    if (i > 0 && (d < 1 || d > g.depth[i - 1]! + 1)) throw new Error(`flame graph: node ${i} has depth ${d} after ${g.depth[i - 1]}`);
+    if (d > depthLimit) throw new Error(`flame graph: node ${i} has depth ${d}, the limit is ${depthLimit}`);
+    if (name[i]! >= g.names.length) throw new Error(`flame graph: node ${i} has name ${name[i]} of ${g.names.length}`);
+    depth[i] = d;
+    parent[i] = d === 0 ? -1 : lastAt[d - 1]!;
+    lastAt[d] = i;
+    if (d > maxDepth) maxDepth = d;
+  }
+  // Upwards: totals and ends.
+  for (let i = n - 1; i >= 0; i--) {
+    total[i] = total[i]! + self[i]! + prunedValue[i]!;
+    if (end[i] === 0) end[i] = i + 1;
+    const p = parent[i]!;
+    if (p < 0) continue;
+    total[p] = total[p]! + total[i]!;
+    if (end[p]! < end[i]!) end[p] = end[i]!;
+  }
+  // Downwards again: where each node starts. `next` is where the next child of a node goes.
+  const next = new Float64Array(n);
+  for (let i = 1; i < n; i++) {
+    const p = parent[i]!;
+    start[i] = next[p]!;
+    next[i] = start[i]!;
+    next[p] = next[p]! + total[i]!;
+  }
+
+  // A pruned child may lie one row below the deepest node.
+  const rowStart = new Uint32Array(maxDepth + 3);
+  const prunedRowStart = new Uint32Array(maxDepth + 3);
+  let pruned = 0;
+  for (let i = 0; i < n; i++) {
+    rowStart[depth[i]! + 1]!++;
+    if (prunedCount[i]! > 0) {
+      prunedRowStart[depth[i]! + 2]!++;
+      pruned++;
+    }
+  }
+  for (let d = 1; d < rowStart.length; d++) {
+    rowStart[d] = rowStart[d]! + rowStart[d - 1]!;
+    prunedRowStart[d] = prunedRowStart[d]! + prunedRowStart[d - 1]!;
+  }
+  const rows = new Uint32Array(n);
+  const prunedRows = new Uint32Array(pruned);
+  const at = rowStart.slice();
+  const prunedAt = prunedRowStart.slice();
+  for (let i = 0; i < n; i++) {
+    rows[at[depth[i]!]!++] = i;
+    if (prunedCount[i]! > 0) prunedRows[prunedAt[depth[i]! + 1]!++] = i;
+  }
+
+  return {
+    unit: g.unit, count: n, maxDepth, names: g.names, binaryOf, binaries: g.file_names,
+    depth, name, self, total, start, parent, end, prunedCount, prunedValue,
+    rowStart, rows, prunedRowStart, prunedRows,
+  };
+}
+
+/** The buffers to hand over when a tree is posted from the worker to the page. */
+export function buffers(t: Tree): ArrayBuffer[] {
+  return [t.binaryOf, t.depth, t.name, t.self, t.total, t.start, t.parent, t.end, t.prunedCount, t.prunedValue,
+    t.rowStart, t.rows, t.prunedRowStart, t.prunedRows].map((a) => a.buffer as ArrayBuffer);
+}
+
+/** Where the pruned children of a node start on the value axis. */
+export function prunedStart(t: Tree, node: number): number {
+  return t.start[node]! + t.total[node]! - t.self[node]! - t.prunedValue[node]!;
+}
+
+export function firstChild(t: Tree, node: number): number {
+  return t.end[node]! > node + 1 ? node + 1 : -1;
+}
+
+export function nextSibling(t: Tree, node: number): number {
+  const p = t.parent[node]!;
+  return p >= 0 && t.end[node]! < t.end[p]! ? t.end[node]! : -1;
+}
+
+export function previousSibling(t: Tree, node: number): number {
+  const p = t.parent[node]!;
+  if (p < 0 || node === p + 1) return -1;
+  let i = p + 1;
+  while (t.end[i]! < node) i = t.end[i]!;
+  return i;
+}
+
+/** Function names from below the root to a node; [] for the root. */
+export function pathOf(t: Tree, node: number): string[] {
+  const out: string[] = [];
+  for (let i = node; i > 0; i = t.parent[i]!) out.push(t.names[t.name[i]!]!);
+  return out.reverse();
+}
+
+/** Follows names down from the root. `left` counts the names for which no node was found. */
+export function findPath(t: Tree, path: readonly string[]): { node: number; left: number } {
+  let node = 0;
+  for (let k = 0; k < path.length; k++) {
+    let child = firstChild(t, node);
+    while (child >= 0 && t.names[t.name[child]!] !== path[k]) child = nextSibling(t, child);
+    if (child < 0) return { node, left: path.length - k };
+    node = child;
+  }
+  return { node, left: 0 };
+}
+
+/** Whether anything in the subtree of a node was pruned. */
+export function hasPruned(t: Tree, node: number): boolean {
+  for (let i = node; i < t.end[node]!; i++) {
+    if (t.prunedCount[i]! > 0) return true;
+  }
+  return false;
+}

@@ -1,0 +1,160 @@
+import { useCallback, useMemo, useState } from "preact/hooks";
+import { apiUrl, getJson } from "../api";
+import { digits } from "../format";
+import { useLoad } from "../load";
+import { follow, href } from "../location";
+import { Empty, ErrorNote } from "../parts/notices";
+import { RangePicker, Refresh, type Range } from "../parts/querybar";
+import { equals } from "../selector";
+import { rate, rateUnit, stepFor } from "../series";
+import { agoText, parseTime, unixSeconds } from "../time";
+import { defaults, type State } from "../url";
+import type { SeriesAnswer } from "../wire";
+
+const points = 60;
+const by = "service_name";
+
+interface Service {
+  name: string;
+  /** Per step of the window, as a rate. */
+  line: number[];
+  now: number;
+  mean: number;
+  /** Mean of the window before; null if nothing at all was stored then. */
+  before: number | null;
+  /** Unix milliseconds of the end of its last step with a profile. */
+  seen: number;
+}
+
+/** Splits an answer over two windows into the present one and the one before. Largest first. */
+export function services(answer: SeriesAnswer, range: Range): Service[] {
+  const step = answer.step_ms;
+  const first = Math.floor(range.from / step) * step;
+  const n = Math.ceil((range.to - first) / step);
+  let newest = -Infinity;
+  let oldest = Infinity;
+  for (const s of answer.series) {
+    for (const [t] of s.points) {
+      newest = Math.max(newest, t);
+      oldest = Math.min(oldest, t);
+    }
+  }
+  // The newest step is still being filled: the one before it is what is going on now.
+  const present = newest - step >= Math.max(oldest, first) ? newest - step : newest;
+  const comparable = oldest < first - (range.to - range.from) / 2;
+  const out: Service[] = [];
+  for (const s of answer.series) {
+    const line = new Array<number>(n).fill(0);
+    let sum = 0;
+    let sumBefore = 0;
+    let seen = 0;
+    let now = 0;
+    for (const [t, v] of s.points) {
+      const r = rate(v, answer.unit, step);
+      seen = Math.max(seen, t + step);
+      if (t === present) now = r;
+      if (t < first) sumBefore += r;
+      else if (t < range.to) {
+        line[Math.floor((t - first) / step)] = r;
+        sum += r;
+      }
+    }
+    if (sum === 0) continue;
+    if (newest === present + step) line.length = Math.min(n, (present - first) / step + 1);
+    out.push({ name: s.labels[by] ?? "", line, now, mean: sum / n, before: comparable ? sumBefore / n : null, seen: Math.min(seen, range.to) });
+  }
+  return out.sort((a, b) => b.now - a.now || b.mean - a.mean || (a.name < b.name ? -1 : 1));
+}
+
+export function Services({ state }: { state: State }) {
+  const [tick, setTick] = useState(0);
+  const reload = useCallback(() => setTick((k) => k + 1), []);
+  const range = useMemo((): Range => {
+    const now = Date.now();
+    return { from: parseTime(state.from, now) ?? now, to: parseTime(state.to, now) ?? now };
+  }, [state.from, state.to, tick]);
+  const url = apiUrl("series", {
+    type: state.type, by, step: `${stepFor(range.from, range.to, points)}s`,
+    from: unixSeconds(2 * range.from - range.to), to: unixSeconds(range.to),
+  });
+  const loaded = useLoad(url, async (signal) => {
+    const answer = await getJson<SeriesAnswer>(url, signal);
+    return { answer, list: services(answer, range) };
+  });
+  const list = loaded.data?.list ?? [];
+  const highest = Math.max(...list.flatMap((s) => s.line), 0);
+  return (
+    <main class="page" aria-busy={loaded.loading}>
+      <div class="page-head">
+        <h1>Services</h1>
+        <span class="grow" />
+        <RangePicker state={state} range={range} />
+        <Refresh state={state} loading={loaded.loading} reload={reload} />
+      </div>
+      {loaded.failure && <ErrorNote what="Not loaded" failure={loaded.failure} retry={loaded.retry} />}
+      {list.length > 0 && (
+        <table class={loaded.loading ? "list stale" : "list"}>
+          <thead>
+            <tr>
+              <th scope="col">Service</th>
+              <th scope="col" class="spark">CPU</th>
+              <th scope="col" class="num">Now, {rateUnit(loaded.data!.answer.unit)}</th>
+              <th scope="col" class="num mean">Mean</th>
+              <th scope="col" class="num" title="Mean against the window of the same length before">Change</th>
+              <th scope="col" class="num seen">Last seen</th>
+            </tr>
+          </thead>
+          <tbody>
+            {list.map((s) => {
+              const to = href("/explore", { ...state, q: equals(by, s.name), sel: null, zoom: [], fn: "" });
+              return (
+                <tr key={s.name}>
+                  <td class="service"><a href={to} onClick={follow}>{s.name === "" ? "without a service name" : s.name}</a></td>
+                  <td class="spark"><Sparkline values={s.line} max={highest} /></td>
+                  <td class="num">{digits(s.now)}</td>
+                  <td class="num mean">{digits(s.mean)}</td>
+                  <td class="num"><Change now={s.mean} before={s.before} /></td>
+                  <td class="num muted seen">{agoText(s.seen, range.to)}</td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      )}
+      {!loaded.data && loaded.loading && <Empty title="Loading…" />}
+      {loaded.data && list.length === 0 && (
+        <Empty title="No profiles in this range.">
+          {state.from === defaults.from && state.to === defaults.to
+            ? <>Start the profiler with <code>sudo pilotlight run</code>; the first profiles come after ten seconds.</>
+            : <a href={href("/", { ...state, from: defaults.from, to: defaults.to })} onClick={follow}>Show the last 15 minutes</a>}
+        </Empty>
+      )}
+    </main>
+  );
+}
+
+function Change({ now, before }: { now: number; before: number | null }) {
+  if (before === null) return <span class="muted" title="Nothing is stored from the window before">–</span>;
+  if (before === 0) return <span class="up">new</span>;
+  const p = (100 * (now - before)) / before;
+  const sign = p > 0 ? "+" : p < 0 ? "−" : "";
+  const kind = Math.abs(p) < 5 ? "muted" : p > 0 ? "up" : "down";
+  return <span class={kind}>{sign}{Math.abs(p).toFixed(Math.abs(p) < 10 ? 1 : 0)} %</span>;
+}
+
+const width = 200;
+const height = 28;
+
+/** All lines share one scale, so that services can be compared by eye. */
+function Sparkline({ values, max }: { values: number[]; max: number }) {
+  const x = (k: number) => ((k * width) / Math.max(1, values.length)).toFixed(1);
+  const y = (v: number) => (height - 1 - (max > 0 ? (v / max) * (height - 3) : 0)).toFixed(1);
+  const steps = values.map((v, k) => `L${x(k)} ${y(v)}L${x(k + 1)} ${y(v)}`).join("");
+  const line = `M${steps.slice(1)}`;
+  return (
+    <svg viewBox={`0 0 ${width} ${height}`} preserveAspectRatio="none" class="sparkline" aria-hidden="true">
+      <path class="area" d={`M0 ${height}${steps}L${width} ${height}Z`} />
+      <path class="line" d={line} />
+    </svg>
+  );
+}

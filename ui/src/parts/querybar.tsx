@@ -1,0 +1,217 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { apiUrl, getJson } from "../api";
+import { change } from "../location";
+import { complete, completionAt } from "../selector";
+import { localInput, parseTime, rangeText, unixSeconds } from "../time";
+import { defaultType, refreshes, type State } from "../url";
+import type { Labels, Types, Values } from "../wire";
+
+export interface Range {
+  from: number;
+  to: number;
+}
+
+const presets: [string, string][] = [
+  ["now-5m", "Last 5 min"], ["now-15m", "Last 15 min"], ["now-1h", "Last hour"], ["now-6h", "Last 6 hours"],
+  ["now-1d", "Last day"], ["now-7d", "Last 7 days"],
+];
+
+/** Relative presets, or two absolute times. */
+export function RangePicker({ state, range }: { state: State; range: Range }) {
+  const box = useRef<HTMLDetailsElement>(null);
+  const preset = state.to === "now" ? presets.find(([from]) => from === state.from) : undefined;
+  const set = (from: string, to: string) => {
+    if (box.current) box.current.open = false;
+    change({ from, to, sel: null });
+  };
+  useEffect(() => {
+    const close = (event: Event) => {
+      if (box.current && !(event.target instanceof Node && box.current.contains(event.target))) box.current.open = false;
+    };
+    window.addEventListener("pointerdown", close);
+    return () => window.removeEventListener("pointerdown", close);
+  }, []);
+  const absolute = (event: SubmitEvent) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget as HTMLFormElement);
+    const [from, to] = [Date.parse(String(form.get("from"))), Date.parse(String(form.get("to")))];
+    if (Number.isNaN(from) || Number.isNaN(to)) return;
+    set(unixSeconds(Math.min(from, to)), unixSeconds(Math.max(from, to)));
+  };
+  return (
+    <details class="range" ref={box} onKeyDown={(e) => {
+      if (e.key === "Escape" && box.current?.open) {
+        box.current.open = false;
+        e.stopPropagation();
+      }
+    }}>
+      <summary title={rangeText(range.from, range.to)}>{preset ? preset[1] : rangeText(range.from, range.to)}</summary>
+      <div class="popover">
+        <div class="presets">
+          {presets.map(([from, label]) => (
+            <button key={from} type="button" aria-pressed={from === preset?.[0]} onClick={() => set(from, "now")}>{label}</button>
+          ))}
+        </div>
+        <form onSubmit={absolute}>
+          <label>From <input type="datetime-local" name="from" step="1" required defaultValue={localInput(range.from)} key={range.from} /></label>
+          <label>To <input type="datetime-local" name="to" step="1" required defaultValue={localInput(range.to)} key={range.to} /></label>
+          <button>Apply</button>
+        </form>
+      </div>
+    </details>
+  );
+}
+
+/** What a profile type is called: its sample type, with the profile's name where several share it. */
+function typeText(type: string): string {
+  const [name, sample, unit] = type.split(":");
+  if (type === defaultType) return "CPU time";
+  return name === "process_cpu" ? `CPU ${sample}` : `${name} ${sample} (${unit})`;
+}
+
+function TypeSelect({ state, range }: { state: State; range: Range }) {
+  const [types, setTypes] = useState<string[]>([]);
+  useEffect(() => {
+    const abort = new AbortController();
+    // Without an answer the choice is the type in use; the main requests report what is wrong.
+    getJson<Types>(apiUrl("types", { from: unixSeconds(range.from), to: unixSeconds(range.to) }), abort.signal)
+      .then((a) => setTypes(a.types), () => setTypes([]));
+    return () => abort.abort();
+  }, [state.from, state.to]);
+  const all = [...new Set([defaultType, state.type, ...types])];
+  return (
+    <label class="inline">
+      <span class="sr">Profile type</span>
+      <select value={state.type} onChange={(e) => change({ type: e.currentTarget.value })}>
+        {all.map((t) => <option key={t} value={t} title={t}>{typeText(t)}</option>)}
+      </select>
+    </label>
+  );
+}
+
+const maxChoices = 50;
+
+/** A selector with completion of label names and values. */
+function SelectorInput({ state, range }: { state: State; range: Range }) {
+  const input = useRef<HTMLInputElement>(null);
+  const [text, setText] = useState(state.q);
+  const [choices, setChoices] = useState<string[]>([]);
+  const [active, setActive] = useState(-1);
+  const [caret, setCaret] = useState(-1);
+  useEffect(() => setText(state.q), [state.q]);
+
+  const at = caret < 0 ? null : completionAt(text, caret);
+  const source = at ? `${at.kind} ${at.label}` : "";
+  const [known, setKnown] = useState<{ source: string; names: string[] }>({ source: "", names: [] });
+  useEffect(() => {
+    if (!at || known.source === source) return;
+    const abort = new AbortController();
+    const when = { from: unixSeconds(range.from), to: unixSeconds(range.to) };
+    const names = at.kind === "name"
+      ? getJson<Labels>(apiUrl("labels", when), abort.signal).then((a) => a.labels)
+      : getJson<Values>(apiUrl(`label/${encodeURIComponent(at.label)}/values`, when), abort.signal).then((a) => a.values);
+    names.then(
+      (names) => setKnown({ source, names }),
+      // No completion is no error: the text can be typed.
+      () => setKnown({ source, names: [] }),
+    );
+    return () => abort.abort();
+  }, [source]);
+  useEffect(() => {
+    const p = at?.prefix.toLowerCase() ?? "";
+    setChoices(at && known.source === source ? known.names.filter((n) => n.toLowerCase().includes(p)).slice(0, maxChoices) : []);
+    setActive(-1);
+  }, [known, source, at?.prefix]);
+
+  const submit = (q: string) => {
+    setCaret(-1);
+    change({ q: q.trim() === "" ? "{}" : q.trim(), zoom: [] });
+  };
+  const choose = (choice: string) => {
+    if (!at) return;
+    const next = complete(text, at, choice);
+    setText(next.text);
+    if (at.kind === "value") submit(next.text);
+    requestAnimationFrame(() => {
+      input.current?.focus();
+      input.current?.setSelectionRange(next.caret, next.caret);
+      setCaret(at.kind === "value" ? -1 : next.caret);
+    });
+  };
+  const onKey = (e: KeyboardEvent) => {
+    if (choices.length > 0 && (e.key === "ArrowDown" || e.key === "ArrowUp")) {
+      e.preventDefault();
+      const step = e.key === "ArrowDown" ? 1 : -1;
+      setActive((active + step + choices.length + (active < 0 && step < 0 ? 1 : 0)) % choices.length);
+    } else if (e.key === "Tab" && choices.length > 0 && at?.prefix) {
+      e.preventDefault();
+      choose(choices[Math.max(active, 0)]!);
+    } else if (e.key === "Enter") {
+      e.preventDefault();
+      if (active >= 0) choose(choices[active]!);
+      else submit(text);
+    } else if (e.key === "Escape") {
+      if (choices.length > 0) setCaret(-1);
+      else setText(state.q);
+    }
+  };
+  const track = () => setCaret(input.current?.selectionStart ?? -1);
+  return (
+    <div class="selector">
+      <input
+        ref={input} type="text" class="mono" spellcheck={false} autocomplete="off" autocapitalize="off"
+        role="combobox" aria-label="Label selector" aria-expanded={choices.length > 0} aria-controls="selector-choices" aria-autocomplete="list"
+        aria-activedescendant={active >= 0 ? `choice-${active}` : undefined}
+        placeholder='{service_name="api"}' value={text}
+        onInput={(e) => { setText(e.currentTarget.value); track(); }}
+        onKeyDown={onKey} onClick={track} onKeyUp={(e) => /^(Arrow(Left|Right)|Home|End)$/.test(e.key) && track()}
+        onBlur={() => { setCaret(-1); if (text !== state.q) submit(text); }}
+      />
+      <ul id="selector-choices" role="listbox" class="popover" hidden={choices.length === 0} aria-label={at?.kind === "value" ? `Values of ${at.label}` : "Labels"}>
+        {choices.map((c, i) => (
+          <li key={c} id={`choice-${i}`} role="option" aria-selected={i === active}
+            // Before blur, which would submit the unfinished text.
+            onPointerDown={(e) => { e.preventDefault(); choose(c); }}>{c}</li>
+        ))}
+      </ul>
+    </div>
+  );
+}
+
+export function QueryBar({ state, range, loading, reload }: { state: State; range: Range; loading: boolean; reload: () => void }) {
+  return (
+    <div class="query" role="search" aria-label="Profiles">
+      <TypeSelect state={state} range={range} />
+      <SelectorInput state={state} range={range} />
+      <RangePicker state={state} range={range} />
+      <Refresh state={state} loading={loading} reload={reload} />
+    </div>
+  );
+}
+
+const refreshMs: Record<State["refresh"], number> = { off: 0, "10s": 10e3, "30s": 30e3, "1m": 60e3 };
+
+/** Reloads on demand, and by itself if asked to while the range is relative. */
+export function Refresh({ state, loading, reload }: { state: State; loading: boolean; reload: () => void }) {
+  const fixed = parseTime(state.to, 0) === parseTime(state.to, 1);
+  useEffect(() => {
+    const ms = refreshMs[state.refresh];
+    if (ms === 0 || fixed) return;
+    const timer = setInterval(() => document.visibilityState === "visible" && reload(), ms);
+    return () => clearInterval(timer);
+  }, [state.refresh, fixed, reload]);
+  return (
+    <span class="refresh">
+      <button type="button" class="reload" onClick={reload} title="Load again" aria-label="Load again" aria-busy={loading}>
+        <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="M13.5 8a5.500 5.500 0 1 1-1.700-4M13.500 1.500v3h-3" fill="none" stroke="currentColor" stroke-width="1.600" /></svg>
+      </button>
+      <label class="inline">
+        <span class="sr">Load again every</span>
+        <select value={state.refresh} disabled={fixed} title={fixed ? "The range ends at a fixed time" : "Load again every"}
+          onChange={(e) => change({ refresh: e.currentTarget.value as State["refresh"] }, "replace")}>
+          {refreshes.map((r) => <option key={r} value={r}>{r}</option>)}
+        </select>
+      </label>
+    </span>
+  );
+}

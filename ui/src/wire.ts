@@ -1,0 +1,100 @@
+// The JSON of the HTTP API, as package profilestore/httpapi writes it. The only file that mirrors it.
+
+/** Every error body: {"error": {...}}. */
+export interface ErrorBody {
+  error: { code: string; message: string; param?: string; request_id?: string };
+}
+
+/**
+ * GET /api/v1/flamegraph: a call tree in preorder, heaviest child first, one array per column. The total of
+ * a node is self + pruned_value + the totals of its children. `files` holds, for each of `names`, its binary
+ * as an index of `file_names`, where "" is unknown.
+ */
+export interface FlameGraph {
+  unit: string;
+  total: number;
+  names: string[];
+  files: number[];
+  file_names: string[];
+  depth: number[];
+  name: number[];
+  self: number[];
+  pruned_count: number[];
+  pruned_value: number[];
+}
+
+/** What an answer was made from. */
+export interface Source {
+  profiles: number;
+  /** Profiles left out because their stored bytes are damaged. */
+  damaged: number;
+}
+
+/** GET /api/v1/top: one row per function name, from the whole data, never pruned. */
+export interface Top extends Source {
+  unit: string;
+  total: number;
+  rows: TopRow[];
+}
+
+export interface TopRow {
+  function: string;
+  binary: string;
+  file: string;
+  self: number;
+  total: number;
+}
+
+/** GET /api/v1/series: the value of each step, stamped with its start in Unix milliseconds. */
+export interface SeriesAnswer {
+  unit: string;
+  step_ms: number;
+  series: Series[];
+}
+
+export interface Series {
+  labels: Record<string, string>;
+  points: [number, number][];
+}
+
+/** GET /api/v1/types, /labels, /label/{name}/values. */
+export interface Types {
+  types: string[];
+}
+export interface Labels {
+  labels: string[];
+}
+export interface Values {
+  values: string[];
+}
+
+/** GET /api/v1/agents: the last report of each agent of the last hour. Times are Unix milliseconds. */
+export interface AgentsAnswer {
+  agents: AgentReport[];
+}
+
+export interface AgentReport {
+  version: string;
+  hostname: string;
+  start_ms: number;
+  window_ms: number;
+  cpus: number;
+  frequency_hz: number;
+  rss_bytes: number;
+  bpf_memory_bytes: number;
+  /** The last window, and everything since the agent started. */
+  window: Account;
+  total: Account;
+  last_report_ms: number;
+}
+
+export interface Account {
+  samples_taken: number;
+  samples_missed: number;
+  /** They sum to samples_taken. Null while there are none. */
+  outcomes: Record<string, number> | null;
+  frames: number;
+  frames_unnamed: number;
+  agent_cpu_seconds: number;
+  bpf_run_seconds: number;
+}
