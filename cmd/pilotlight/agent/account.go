@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/symbolize"
+)
+
+// Report is what an agent says about itself once a window.
+type Report struct {
+	Version     string
+	Hostname    string
+	Started     time.Time
+	WindowStart time.Time
+	Frequency   int     // Hz
+	CPUs        int     // online
+	RSS         uint64  // bytes
+	BPFMemory   uint64  // bytes
+	Window      Account // since the report before
+	Total       Account // since the agent started
+}
+
+// Account is what became of the samples of some time, and what they cost.
+type Account struct {
+	Taken    uint64                  // samples the kernel took
+	Missed   uint64                  // samples it did not take: busy CPU time x frequency, less Taken
+	Outcomes [bpf.NumOutcomes]uint64 // of the samples; sums to Taken but for those still on their way
+	Skipped  uint64                  // left out by Options.PID
+	Frames   uint64                  // of the samples kept, weighted
+	Unnamed  uint64                  // of Frames, those that no symbol names
+	CPU      time.Duration           // of the agent, in user space and in the kernel
+	BPF      time.Duration           // of the sampler's program
+}
+
+// less returns what came since earlier.
+func (a Account) less(earlier Account) Account {
+	a.Taken -= earlier.Taken
+	a.Missed -= earlier.Missed
+	for o := range a.Outcomes {
+		a.Outcomes[o] -= earlier.Outcomes[o]
+	}
+	a.Skipped -= earlier.Skipped
+	a.Frames -= earlier.Frames
+	a.Unnamed -= earlier.Unnamed
+	a.CPU -= earlier.CPU
+	a.BPF -= earlier.BPF
+	return a
+}
+
+// frameCounts counts frames by kind and by whether a symbol names them.
+type frameCounts map[frameCount]uint64
+
+type frameCount struct {
+	kind  frameKind
+	named bool
+}
+
+func (c frameCounts) add(n *named, samples uint64) {
+	c[frameCount{n.kind, n.frames[0].Source > symbolize.None}] += samples
+}
+
+// account keeps the books: where each sample went. It is a prometheus.Collector.
+type account struct {
+	sampler  Sampler
+	proc     fs.FS
+	opts     Options
+	unopened prometheus.Counter
+
+	started time.Time
+
+	mu         sync.Mutex // guards what follows
+	busyStart  float64    // CPU seconds that were busy when sampling began
+	takenStart uint64     // samples taken by then
+	outcomes   [bpf.NumOutcomes]uint64
+	skipped    uint64
+	frames     frameCounts
+	missed     uint64
+	reported   Account
+}
+
+var (
+	descTaken     = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
+	descMissed    = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
+	descOutcomes  = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
+	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind and by whether a symbol names them.", []string{"kind", "named"}, nil)
+	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent, in user space and in the kernel.", nil, nil)
+	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
+	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
+)
+
+func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
+	a := &account{
+		sampler: s, proc: proc, opts: o, started: time.Now(), frames: frameCounts{},
+		unopened: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pilotlight_agent_unopened_binaries_total",
+			Help: "Mapped files that could not be opened, so that their frames have no names.",
+		}),
+	}
+	if o.Registerer == nil {
+		return a, nil
+	}
+	for _, c := range []prometheus.Collector{a, a.unopened} {
+		if err := o.Registerer.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return a, nil
+}
+
+// begin starts to count missed samples.
+func (a *account) begin() error {
+	busy, err := process.ReadBusy(a.proc)
+	if err != nil {
+		return err
+	}
+	st, err := a.sampler.Stats()
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busyStart, a.takenStart = busy.Total, st.Taken
+	return nil
+}
+
+// keep counts a window whose profiles were appended.
+func (a *account) keep(w *window, frames frameCounts) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for o, n := range w.outcomes {
+		a.outcomes[o] += n
+	}
+	for k, n := range frames {
+		a.frames[k] += n
+	}
+	a.skipped += w.skipped
+}
+
+// drop counts a window whose samples are lost.
+func (a *account) drop(w *window) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.outcomes[bpf.DroppedUser] += w.samples
+	a.skipped += w.skipped
+}
+
+// report closes the books of a window.
+func (a *account) report(w *window) (Report, error) {
+	busy, err := process.ReadBusy(a.proc)
+	if err != nil {
+		return Report{}, err
+	}
+	st, err := a.sampler.Stats()
+	if err != nil {
+		return Report{}, err
+	}
+	cpu, err := ownCPU()
+	if err != nil {
+		return Report{}, err
+	}
+	rss, err := ownRSS(a.proc)
+	if err != nil {
+		return Report{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := (busy.Total - a.busyStart) * float64(a.sampler.Frequency())
+	a.missed = max(a.missed, uint64(max(0, due-float64(st.Taken-a.takenStart))))
+	total := Account{
+		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu, BPF: st.Run,
+	}
+	for k, n := range a.frames {
+		total.Frames += n
+		if !k.named {
+			total.Unnamed += n
+		}
+	}
+	window := total.less(a.reported)
+	a.reported = total
+	return Report{
+		Version:     a.opts.Version,
+		Hostname:    a.opts.Hostname,
+		Started:     a.started,
+		WindowStart: w.start,
+		Frequency:   a.sampler.Frequency(),
+		CPUs:        runtime.NumCPU(),
+		RSS:         rss,
+		BPFMemory:   st.Memory,
+		Window:      window,
+		Total:       total,
+	}, nil
+}
+
+// totals are the samples by outcome: those that the ring had no room for never
+// came this far.
+func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
+	sum := a.outcomes
+	sum[bpf.DroppedRing] += st.Outcomes[bpf.DroppedRing]
+	return sum
+}
+
+// Describe implements prometheus.Collector.
+func (a *account) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (a *account) Collect(ch chan<- prometheus.Metric) {
+	st, err := a.sampler.Stats()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descTaken, err)
+		return
+	}
+	cpu, err := ownCPU()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descCPU, err)
+		return
+	}
+	a.mu.Lock()
+	missed, totals, frames := a.missed, a.totals(st), maps.Clone(a.frames)
+	a.mu.Unlock()
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	counter(descTaken, float64(st.Taken))
+	counter(descMissed, float64(missed))
+	for o, n := range totals {
+		counter(descOutcomes, float64(n), bpf.Outcome(o).String())
+	}
+	for k, n := range frames {
+		counter(descFrames, float64(n), string(k.kind), strconv.FormatBool(k.named))
+	}
+	counter(descCPU, cpu.Seconds())
+	counter(descBPFRun, st.Run.Seconds())
+	ch <- prometheus.MustNewConstMetric(descBPFMemory, prometheus.GaugeValue, float64(st.Memory))
+}
+
+// ownCPU returns the CPU time that this process used.
+func ownCPU() (time.Duration, error) {
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		return 0, fmt.Errorf("read own CPU time: %w", err)
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), nil
+}
+
+// ownRSS returns the resident memory of this process in bytes, proc_pid_statm(5).
+func ownRSS(proc fs.FS) (uint64, error) {
+	statm, err := fs.ReadFile(proc, "self/statm")
+	if err != nil {
+		return 0, fmt.Errorf("read own memory: %w", err)
+	}
+	fields := strings.Fields(string(statm))
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("read own memory: statm is %q", statm)
+	}
+	pages, err := strconv.ParseUint(fields[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read own memory: %w", err)
+	}
+	return pages * uint64(os.Getpagesize()), nil
+}

@@ -1,0 +1,359 @@
+// Package agent turns the samples of the whole machine into one pprof profile
+// per process and window.
+//
+// Two goroutines share the work. One drains the sampler: it merges samples with
+// what happened to processes meanwhile, turns each program counter into an
+// address of a file, and counts equal stacks. The other, once a window, names
+// the addresses, encodes the profiles and appends them as one batch. What the
+// first must do at once (open a file before its process is gone) and what may
+// take its time (read a symbol table) so never wait for each other.
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/profilestore"
+)
+
+// Window is the time that one profile covers. Windows are aligned to the wall
+// clock; the first and the last are shorter.
+const Window = 10 * time.Second
+
+// queuedWindows is how many windows may wait to be appended. When the appender
+// is slower for longer than that, whole windows are dropped and counted.
+const queuedWindows = 6
+
+// Sampler is where samples come from: a bpf.Sampler, or a replay of recorded
+// batches.
+type Sampler interface {
+	Read(*bpf.Batch) error // os.ErrClosed after Stop, once all was read
+	Stop() error
+	Stats() (bpf.Stats, error)
+	Frequency() int // Hz
+}
+
+// Appender takes the profiles of a window. What it has acknowledged is its
+// responsibility.
+type Appender interface {
+	Append(context.Context, []profilestore.Encoded) error
+}
+
+// Options configure an Agent. The zero value is the default.
+type Options struct {
+	Version     string                // of the agent, in profiles and reports
+	Hostname    string                // empty: the machine's
+	PID         uint32                // keep samples of this process and its descendants only; 0: of all
+	ReadEnviron bool                  // allow OTEL_SERVICE_NAME to name a service
+	OnReport    func(Report)          // called once a window; nil: nobody wants to know
+	Registerer  prometheus.Registerer // nil: metrics are kept and not registered
+	Logger      *slog.Logger          // nil: slog.Default()
+}
+
+// Agent profiles one machine.
+type Agent struct {
+	sampler  Sampler
+	appender Appender
+	opts     Options
+	log      *slog.Logger
+	proc     fs.FS
+	clock    clock
+
+	// Of the goroutine that drains.
+	table     *process.Table
+	files     *process.Files
+	window    *window
+	lost      bool // records were lost since the last snapshot
+	snapshots time.Time
+
+	symbols *symbols
+	account *account
+	run     [16]byte // names this run of the agent in profile IDs
+}
+
+// clock tells the time on both clocks, so that tests can tell another.
+type clock func() (monotonic uint64, wall time.Time)
+
+func systemClock() (uint64, time.Time) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic(fmt.Sprintf("read CLOCK_MONOTONIC: %v", err)) // documented never to fail on Linux
+	}
+	return uint64(ts.Nano()), time.Now()
+}
+
+// New returns an agent that takes samples from s and hands profiles to a. The
+// sampler must have been started, so that no process can come between what the
+// agent reads in /proc and what the sampler tells.
+func New(s Sampler, a Appender, opts Options) (*Agent, error) {
+	proc := os.DirFS("/proc")
+	if opts.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("read host name: %w", err)
+		}
+		opts.Hostname = name
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	boot, err := fs.ReadFile(proc, "sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read boot ID: %w", err)
+	}
+	ag := &Agent{
+		sampler:  s,
+		appender: a,
+		opts:     opts,
+		log:      opts.Logger,
+		proc:     proc,
+		clock:    systemClock,
+		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.ReadEnviron}),
+		files:    process.NewFiles(proc, "/proc", process.Host{}),
+		symbols:  newSymbols(proc),
+	}
+	now, _ := ag.clock()
+	run := sha256.Sum256(binary.NativeEndian.AppendUint64(boot, now))
+	copy(ag.run[:], run[:])
+	if ag.account, err = newAccount(s, proc, opts); err != nil {
+		return nil, err
+	}
+	return ag, nil
+}
+
+// Run samples until ctx is done, then flushes what was sampled and returns nil.
+// It returns early with an error if sampling fails; a failing appender only
+// costs windows, which are counted.
+func (a *Agent) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		if err := a.sampler.Stop(); err != nil {
+			a.log.Error("stop sampler", "err", err)
+		}
+	})
+	defer stop()
+	if err := a.table.Snapshot(); err != nil {
+		return fmt.Errorf("read processes: %w", err)
+	}
+	if err := a.account.begin(); err != nil {
+		return err
+	}
+
+	enc, err := newEncoder(a.symbols, a.opts, a.sampler.Frequency())
+	if err != nil {
+		return err
+	}
+	windows := make(chan *window, queuedWindows)
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		a.publish(ctx, enc, windows)
+	}()
+	err = a.drain(windows)
+	close(windows)
+	<-published
+	return errors.Join(err, a.symbols.close())
+}
+
+// drain reads the sampler until it is closed.
+func (a *Agent) drain(windows chan *window) error {
+	a.window = a.newWindow()
+	var b bpf.Batch
+	for {
+		err := a.sampler.Read(&b)
+		if errors.Is(err, os.ErrClosed) {
+			mono, _ := a.clock()
+			a.window.end(mono)
+			a.send(windows)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read samples: %w", err)
+		}
+		a.merge(&b, windows)
+		a.table.Expire(b.Upto)
+		if a.lost && time.Since(a.snapshots) > time.Second {
+			a.lost, a.snapshots = false, time.Now()
+			if err := a.table.Snapshot(); err != nil {
+				return fmt.Errorf("read processes again: %w", err)
+			}
+		}
+	}
+}
+
+// merge applies the samples and events of b in the order of their time.
+func (a *Agent) merge(b *bpf.Batch, windows chan *window) {
+	events := b.Events
+	for i := range b.Samples {
+		s := &b.Samples[i]
+		for len(events) > 0 && events[0].Time <= s.Time {
+			a.event(&events[0])
+			events = events[1:]
+		}
+		a.turn(s.Time, windows)
+		a.sample(s)
+	}
+	for i := range events {
+		a.event(&events[i])
+	}
+	a.turn(b.Upto, windows)
+}
+
+// turn ends the window if now lies behind it, and begins the next.
+func (a *Agent) turn(now uint64, windows chan *window) {
+	if now < a.window.monoEnd {
+		return
+	}
+	a.send(windows)
+	a.window = a.newWindow()
+}
+
+func (a *Agent) send(windows chan *window) {
+	select {
+	case windows <- a.window:
+	default:
+		a.account.drop(a.window)
+		a.log.Warn("window dropped: profiles are not taken fast enough", "samples", a.window.samples)
+	}
+}
+
+func (a *Agent) event(ev *bpf.Event) {
+	switch ev.Kind {
+	case bpf.EventFork:
+		a.table.Fork(ev.Time, ev.PPID, ev.PID, ev.TID)
+	case bpf.EventExec:
+		a.table.Exec(ev.Time, ev.PID, ev.Comm)
+	case bpf.EventComm:
+		a.table.Comm(ev.Time, ev.PID, ev.TID, ev.Comm)
+	case bpf.EventMmap:
+		a.table.Mmap(ev.Time, ev.PID, process.Record{
+			Start: ev.Mapping.Start, End: ev.Mapping.End, Offset: ev.Mapping.Offset,
+			Path: ev.Mapping.Path, BuildID: ev.Mapping.BuildID,
+		})
+	case bpf.EventExit:
+		a.table.Exit(ev.Time, ev.PID, ev.TID)
+	case bpf.EventLost:
+		a.table.Lost()
+		a.lost = true
+		a.log.Warn("process records lost: reading /proc again", "records", ev.Lost)
+	}
+}
+
+// sample adds one sample to the window.
+func (a *Agent) sample(s *bpf.Sample) {
+	p := a.table.Lookup(s.Time, process.Sample{
+		PID: s.PID, TID: s.TID, Start: s.ProcessStart, Exec: s.ExecID, Comm: s.Comm.String(),
+	})
+	if a.opts.PID != 0 && !a.table.Descends(p, a.opts.PID) {
+		a.window.skipped++
+		return
+	}
+	w := a.window
+	w.begin(p, s)
+	for i, pc := range s.Kernel {
+		if i > 0 {
+			pc-- // a return address
+		}
+		w.add(kernelBinary, pc)
+	}
+	outcome := a.addUser(w, p, s)
+	w.commit(outcome)
+}
+
+// addUser adds the user part of a stack, leaf first, and returns how its walk
+// ended as far as can be told now: the kernel did not know what its program
+// counters point at.
+func (a *Agent) addUser(w *window, p *process.Process, s *bpf.Sample) bpf.Outcome {
+	outcome := s.Outcome
+	for i, pc := range s.User {
+		caller := i > 0
+		at := pc
+		if caller {
+			at-- // a return address: the call is before it
+		}
+		m, ok := p.Mappings.Find(at)
+		if !ok {
+			outcome = bpf.NoMapping
+			// Raw addresses are all there is of a process nobody knows. In a
+			// known one, a caller outside its code is some other word of its
+			// stack: the walk went astray.
+			if len(p.Mappings) == 0 {
+				w.add(noBinary, at)
+				continue
+			}
+			if !caller {
+				w.add(noBinary, at)
+			}
+			break
+		}
+		bin := a.binary(w, p, m)
+		addr, ok := m.Addr(at)
+		if !ok {
+			addr = at - m.Start + m.Offset
+		}
+		w.add(bin, addr)
+		if m.Kind == process.Anonymous && i == len(s.User)-1 && outcome.Truncated() && outcome != bpf.TooDeep {
+			outcome = bpf.JITEnd
+		}
+		if !caller && len(s.Stack) >= 8 {
+			a.addLeafCaller(w, p, m, binary.NativeEndian.Uint64(s.Stack)-1)
+		}
+	}
+	return outcome
+}
+
+// addLeafCaller notes the word on top of the stack, at, as the caller of the
+// leaf, in case the leaf turns out to have no frame of its own. Only code of
+// the same binary counts: that leaves out nearly all words that are none.
+func (a *Agent) addLeafCaller(w *window, p *process.Process, leaf process.Mapping, at uint64) {
+	m, ok := p.Mappings.Find(at)
+	if !ok || m.Object != leaf.Object || m.Kind != process.FileBacked {
+		return
+	}
+	if addr, ok := m.Addr(at); ok {
+		w.addLeafCaller(addr)
+	}
+}
+
+// binary returns the window's number of the binary that m maps, and sees to it
+// that its symbols can be read when the window ends.
+func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 {
+	part := mapped{m.Object, m.Offset}
+	if bin, ok := w.mapped[part]; ok {
+		return bin
+	}
+	if file, err := m.File(); m.Openable() && (file == nil && err == nil || file != nil && !a.symbols.has(file.Key)) {
+		if open, err := a.files.Open(p, m); err != nil {
+			a.account.unopened.Inc()
+			a.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
+		} else {
+			a.symbols.offer(open)
+		}
+	}
+	bin := w.binary(binaryOf(m))
+	w.mapped[part] = bin
+	return bin
+}
+
+// profileID names the profile of a process in a window, the same each time it
+// is sent.
+func (a *Agent) profileID(w *window, k process.Key) profilestore.ID {
+	b := slices.Clone(a.run[:])
+	for _, v := range []uint64{w.monoStart, uint64(k.PID), k.Start, uint64(k.Exec)} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	sum := sha256.Sum256(b)
+	return profilestore.ID(sum[:16])
+}
