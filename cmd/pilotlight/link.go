@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"pilotlight/profilestore"
+)
+
+// The link joins the two halves of `run`: the agent, which is root, and the
+// store with its HTTP server, which is nobody. It is a socket pair. The agent
+// half believes nothing that comes over it: it reads answers of a fixed form and
+// a bounded size.
+//
+// A message to the store half:
+//
+//	u8 kind | u32 length | payload
+//
+// An answer, to messageBatch and once after start with sequence 0:
+//
+//	u64 sequence | u8 ok | u16 length | error text
+//
+// All numbers are big-endian. The n-th messageBatch has sequence n. When the
+// agent half is done it sends messageEnd; a link that ends without one means
+// that it died.
+const (
+	messageBatch   = 1 // profilestore.MarshalBatch
+	messageReport  = 2 // JSON, httpapi.AgentReport
+	messageMetrics = 3 // delimited protobuf, the agent half's metrics
+	messageReady   = 4 // the sampler is attached
+	messageEnd     = 5
+)
+
+const (
+	linkHeader = 5
+	// maxMessage bounds what the store half takes at once: far more than the
+	// profiles of one window.
+	maxMessage = 256 << 20
+	maxAnswer  = 1 << 10
+)
+
+// agentLink is the agent half's end. It is an agent.Appender.
+type agentLink struct {
+	conn net.Conn
+
+	write    sync.Mutex // guards writing to conn and sequence
+	sequence uint64
+
+	answers chan answer   // of batches
+	started chan error    // the store half's first answer
+	broken  chan struct{} // closed when no answer can come any more
+	cause   error         // why; set before broken is closed
+}
+
+type answer struct {
+	sequence uint64
+	err      error
+}
+
+func newAgentLink(conn net.Conn) *agentLink {
+	l := &agentLink{
+		conn:    conn,
+		answers: make(chan answer, 16),
+		started: make(chan error, 1),
+		broken:  make(chan struct{}),
+	}
+	go l.read()
+	return l
+}
+
+// read takes the answers off the link until it ends.
+func (l *agentLink) read() {
+	defer close(l.broken)
+	in := bufio.NewReader(l.conn)
+	for {
+		a, err := readAnswer(in)
+		if err != nil {
+			l.cause = fmt.Errorf("store half is gone: %w", err)
+			return
+		}
+		if a.sequence == 0 {
+			select {
+			case l.started <- a.err:
+			default: // it starts once
+			}
+			continue
+		}
+		select {
+		case l.answers <- a:
+		default: // nobody waits any more for one so old
+		}
+	}
+}
+
+func readAnswer(r io.Reader) (answer, error) {
+	var head [11]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return answer{}, err
+	}
+	a := answer{sequence: binary.BigEndian.Uint64(head[:])}
+	n := binary.BigEndian.Uint16(head[9:])
+	if n > maxAnswer {
+		return answer{}, fmt.Errorf("answer of %d bytes, want at most %d", n, maxAnswer)
+	}
+	text := make([]byte, n)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return answer{}, err
+	}
+	if head[8] == 0 {
+		a.err = errors.New(string(text))
+	}
+	return a, nil
+}
+
+func appendAnswer(b []byte, sequence uint64, err error) []byte {
+	ok, text := byte(1), ""
+	if err != nil {
+		ok, text = 0, err.Error()
+		text = text[:min(len(text), maxAnswer)]
+	}
+	b = binary.BigEndian.AppendUint64(b, sequence)
+	b = append(b, ok)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
+	return append(b, text...)
+}
+
+// send writes one message.
+func (l *agentLink) send(ctx context.Context, kind byte, payload []byte) error {
+	l.write.Lock()
+	defer l.write.Unlock()
+	return l.sendLocked(ctx, kind, payload)
+}
+
+func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) error {
+	if len(payload) > maxMessage {
+		return fmt.Errorf("message of %d bytes to the store half, at most %d are taken", len(payload), maxMessage)
+	}
+	deadline, _ := ctx.Deadline() // zero: none
+	if err := l.conn.SetWriteDeadline(deadline); err != nil {
+		return fmt.Errorf("write to store half: %w", err)
+	}
+	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))
+	buffers := net.Buffers{head, payload}
+	if _, err := buffers.WriteTo(l.conn); err != nil {
+		// Half a message may have gone out: the other end cannot find the next.
+		return errors.Join(fmt.Errorf("write to store half: %w", err), l.conn.Close())
+	}
+	return nil
+}
+
+// Append implements agent.Appender. The profiles are durable when it returns nil.
+func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) error {
+	payload := profilestore.MarshalBatch(nil, batch)
+	l.write.Lock()
+	l.sequence++
+	sequence := l.sequence
+	err := l.sendLocked(ctx, messageBatch, payload)
+	l.write.Unlock()
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case a := <-l.answers:
+			if a.sequence == sequence {
+				return a.err
+			}
+		case <-l.broken:
+			return l.cause
+		case <-ctx.Done():
+			return fmt.Errorf("wait for store half: %w", ctx.Err())
+		}
+	}
+}
+
+// end tells the store half to close the store and end. It does, or is killed,
+// before the deadline of ctx.
+func (l *agentLink) end(ctx context.Context) error {
+	err := l.send(ctx, messageEnd, nil)
+	select {
+	case <-l.broken:
+	case <-ctx.Done():
+		err = errors.Join(err, fmt.Errorf("store half does not end: %w", ctx.Err()))
+	}
+	return errors.Join(err, l.conn.Close())
+}
+
+// readMessage reads one message of the agent half.
+func readMessage(r io.Reader) (kind byte, payload []byte, err error) {
+	var head [linkHeader]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if n > maxMessage {
+		return 0, nil, fmt.Errorf("message of %d bytes, want at most %d", n, maxMessage)
+	}
+	payload = make([]byte, n)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return 0, nil, err
+	}
+	return head[0], payload, nil
+}
+
+// socketPair returns the two ends of a link: a connection, and the file that the
+// store half is to inherit.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket pair: %w", err)
+	}
+	end := os.NewFile(uintptr(fds[0]), "link")
+	theirs = os.NewFile(uintptr(fds[1]), "link")
+	ours, err = net.FileConn(end)
+	if err := errors.Join(err, end.Close()); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make socket pair: %w", err), theirs.Close())
+	}
+	return ours, theirs, nil
+}

@@ -1,0 +1,103 @@
+// Pilotlight profiles the CPU use of a whole machine, all the time.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the linker; a build without it says what Go knows of the commit.
+var version string
+
+// started is when the process began, as far as Go can tell.
+var started = time.Now()
+
+// cli is the command line. Every flag can be given in the environment too, as
+// PILOTLIGHT_ and its name; the flag wins.
+type cli struct {
+	LogLevel slog.Level       `help:"Least level that is logged: debug, info, warn or error." default:"info" placeholder:"LEVEL"`
+	Version  kong.VersionFlag `help:"Print the version and exit."`
+
+	Run    runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
+	Record recordCmd  `cmd:"" help:"Profile for a while and write a pprof file."`
+	Vers   versionCmd `cmd:"" name:"version" help:"Print the version."`
+
+	Store storeCmd `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
+}
+
+// globals is what every command gets.
+type globals struct {
+	stdout, stderr io.Writer
+	log            *slog.Logger
+	logLevel       slog.Level
+	version        string
+}
+
+// exitError ends the program with a status and says nothing more.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	if version == "" {
+		version = buildVersion()
+	}
+	var c cli
+	parsed := kong.Parse(&c,
+		kong.Name("pilotlight"),
+		kong.Description("An always-on profiler of the whole machine."),
+		kong.DefaultEnvars("PILOTLIGHT"),
+		kong.Vars{"version": version},
+		kong.UsageOnError(),
+	)
+	g := &globals{
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel})),
+		version:  version,
+		logLevel: c.LogLevel,
+	}
+	if err := parsed.Run(g); err != nil {
+		var code exitError
+		if errors.As(err, &code) {
+			os.Exit(int(code))
+		}
+		fmt.Fprintf(os.Stderr, "pilotlight: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// buildVersion is the commit that the binary was built from, or "devel".
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	revision, modified := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(len(s.Value), 12)]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = "-dirty"
+		}
+	}
+	if revision == "" {
+		return "devel"
+	}
+	return revision + modified
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(g *globals) error {
+	_, err := fmt.Fprintln(g.stdout, g.version)
+	return err
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"golang.org/x/sys/unix"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/agent"
+	"pilotlight/profilestore"
+)
+
+// recordCmd profiles for a while and writes one pprof file. It needs no server.
+type recordCmd struct {
+	PID       uint32        `short:"p" name:"pid" xor:"whom" help:"Profile this process and what it starts." placeholder:"PID"`
+	All       bool          `short:"a" name:"all" xor:"whom" help:"Profile the whole machine. This is the default."`
+	Duration  time.Duration `short:"d" help:"How long; with a command, at most so long. Default: 10s, or until the command ends."`
+	Frequency int           `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
+	Output    string        `short:"o" help:"File to write." default:"profile.pb.gz" placeholder:"FILE"`
+	Command   []string      `arg:"" optional:"" passthrough:"" help:"Command to run and profile, after --."`
+}
+
+// topFunctions is how many functions record lists at its end.
+const topFunctions = 10
+
+func (c *recordCmd) Run(g *globals) error {
+	if len(c.Command) > 0 && c.Command[0] == "--" {
+		c.Command = c.Command[1:]
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	// The file is made first: whoever cannot write it need not wait to be told.
+	out, err := os.Create(c.Output)
+	if err != nil {
+		return fmt.Errorf("write profile: %w: choose another file with -o", err)
+	}
+	prof, report, err := c.record(g)
+	if err == nil {
+		err = prof.Write(out)
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	return summarize(g.stderr, c.Output, prof, report)
+}
+
+func (c *recordCmd) check() error {
+	if len(c.Command) > 0 && (c.PID != 0 || c.All) {
+		return errors.New("record a command, or -p PID, or -a: not two of them")
+	}
+	if c.Duration < 0 {
+		return fmt.Errorf("-d %v: give a time above zero", c.Duration)
+	}
+	if c.PID != 0 {
+		if err := unix.Kill(int(c.PID), 0); errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("-p %d: there is no such process", c.PID)
+		}
+	}
+	return checkInitialPIDNamespace()
+}
+
+// record profiles until its time is over, the command ends or a signal comes.
+func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
+	fail := func(err error) (*profile.Profile, agent.Report, error) { return nil, agent.Report{}, err }
+	sampler, err := bpf.Open(bpf.Options{Frequency: c.Frequency})
+	if err != nil {
+		return fail(err)
+	}
+	defer sampler.Close()
+	if err := sampler.Start(); err != nil {
+		return fail(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	duration := c.Duration
+	if duration == 0 && len(c.Command) == 0 {
+		duration = 10 * time.Second
+	}
+	if duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, duration)
+		defer cancel()
+	}
+	pid := c.PID
+	if len(c.Command) > 0 {
+		cmd := exec.Command(c.Command[0], c.Command[1:]...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		if err := cmd.Start(); err != nil {
+			return fail(fmt.Errorf("run %s: %w", c.Command[0], err))
+		}
+		pid = uint32(cmd.Process.Pid)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			defer cancel()
+			if err := cmd.Wait(); err != nil {
+				g.log.Warn("command ended", "command", c.Command[0], "err", err)
+			}
+		}()
+	}
+
+	var kept collector
+	var report agent.Report
+	a, err := agent.New(sampler, &kept, agent.Options{
+		Version:  g.version,
+		PID:      pid,
+		Logger:   g.log,
+		OnReport: func(r agent.Report) { report = r },
+	})
+	if err != nil {
+		return fail(err)
+	}
+	progressed := make(chan struct{})
+	go func() {
+		defer close(progressed)
+		showProgress(ctx, g.stderr, sampler)
+	}()
+	err = a.Run(ctx)
+	stop()
+	<-progressed
+	if err != nil {
+		return fail(err)
+	}
+	prof, err := kept.merge()
+	return prof, report, err
+}
+
+// collector is an agent.Appender that keeps the profiles in memory.
+type collector struct {
+	mu       sync.Mutex
+	profiles []*profile.Profile
+}
+
+// Append implements agent.Appender.
+func (c *collector) Append(_ context.Context, batch []profilestore.Encoded) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range batch {
+		p, err := profile.ParseData(e.Pprof)
+		if err != nil {
+			return fmt.Errorf("parse own profile: %w", err)
+		}
+		// Mappings are numbered anew when profiles are merged.
+		p.Comments = slices.DeleteFunc(p.Comments, func(s string) bool { return strings.HasPrefix(s, "file_key ") })
+		c.profiles = append(c.profiles, p)
+	}
+	return nil
+}
+
+func (c *collector) merge() (*profile.Profile, error) {
+	if len(c.profiles) == 0 {
+		return nil, errors.New("no sample was taken: what was to be profiled did not run; record longer")
+	}
+	// A profile's duration is that of all windows, not the sum over processes.
+	first, last := c.profiles[0].TimeNanos, int64(0)
+	for _, p := range c.profiles {
+		first, last = min(first, p.TimeNanos), max(last, p.TimeNanos+p.DurationNanos)
+	}
+	merged, err := profile.Merge(c.profiles)
+	if err != nil {
+		return nil, fmt.Errorf("merge profiles: %w", err)
+	}
+	merged.TimeNanos, merged.DurationNanos = first, last-first
+	return merged, nil
+}
+
+// showProgress writes once a second how far it is, if there is somebody to see it.
+func showProgress(ctx context.Context, w io.Writer, s *bpf.Sampler) {
+	if f, ok := w.(*os.File); !ok || !isTerminal(f) {
+		return
+	}
+	begun := time.Now()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			fmt.Fprint(w, "\r\x1b[K")
+			return
+		case <-tick.C:
+		}
+		if st, err := s.Stats(); err == nil {
+			fmt.Fprintf(w, "\r%v, %d samples\x1b[K", time.Since(begun).Round(time.Second), st.Taken)
+		}
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// summarize tells what a recording is worth and what it found.
+func summarize(w io.Writer, path string, p *profile.Profile, r agent.Report) error {
+	var kept, truncated uint64
+	for o, n := range r.Total.Outcomes {
+		if bpf.Outcome(o) != bpf.DroppedRing && bpf.Outcome(o) != bpf.DroppedUser {
+			kept += n
+			if bpf.Outcome(o).Truncated() {
+				truncated += n
+			}
+		}
+	}
+	fmt.Fprintf(w, "%s: %d samples in %v, %d truncated, %d of other processes; whole machine: %d taken, %d missed\n",
+		path, kept, time.Duration(p.DurationNanos).Round(10*time.Millisecond), truncated, r.Total.Skipped, r.Total.Taken, r.Total.Missed)
+	self, total := map[string]int64{}, int64(0)
+	for _, s := range p.Sample {
+		total += s.Value[1]
+		if len(s.Location) > 0 && len(s.Location[0].Line) > 0 {
+			self[s.Location[0].Line[0].Function.Name] += s.Value[1]
+		}
+	}
+	names := make([]string, 0, len(self))
+	for name := range self {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if self[a] != self[b] {
+			return int(self[b] - self[a])
+		}
+		return strings.Compare(a, b)
+	})
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, name := range names[:min(len(names), topFunctions)] {
+		fmt.Fprintf(out, "%.1f%%\t%v\t  %s\n", 100*float64(self[name])/float64(total), time.Duration(self[name]).Round(time.Millisecond), name)
+	}
+	return out.Flush()
+}

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"golang.org/x/sys/unix"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/agent"
+)
+
+// stopTimeout is how long both halves together may take to end in good order.
+const stopTimeout = 4500 * time.Millisecond
+
+// runCmd is the agent half of `run`: it samples as root and hands profiles to
+// the store half, a child process without privileges that it starts.
+type runCmd struct {
+	Listen    string `help:"Address of the web page and the API." default:"127.0.0.1:7100" placeholder:"HOST:PORT"`
+	Data      string `help:"Directory of the profiles. Default: /var/lib/pilotlight as root, else below XDG_STATE_HOME." placeholder:"DIR"`
+	Frequency int    `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
+	storeFlags
+}
+
+func (c *runCmd) Run(g *globals) error {
+	if err := checkInitialPIDNamespace(); err != nil {
+		return err
+	}
+	data, err := dataDir(c.Data)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return explainListen(c.Listen, err)
+	}
+	owner, err := storeUser()
+	if err != nil {
+		return err
+	}
+	if err := makeDataDir(data, owner); err != nil {
+		return err
+	}
+
+	// The store half opens its store while the sampler is loaded.
+	half, err := startStoreHalf(listener.(*net.TCPListener), data, owner, c.storeFlags, g)
+	if err != nil {
+		return err
+	}
+	runErr := c.sample(g, half, listener.Addr())
+	return errors.Join(runErr, half.stop())
+}
+
+// sample profiles until a signal comes or the store half ends.
+func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
+	sampler, err := bpf.Open(bpf.Options{Frequency: c.Frequency})
+	if err != nil {
+		return err
+	}
+	defer sampler.Close()
+	if err := sampler.Start(); err != nil {
+		return err
+	}
+	g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", time.Since(started).Round(time.Millisecond))
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-half.link.started:
+			if err != nil {
+				cancel(err)
+				return
+			}
+			g.log.Info("serving", "url", "http://"+addr.String())
+		case <-half.link.broken:
+		}
+		<-half.link.broken
+		cancel(half.link.cause)
+	}()
+	if err := half.link.send(ctx, messageReady, nil); err != nil {
+		return err
+	}
+
+	registry := prometheus.NewRegistry()
+	a, err := agent.New(sampler, half.link, agent.Options{
+		Version:    g.version,
+		Registerer: registry,
+		Logger:     g.log,
+		OnReport:   func(r agent.Report) { half.report(r, registry) },
+	})
+	if err != nil {
+		return err
+	}
+	err = a.Run(ctx)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// storeHalf is the child process that keeps and serves the profiles.
+type storeHalf struct {
+	cmd  *exec.Cmd
+	link *agentLink
+	log  *slog.Logger
+}
+
+// Files that the store half inherits.
+const (
+	linkFD     = 3
+	listenerFD = 4
+	dataFD     = 5
+)
+
+func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Credential, flags storeFlags, g *globals) (*storeHalf, error) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	socket, err := listener.File()
+	if err != nil {
+		return nil, fmt.Errorf("pass on listener: %w", err)
+	}
+	defer socket.Close()
+	if err := listener.Close(); err != nil { // the child's copy goes on listening
+		return nil, fmt.Errorf("pass on listener: %w", err)
+	}
+	dir, err := os.Open(data)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	defer dir.Close()
+
+	cmd := exec.Command("/proc/self/exe", append([]string{"store-half", "--data", data, "--log-level", g.logLevel.String()}, flags.args()...)...)
+	cmd.Args[0] = "pilotlight"
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs, socket, dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
+	if err := startWithoutNewPrivileges(cmd); err != nil {
+		return nil, errors.Join(fmt.Errorf("start store half: %w", err), conn.Close())
+	}
+	return &storeHalf{cmd: cmd, link: newAgentLink(conn), log: g.log}, nil
+}
+
+// startWithoutNewPrivileges starts cmd so that no setuid or file capability can
+// give it back what it does without.
+func startWithoutNewPrivileges(cmd *exec.Cmd) error {
+	result := make(chan error)
+	go func() {
+		// The flag is the thread's, and is inherited by what it starts. The
+		// thread is not unlocked and so ends with this goroutine.
+		runtime.LockOSThread()
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			result <- fmt.Errorf("give up new privileges: %w", err)
+			return
+		}
+		result <- cmd.Start()
+	}()
+	return <-result
+}
+
+// report tells the store half how the agent does.
+func (h *storeHalf) report(r agent.Report, metrics prometheus.Gatherer) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := h.sendReport(ctx, r, metrics); err != nil {
+		h.log.Warn("report to store half", "err", err)
+	}
+}
+
+func (h *storeHalf) sendReport(ctx context.Context, r agent.Report, metrics prometheus.Gatherer) error {
+	report, err := json.Marshal(agentReport(r))
+	if err != nil {
+		return err
+	}
+	families, err := metrics.Gather()
+	if err != nil {
+		return err
+	}
+	var encoded bytes.Buffer
+	enc := expfmt.NewEncoder(&encoded, expfmt.NewFormat(expfmt.TypeProtoDelim))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return err
+		}
+	}
+	return errors.Join(h.link.send(ctx, messageReport, report), h.link.send(ctx, messageMetrics, encoded.Bytes()))
+}
+
+// stop ends the store half in good order, or else at once.
+func (h *storeHalf) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	select {
+	case <-h.link.broken: // it ended by itself
+		return errors.Join(h.link.conn.Close(), h.cmd.Wait())
+	default:
+	}
+	if err := h.link.end(ctx); err != nil {
+		return errors.Join(err, h.cmd.Process.Kill(), h.cmd.Wait())
+	}
+	return h.cmd.Wait()
+}
+
+// storeUser returns who the store half runs as: the user pilotlight if there is
+// one, else nobody; nil, the same user, if this process may not choose.
+func storeUser() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"pilotlight", "nobody"} {
+		u, err := user.Lookup(name)
+		var unknown user.UnknownUserError
+		if errors.As(err, &unknown) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up user %s: %w", name, err)
+		}
+		uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
+		gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(uerr, gerr); err != nil {
+			return nil, fmt.Errorf("look up user %s: %w", name, err)
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	const overflow = 65534 // what the kernel calls users it cannot name
+	return &syscall.Credential{Uid: overflow, Gid: overflow}, nil
+}
+
+// dataDir returns the data directory: the one that was asked for, or the default.
+func dataDir(asked string) (string, error) {
+	if asked != "" {
+		return filepath.Abs(asked)
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/pilotlight", nil
+	}
+	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "pilotlight"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find a data directory: %w: name one with --data", err)
+	}
+	return filepath.Join(home, ".local", "state", "pilotlight"), nil
+}
+
+// makeDataDir makes the data directory if it is not there and gives it to owner.
+// One that is there is left as it is: it may be another program's.
+func makeDataDir(dir string, owner *syscall.Credential) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	err := os.Mkdir(dir, 0o750)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil && owner != nil {
+		err = os.Chown(dir, int(owner.Uid), int(owner.Gid))
+	}
+	if err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return nil
+}
+
+func explainListen(addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen on %s: the port is in use: stop what listens there, or choose another with --listen", addr)
+	}
+	return fmt.Errorf("listen on %s: %w: choose another address with --listen", addr, err)
+}
