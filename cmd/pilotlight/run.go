@@ -100,7 +100,6 @@ func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
 	if err := half.link.send(ctx, messageReady, nil); err != nil {
 		return err
 	}
-
 	registry := prometheus.NewRegistry()
 	a, err := agent.New(sampler, half.link, agent.Options{
 		Version:    g.version,
@@ -111,6 +110,7 @@ func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
 	if err != nil {
 		return err
 	}
+	go half.reportFirstSample(ctx, sampler, registry)
 	err = a.Run(ctx)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(cause, err)
@@ -181,20 +181,41 @@ func startWithoutNewPrivileges(cmd *exec.Cmd) error {
 	return <-result
 }
 
-// report tells the store half how the agent does.
-func (h *storeHalf) report(r agent.Report, metrics prometheus.Gatherer) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := h.sendReport(ctx, r, metrics); err != nil {
+// reportFirstSample has the metrics tell that the sampler works before the first
+// window is over.
+func (h *storeHalf) reportFirstSample(ctx context.Context, s *bpf.Sampler, metrics prometheus.Gatherer) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if st, err := s.Stats(); err != nil || st.Taken > 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	h.log.Info("first sample taken", "after", time.Since(started).Round(time.Millisecond))
+	if err := h.sendMetrics(ctx, metrics); err != nil {
 		h.log.Warn("report to store half", "err", err)
 	}
 }
 
-func (h *storeHalf) sendReport(ctx context.Context, r agent.Report, metrics prometheus.Gatherer) error {
+// report tells the store half how the agent does.
+func (h *storeHalf) report(r agent.Report, metrics prometheus.Gatherer) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
 	report, err := json.Marshal(agentReport(r))
-	if err != nil {
-		return err
+	if err == nil {
+		err = h.link.send(ctx, messageReport, report)
 	}
+	if err := errors.Join(err, h.sendMetrics(ctx, metrics)); err != nil {
+		h.log.Warn("report to store half", "err", err)
+	}
+}
+
+func (h *storeHalf) sendMetrics(ctx context.Context, metrics prometheus.Gatherer) error {
 	families, err := metrics.Gather()
 	if err != nil {
 		return err
@@ -206,7 +227,7 @@ func (h *storeHalf) sendReport(ctx context.Context, r agent.Report, metrics prom
 			return err
 		}
 	}
-	return errors.Join(h.link.send(ctx, messageReport, report), h.link.send(ctx, messageMetrics, encoded.Bytes()))
+	return h.link.send(ctx, messageMetrics, encoded.Bytes())
 }
 
 // stop ends the store half in good order, or else at once.

@@ -61,7 +61,7 @@ func startAgent(ctx context.Context, pilotlight string, frequency int) (*agent, 
 	}
 	a := &agent{dir: dir, metrics: "http://" + address + "/metrics", log: newLogWatcher("attached")}
 	a.cmd = exec.CommandContext(ctx, pilotlight, "run", "--listen", address, "--frequency", strconv.Itoa(frequency),
-		"--data", filepath.Join(dir, "data"), "--cache", filepath.Join(dir, "cache"))
+		"--data", filepath.Join(dir, "data"))
 	a.cmd.Cancel = func() error { return a.cmd.Process.Signal(syscall.SIGTERM) }
 	a.cmd.WaitDelay = stopLimit
 	a.cmd.Stderr = a.log

@@ -50,7 +50,6 @@ func standIn() error {
 	listen := flags.String("listen", "", "")
 	frequency := flags.Int("frequency", 0, "")
 	data := flags.String("data", "", "")
-	flags.String("cache", "", "")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Command cost measures what `pilotlight run` costs on the idle and the mix load, at 19 and 99 Hz, with empty
-// data and cache directories, and beside it `perf record -a -g -F 99` in the same run of the load. It needs
+// data directory, and beside it `perf record -a -g -F 99` in the same run of the load. It needs
 // root, and a machine that does nothing else. It prints one figure a line:
 //
 //	bench: mix 19Hz agent_cpu_percent 0.34
