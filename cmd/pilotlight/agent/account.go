@@ -122,18 +122,38 @@ func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
 
 // begin starts to count missed samples.
 func (a *account) begin() error {
-	busy, err := process.ReadBusy(a.proc)
-	if err != nil {
-		return err
-	}
-	st, err := a.sampler.Stats()
+	busy, st, err := a.read()
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.busyStart, a.takenStart = busy.Total, st.Taken
+	a.busyStart, a.takenStart = busy, st.Taken
 	return nil
+}
+
+// end reads what was taken, and what should have been, when w ended.
+func (a *account) end(w *window) error {
+	busy, st, err := a.read()
+	if err != nil {
+		return err
+	}
+	w.stats = st
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := (busy - a.busyStart) * float64(a.sampler.Frequency())
+	a.missed = max(a.missed, uint64(max(0, due-float64(st.Taken-a.takenStart))))
+	return nil
+}
+
+// read returns the CPU seconds that were busy since boot, and the sampler's counters.
+func (a *account) read() (busy float64, st bpf.Stats, err error) {
+	b, err := process.ReadBusy(a.proc)
+	if err != nil {
+		return 0, bpf.Stats{}, err
+	}
+	st, err = a.sampler.Stats()
+	return b.Total, st, err
 }
 
 // keep counts a window whose profiles were appended.
@@ -159,14 +179,6 @@ func (a *account) drop(w *window) {
 
 // report closes the books of a window.
 func (a *account) report(w *window) (Report, error) {
-	busy, err := process.ReadBusy(a.proc)
-	if err != nil {
-		return Report{}, err
-	}
-	st, err := a.sampler.Stats()
-	if err != nil {
-		return Report{}, err
-	}
 	cpu, err := ownCPU()
 	if err != nil {
 		return Report{}, err
@@ -177,8 +189,7 @@ func (a *account) report(w *window) (Report, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	due := (busy.Total - a.busyStart) * float64(a.sampler.Frequency())
-	a.missed = max(a.missed, uint64(max(0, due-float64(st.Taken-a.takenStart))))
+	st := w.stats
 	total := Account{
 		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu, BPF: st.Run,
 	}

@@ -176,13 +176,14 @@ func (a *Agent) drain(windows chan *window) error {
 		if errors.Is(err, os.ErrClosed) {
 			mono, _ := a.clock()
 			a.window.end(mono)
-			a.send(windows)
-			return nil
+			return a.send(windows)
 		}
 		if err != nil {
 			return fmt.Errorf("read samples: %w", err)
 		}
-		a.merge(&b, windows)
+		if err := a.merge(&b, windows); err != nil {
+			return err
+		}
 		a.table.Expire(b.Upto)
 		if a.lost && time.Since(a.snapshots) > time.Second {
 			a.lost, a.snapshots = false, time.Now()
@@ -194,7 +195,7 @@ func (a *Agent) drain(windows chan *window) error {
 }
 
 // merge applies the samples and events of b in the order of their time.
-func (a *Agent) merge(b *bpf.Batch, windows chan *window) {
+func (a *Agent) merge(b *bpf.Batch, windows chan *window) error {
 	events := b.Events
 	for i := range b.Samples {
 		s := &b.Samples[i]
@@ -202,31 +203,40 @@ func (a *Agent) merge(b *bpf.Batch, windows chan *window) {
 			a.event(&events[0])
 			events = events[1:]
 		}
-		a.turn(s.Time, windows)
+		if err := a.turn(s.Time, windows); err != nil {
+			return err
+		}
 		a.sample(s)
 	}
 	for i := range events {
 		a.event(&events[i])
 	}
-	a.turn(b.Upto, windows)
+	return a.turn(b.Upto, windows)
 }
 
 // turn ends the window if now lies behind it, and begins the next.
-func (a *Agent) turn(now uint64, windows chan *window) {
+func (a *Agent) turn(now uint64, windows chan *window) error {
 	if now < a.window.monoEnd {
-		return
+		return nil
 	}
-	a.send(windows)
+	if err := a.send(windows); err != nil {
+		return err
+	}
 	a.window = a.newWindow()
+	return nil
 }
 
-func (a *Agent) send(windows chan *window) {
+func (a *Agent) send(windows chan *window) error {
+	if err := a.account.end(a.window); err != nil {
+		return fmt.Errorf("account for window: %w", err)
+	}
 	select {
 	case windows <- a.window:
 	default:
 		a.account.drop(a.window)
 		a.log.Warn("window dropped: profiles are not taken fast enough", "samples", a.window.samples)
 	}
+	return nil
 }
 
 func (a *Agent) event(ev *bpf.Event) {

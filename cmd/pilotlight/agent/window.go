@@ -90,7 +90,8 @@ type window struct {
 
 	samples  uint64 // that count, by outcome
 	outcomes [bpf.NumOutcomes]uint64
-	skipped  uint64 // left out by Options.PID
+	skipped  uint64    // left out by Options.PID
+	stats    bpf.Stats // at the window's end
 
 	// The stack under construction.
 	current *stacks
