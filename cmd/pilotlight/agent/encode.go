@@ -208,7 +208,9 @@ func (b *profileBuilder) mapping(n *named) *profile.Mapping {
 		}
 	}
 	rank := n.frames[0].Source
-	m.HasFunctions = m.HasFunctions || rank > symbolize.None
+	// pprof looks for names of its own where there are none, and would take them
+	// from whatever has the path today if no build ID says otherwise.
+	m.HasFunctions = m.HasFunctions || rank > symbolize.None || m.BuildID == ""
 	if rank >= symbolize.Pclntab {
 		m.HasFilenames, m.HasLineNumbers, m.HasInlineFrames = true, true, true
 	}
