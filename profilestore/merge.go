@@ -104,7 +104,7 @@ func keepMatching(p *profile.Profile, rest []*labels.Matcher) {
 	p.Sample = slices.DeleteFunc(p.Sample, func(sample *profile.Sample) bool {
 		return !matchAll(rest, func(name string) string {
 			if values := sample.Label[name]; len(values) > 0 {
-				return strings.ToValidUTF8(values[0], "\uFFFD")
+				return validUTF8(values[0])
 			}
 			return ""
 		})

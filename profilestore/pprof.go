@@ -564,10 +564,12 @@ func (t *pprofTables) readLabel(b []byte, s *pprofSample) error {
 			return nil
 		}
 	}
-	// A comm may hold any bytes; a selector and JSON cannot.
-	s.labels = append(s.labels, pprofLabel{strings.ToValidUTF8(name, "\uFFFD"), strings.ToValidUTF8(value, "\uFFFD")})
+	s.labels = append(s.labels, pprofLabel{validUTF8(name), validUTF8(value)})
 	return nil
 }
+
+// validUTF8 makes text that a selector can name: a comm may hold any bytes, PromQL and JSON cannot.
+func validUTF8(s string) string { return strings.ToValidUTF8(s, "?") }
 
 // frames appends the frames of a location, outermost first. One without a function is named by its address.
 func (t *pprofTables) frames(dst []flamegraph.Frame, location int) []flamegraph.Frame {

@@ -1,0 +1,439 @@
+package profilestore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"pilotlight/profilestore/flamegraph"
+)
+
+// message builds protobuf by hand, for what pprof's own writer would not write.
+type message []byte
+
+func (m message) num(field protowire.Number, v uint64) message {
+	return protowire.AppendVarint(protowire.AppendTag(m, field, protowire.VarintType), v)
+}
+
+func (m message) bytes(field protowire.Number, b []byte) message {
+	return protowire.AppendBytes(protowire.AppendTag(m, field, protowire.BytesType), b)
+}
+
+func (m message) times(n int, field protowire.Number, b []byte) message {
+	for range n {
+		m = m.bytes(field, b)
+	}
+	return m
+}
+
+// head is a profile with one sample type and the strings "", "cpu", "ns"; nothing follows that counts twice.
+func head() message {
+	return message{}.bytes(fieldString, nil).bytes(fieldString, []byte("cpu")).bytes(fieldString, []byte("ns")).
+		bytes(fieldSampleType, message{}.num(1, 1).num(2, 2))
+}
+
+func gzipped(t testing.TB, b []byte) []byte {
+	t.Helper()
+	z, err := deflate(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
+// bomb is a megabyte or so that inflates to n bytes.
+func bomb(t testing.TB, n int64) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	zeros := make([]byte, 1<<20)
+	for ; n > 0; n -= int64(len(zeros)) {
+		if _, err := w.Write(zeros); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func hostile(t testing.TB) map[string][]byte {
+	line := message{}.num(1, 1)
+	function := message{}.num(1, 1)
+	location := message{}.num(1, 1)
+	value := message{}.num(2, 1)
+	deep := message{}
+	for range maxDepth + 1 {
+		deep = deep.num(1, 1)
+	}
+	labels := value
+	for range maxSampleLabels + 1 {
+		labels = labels.bytes(3, message{}.num(1, 1).num(2, 1))
+	}
+	return map[string][]byte{
+		"more than 67108864 bytes inflated":          bomb(t, 2600<<20),
+		"more than 65536 samples":                    gzipped(t, head().times(4_000_000, fieldSample, nil)),
+		"more than 262144 locations":                 numbered(head(), fieldLocation, maxLocations+1),
+		"more than 262144 functions":                 numbered(head(), fieldFunction, maxFunctions+1),
+		"more than 65536 mappings":                   numbered(head(), fieldMapping, maxMappings+1),
+		"more than 1048576 strings":                  head().times(maxStrings, fieldString, nil),
+		"more than 16777216 bytes of strings":        head().bytes(fieldString, make([]byte, maxStringBytes)),
+		"more than 8192 frames in a stack":           head().bytes(fieldLocation, location).bytes(fieldSample, deep),
+		"more than 8192 frames in a stack, inlined":  head().bytes(fieldFunction, function).bytes(fieldLocation, location.times(5000, 4, line)).bytes(fieldSample, message{}.num(1, 1).num(1, 1)),
+		"more than 1048576 lines":                    head().bytes(fieldFunction, function).bytes(fieldLocation, location.times(maxLines+1, 4, line)),
+		"more than 16 sample types":                  head().times(maxSampleTypes, fieldSampleType, nil),
+		"more than 32 labels on a sample":            head().bytes(fieldSample, labels),
+		"more than 4096 comments":                    head().bytes(fieldComment, make([]byte, 5000)),
+		"has the value -1":                           head().bytes(fieldSample, message{}.num(2, math.MaxUint64)),
+		"sum to more than 2^53":                      head().times(3, fieldSample, message{}.num(2, 1<<52)),
+		"has 0 values for 1":                         head().bytes(fieldSample, nil),
+		"more values than the 1":                     head().bytes(fieldSample, value.num(2, 1)),
+		"names location 7":                           head().bytes(fieldSample, value.num(1, 7)),
+		"names function 7":                           head().bytes(fieldLocation, location.bytes(4, message{}.num(1, 7))),
+		"location id 1 is zero or there twice":       head().times(2, fieldLocation, location),
+		"function id 0 is zero or there twice":       head().bytes(fieldFunction, nil),
+		"string index out of range":                  head().bytes(fieldFunction, function.num(2, 3)),
+		"string index out of range, in a label":      head().bytes(fieldSample, value.bytes(3, message{}.num(1, 9))),
+		"no sample type":                             message{}.bytes(fieldString, nil),
+		"empty or there twice":                       head().bytes(fieldSampleType, message{}.num(1, 1).num(2, 2)),
+		"does not begin with":                        {},
+		"two profiles in one":                        head().num(fieldTime, 1).num(fieldTime, 1),
+		"not a pprof protobuf":                       []byte("heap profile: 1: 2 [3: 4] @ heap/1\n"),
+		"not a pprof protobuf, cut":                  head()[:20],
+		"not a pprof protobuf, number for a message": head().num(fieldSample, 1),
+		"not a pprof protobuf, HTML":                 []byte("<!DOCTYPE html><html></html>"),
+		"inflate":                                    {0x1f, 0x8b, 8, 0, 0, 0},
+		"inflate, cut":                               gzipped(t, head())[:30],
+	}
+}
+
+// numbered adds n messages with the ids from 1 on.
+func numbered(m message, field protowire.Number, n int) message {
+	for id := range n {
+		m = m.bytes(field, message{}.num(1, uint64(id+1)))
+	}
+	return m
+}
+
+func TestHostileProfiles(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	for want, body := range hostile(t) {
+		t.Run(want, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := s.Append(context.Background(), []Encoded{newSource(1).profile(t), {Name: "process_cpu", Time: start.UnixNano(), Pprof: body}})
+			runtime.ReadMemStats(&after)
+
+			e := (*Error)(nil)
+			want, _, _ := strings.Cut(want, ",")
+			if !errors.As(err, &e) || !strings.Contains(e.Message, want) || !strings.HasPrefix(e.Message, "profile 2 of 2") {
+				t.Fatalf("got %v", err)
+			}
+			if code := map[bool]Code{true: PayloadTooLarge, false: BadRequest}[strings.HasPrefix(want, "more than ")]; e.Code != code {
+				t.Errorf("code %s, want %s", e.Code, code)
+			}
+			// The largest is inflated to the limit of 64 MB, in a buffer that doubles: 128 MB, and as much before.
+			if used := after.TotalAlloc - before.TotalAlloc; used > 288<<20 {
+				t.Errorf("%d MB allocated for %d bytes", used>>20, len(body))
+			}
+		})
+	}
+	if got := stored(t, s); len(got) != 0 {
+		t.Errorf("%d profiles of refused batches are stored", len(got))
+	}
+}
+
+func TestRefused(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	now := start.Add(time.Hour)
+	tests := []struct {
+		want   string
+		change func(e *Encoded)
+	}{
+		{"profile name", func(e *Encoded) { e.Name = "a b" }},
+		{"before the retention", func(e *Encoded) { e.Time = now.Add(-7*24*time.Hour - 1).UnixNano() }},
+		{"ahead of the server's clock", func(e *Encoded) { e.Time = now.Add(10*time.Minute + 1).UnixNano() }},
+		{"duration", func(e *Encoded) { e.Duration = -1 }},
+		{"label name", func(e *Encoded) { e.Labels = Labels{{"a-b", "x"}} }},
+		{"is empty", func(e *Encoded) { e.Labels = Labels{{"a", ""}} }},
+		{"not in order", func(e *Encoded) { e.Labels = Labels{{"b", "x"}, {"a", "x"}} }},
+		{"not in order", func(e *Encoded) { e.Labels = Labels{{"a", "x"}, {"a", "y"}} }},
+		{"not UTF-8", func(e *Encoded) { e.Labels = Labels{{"a", "\xff"}} }},
+		{"33 labels", func(e *Encoded) { e.Labels = make(Labels, 33) }},
+		{"bytes", func(e *Encoded) { e.Labels = Labels{{"a", strings.Repeat("x", maxLabelValue+1)}} }},
+	}
+	for _, test := range tests {
+		e := newSource(1).profile(t)
+		test.change(&e)
+		err := s.Append(context.Background(), []Encoded{e})
+		if got := (*Error)(nil); !errors.As(err, &got) || got.Code != BadRequest || !strings.Contains(got.Message, test.want) {
+			t.Errorf("%s: %v", test.want, err)
+		}
+	}
+	for _, at := range []time.Time{now.Add(-7 * 24 * time.Hour), now.Add(10 * time.Minute)} {
+		e := newSource(1).profile(t)
+		e.ID, e.Time = ID{}, at.UnixNano()
+		mustAppend(t, s, e)
+	}
+}
+
+func TestMaxSeries(t *testing.T) {
+	o := testOptions()
+	o.MaxSeries = 3
+	s := open(t, t.TempDir(), o)
+	g := newSource(2)
+	with := func(i int) Encoded {
+		e := g.profile(t)
+		e.Labels = Labels{{"service_name", fmt.Sprint("s", i)}}
+		return e
+	}
+	mustAppend(t, s, with(0), with(1), with(1))
+	err := s.Append(context.Background(), []Encoded{with(2), with(3)})
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Code != TooManyRequests {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, with(2), with(0))
+	if got := stored(t, s); len(got) != 5 {
+		t.Errorf("%d profiles", len(got))
+	}
+}
+
+func TestIDs(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	g := newSource(3)
+	a, b := g.profile(t), g.profile(t)
+	mustAppend(t, s, a, a, b)
+	mustAppend(t, s, a)
+	if got := stored(t, s); len(got) != 2 {
+		t.Errorf("%d profiles, want 2", len(got))
+	}
+	a.ID, b.ID = ID{}, ID{}
+	mustAppend(t, s, a, b)
+	mustAppend(t, s, b)
+	if got := stored(t, s); len(got) != 4 {
+		t.Errorf("%d profiles, want 4: those without an ID are told apart by content", len(got))
+	}
+}
+
+// TestPlainProfile stores what came without gzip.
+func TestPlainProfile(t *testing.T) {
+	var plain bytes.Buffer
+	p := cpuProfile()
+	p.Sample = []*profile.Sample{{Value: []int64{1, 50}, Label: map[string][]string{"comm": {"a\xffb"}}}}
+	if err := p.WriteUncompressed(&plain); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, t.TempDir(), testOptions())
+	mustAppend(t, s, Encoded{Name: "process_cpu", Time: start.UnixNano(), Pprof: plain.Bytes()})
+	res, err := s.Select(context.Background(), all(t, `{comm="a?b"}`))
+	if err != nil || res.Stacks.Total() != 50 {
+		t.Errorf("%v, %v", res, err)
+	}
+}
+
+//go:noinline
+func allocate(depth int) []byte {
+	if depth > 0 {
+		return slices.Concat(allocate(depth-1), allocateLeaf(depth))
+	}
+	return allocateLeaf(1)
+}
+
+//go:noinline
+func allocateLeaf(n int) []byte { return make([]byte, n<<10) }
+
+// TestTopEqualsPprof compares with what pprof prints for a real profile: Go's own of its memory, with inlined
+// calls and a recursion.
+func TestTopEqualsPprof(t *testing.T) {
+	rate := runtime.MemProfileRate
+	runtime.MemProfileRate = 1
+	runtime.KeepAlive(allocate(20))
+	runtime.MemProfileRate = rate
+	runtime.GC()
+	var heap bytes.Buffer
+	if err := pprof.Lookup("allocs").WriteTo(&heap, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, t.TempDir(), testOptions())
+	mustAppend(t, s, Encoded{Name: "memory", Labels: Labels{{"service_name", "test"}}, Time: start.UnixNano(), Pprof: heap.Bytes()})
+	q := all(t, "")
+	var err error
+	if q.Type, err = ParseProfileType("memory:alloc_objects:count:space:bytes"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := s.Select(context.Background(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged, err := s.Merge(context.Background(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "merged.pb.gz")
+	if err := writeFile(path, encode(t, merged)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=0", "-nodefraction=0", "-edgefraction=0", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type line struct{ self, total int64 }
+	want := make(map[string]line)
+	for text := range strings.Lines(string(out)) {
+		f := strings.Fields(text) // flat flat% sum% cum cum% name
+		if len(f) < 6 || !strings.HasSuffix(f[1], "%") {
+			continue
+		}
+		self, selfErr := strconv.ParseInt(f[0], 10, 64)
+		total, totalErr := strconv.ParseInt(f[3], 10, 64)
+		if selfErr != nil || totalErr != nil {
+			t.Fatalf("line %q", text)
+		}
+		name := strings.TrimSuffix(strings.Join(f[5:], " "), " (inline)")
+		want[strings.TrimSuffix(name, " (partial-inline)")] = line{self, total}
+	}
+	if len(want) < 5 || want["pilotlight/profilestore.allocate"].total < 20 {
+		t.Fatalf("the profile shows nothing:\n%s", out)
+	}
+	table := flamegraph.Top(res.Stacks, res.Unit)
+	for _, r := range table.Rows {
+		if want[r.Function] != (line{r.Self, r.Total}) {
+			t.Errorf("%s: self %d, total %d; pprof says %v", r.Function, r.Self, r.Total, want[r.Function])
+		}
+		delete(want, r.Function)
+	}
+	if len(want) > 0 {
+		t.Errorf("pprof also has %v", want)
+	}
+}
+
+// FuzzReadPprof: what is taken must be readable by pprof, with the same values, and no input may do harm.
+func FuzzReadPprof(f *testing.F) {
+	g := newSource(4)
+	plain := func(b []byte) []byte {
+		var raw []byte
+		if err := inflate(b, func(r []byte) error { raw = bytes.Clone(r); return nil }); err != nil {
+			f.Fatal(err)
+		}
+		return raw
+	}
+	for range 4 {
+		f.Add(plain(g.profile(f).Pprof))
+	}
+	f.Add([]byte(head().bytes(fieldLocation, message{}.num(1, 1)).bytes(fieldSample, message{}.num(1, 1).num(2, 5).bytes(3, message{}.num(1, 1).num(3, 7)))))
+	f.Add([]byte(head().bytes(fieldSample, message{}.bytes(2, []byte{5})).num(fieldTime, 3).bytes(fieldPeriodType, message{}.num(1, 1))))
+	for _, body := range hostile(f) {
+		if len(body) < 10_000 && !isGzip(body) {
+			f.Add(body)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		tables, err := readPprof(raw)
+		if err != nil {
+			return
+		}
+		sums := make([]int64, len(tables.types))
+		labels := make(map[string]int)
+		var frames []flamegraph.Frame
+		n := 0
+		err = tables.samples(func(s *pprofSample) error {
+			n++
+			for i, v := range s.values {
+				sums[i] += v
+			}
+			for _, l := range s.labels {
+				labels[l.name+"="+l.value]++
+			}
+			for _, l := range s.locations {
+				frames = tables.frames(frames[:0], l)
+			}
+			return nil
+		})
+		if err != nil {
+			return
+		}
+		p, err := profile.ParseData(raw)
+		if err != nil {
+			t.Fatalf("pprof refuses it: %v", err)
+		}
+		if len(p.Sample) != n || len(p.SampleType) != len(sums) {
+			t.Fatalf("%d samples of %d types, pprof has %d of %d", n, len(sums), len(p.Sample), len(p.SampleType))
+		}
+		for _, s := range p.Sample {
+			for i, v := range s.Value {
+				sums[i] -= v
+			}
+			for name, values := range s.Label {
+				if name != "" {
+					labels[strings.ToValidUTF8(name, "?")+"="+strings.ToValidUTF8(values[0], "?")]--
+				}
+			}
+		}
+		for i, v := range sums {
+			if v != 0 {
+				t.Errorf("type %d differs by %d", i, v)
+			}
+		}
+		for l, v := range labels {
+			if v != 0 && !strings.HasSuffix(l, "=") {
+				t.Errorf("label %q differs by %d", l, v)
+			}
+		}
+	})
+}
+
+// FuzzReadIndex: a profile table of any bytes gives an error or an index that can be walked.
+func FuzzReadIndex(f *testing.F) {
+	b := newIndexBuilder()
+	own := &series{labels: Labels{{"a", "b"}}, types: []ProfileType{DefaultType}}
+	b.add(&profileMeta{id: ID{1}, time: 5, length: 7, series: own, totals: []int64{3}, sets: []Labels{{{"pid", "1"}}, nil}})
+	b.add(&profileMeta{id: ID{2}, time: 4, offset: 7, series: own, totals: []int64{3}, many: true})
+	f.Add(appendIndex(nil, &b.index))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		x, err := readIndex(raw)
+		if err != nil {
+			return
+		}
+		again := newIndexBuilder()
+		for i := range x.entries {
+			m := x.meta(&x.entries[i])
+			again.add(&m)
+		}
+		if len(again.entries) != len(x.entries) {
+			t.Fatal("entries are lost")
+		}
+	})
+}
+
+// FuzzUnmarshalBatch: any bytes give an error or a batch that marshals again.
+func FuzzUnmarshalBatch(f *testing.F) {
+	f.Add(MarshalBatch(nil, []Encoded{{Name: "x", Labels: Labels{{"a", "b"}}, Pprof: []byte("p")}, {}}))
+	f.Add([]byte{batchVersion, 0xff, 0xff, 0x03})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		batch, err := UnmarshalBatch(raw)
+		if err != nil {
+			return
+		}
+		again, err := UnmarshalBatch(MarshalBatch(nil, batch))
+		if err != nil || len(again) != len(batch) {
+			t.Fatalf("%d profiles, then %d, %v", len(batch), len(again), err)
+		}
+	})
+}
