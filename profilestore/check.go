@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -64,7 +65,7 @@ func (s *Store) checkProfile(e *Encoded) (*checked, error) {
 		if err != nil {
 			return err
 		}
-		c.series = &series{labels: e.Labels, types: t.schema(e.Name)}
+		c.series = &series{labels: slices.Clone(e.Labels), types: t.schema(e.Name)}
 		c.totals = make([]int64, len(t.types))
 		sets := newSetList()
 		err = t.samples(func(p *pprofSample) error {

@@ -27,7 +27,7 @@ func TestReopen(t *testing.T) {
 	wantStored(t, s, append(first, second...)...)
 }
 
-// active copies the store's directory with its one segment cut to n bytes.
+// cutCopy copies the store's directory with its one segment cut to n bytes.
 func cutCopy(t *testing.T, dir string, n int64) string {
 	t.Helper()
 	copied := t.TempDir()
@@ -319,6 +319,36 @@ func TestDiskFull(t *testing.T) {
 	disk.set(1<<20, nil)
 	mustAppend(t, s, refused...)
 	wantStored(t, reopen(t, s, testOptions()), append(kept, refused...)...)
+}
+
+// TestDiskFullAtRotation has no room for a new segment.
+func TestDiskFullAtRotation(t *testing.T) {
+	g := newSource(10)
+	disk := &faultyDisk{free: 1 << 20}
+	o := testOptions()
+	o.open, o.RetentionBytes = disk.open, 1<<20
+	s := open(t, t.TempDir(), o)
+	var kept []Encoded
+	for len(s.segments) == 1 && s.segments[0].size < s.segmentBytes() {
+		batch := g.batch(t, 20)
+		mustAppend(t, s, batch...)
+		kept = append(kept, batch...)
+	}
+	batch := g.batch(t, 2)
+	disk.set(3, nil)
+	for range 2 {
+		err := s.Append(context.Background(), batch)
+		if e := (*Error)(nil); !errors.As(err, &e) || e.Code != InsufficientStorage {
+			t.Fatal(err)
+		}
+	}
+	wantStored(t, s, kept...)
+	disk.set(1<<20, nil)
+	mustAppend(t, s, batch...)
+	if segs := segments(t, s.dir, ".seg"); len(segs) != 2 {
+		t.Errorf("%q", segs)
+	}
+	wantStored(t, reopen(t, s, o), append(kept, batch...)...)
 }
 
 func TestFailedSync(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -179,17 +179,12 @@ func wantStored(t testing.TB, s *Store, want ...Encoded) {
 	}
 }
 
-func segments(t testing.TB, dir, pattern string) []string {
+// segments lists the files of a store that end in suffix, by sequence.
+func segments(t testing.TB, dir, suffix string) []string {
 	t.Helper()
-	names, err := os.ReadDir(dir)
+	paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found []string
-	for _, n := range names {
-		if len(n.Name()) > 4 && n.Name()[len(n.Name())-4:] == pattern {
-			found = append(found, dir+"/"+n.Name())
-		}
-	}
-	return found
+	return paths
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // series is what a set of series labels and a schema have in common. The store holds each once.
@@ -150,6 +151,7 @@ func newIndexBuilder() *indexBuilder {
 func (b *indexBuilder) string(s string) uint32 {
 	id, ok := b.stringIDs[s]
 	if !ok {
+		s = strings.Clone(s) // it may be a piece of the strings of a whole profile
 		id = uint32(len(b.strings))
 		b.strings = append(b.strings, s)
 		b.stringIDs[s] = id

@@ -467,11 +467,12 @@ func (t *pprofTables) str(i uint64) string {
 	return t.text[t.ends[i-1]:t.ends[i]]
 }
 
-// schema is what the profile is, apart from its labels.
+// schema is what the profile is, apart from its labels. It shares no memory with the profile.
 func (t *pprofTables) schema(name string) []ProfileType {
+	own := func(i uint64) string { return strings.Clone(t.str(i)) }
 	types := make([]ProfileType, len(t.types))
 	for i, v := range t.types {
-		types[i] = ProfileType{name, t.str(v.typ), t.str(v.unit), t.str(t.period.typ), t.str(t.period.unit)}
+		types[i] = ProfileType{name, own(v.typ), own(v.unit), own(t.period.typ), own(t.period.unit)}
 	}
 	return types
 }

@@ -38,7 +38,7 @@ func ParseSelector(s string) ([]*labels.Matcher, error) {
 		return nil, &Error{Code: BadRequest, Param: "query", Message: fmt.Sprintf(`query %.80q: %v: write it as in {service_name="api", comm=~"w.*"}`, s, err), Err: err}
 	}
 	for _, m := range ms {
-		if m.Name == labels.MetricName {
+		if m.Name == "__name__" { // {"x"} and {__name__="x"} are PromQL for a metric's name
 			return nil, &Error{Code: BadRequest, Param: "query", Message: fmt.Sprintf(`query %.80q: the kind of profile is not a label: name it in "type"`, s)}
 		}
 	}

@@ -167,7 +167,8 @@ func (s *Store) sums(ctx context.Context, q *Query, by []string, fn func(m *matc
 }
 
 // Series sums the values per step, one series for each combination of values of the labels in by (series or
-// sample labels), largest first. The steps are multiples of step since the epoch.
+// sample labels), largest first. The steps are multiples of step since the epoch. A profile whose bytes are
+// damaged still counts where the sums in the index suffice.
 func (s *Store) Series(ctx context.Context, q Query, by []string, step time.Duration) ([]Series, error) {
 	if step <= 0 {
 		return nil, &Error{Code: BadRequest, Param: "step", Message: fmt.Sprintf("step %s: it must be positive, as in 30s", step)}
@@ -222,7 +223,13 @@ func (s *Store) Series(ctx context.Context, q Query, by []string, step time.Dura
 }
 
 // mod is never negative, also for times before 1970.
-func mod(t, step int64) int64 { return (t%step + step) % step }
+func mod(t, step int64) int64 {
+	r := t % step
+	if r < 0 {
+		r += step
+	}
+	return r
+}
 
 // Services lists the values of service_name with their totals, largest first. Profiles without one are under "".
 func (s *Store) Services(ctx context.Context, q Query) ([]Service, error) {

@@ -129,7 +129,7 @@ func (s *Store) admit(c *commit, inGroup map[ID]bool, added map[string]bool) (pe
 			fresh = append(fresh, key)
 		}
 	}
-	if len(s.series)+len(added)+len(fresh) > s.o.MaxSeries {
+	if len(fresh) > 0 && len(s.series)+len(added)+len(fresh) > s.o.MaxSeries {
 		return p, &Error{Code: TooManyRequests, Message: fmt.Sprintf("the store holds %d series, %d more would exceed its limit of %d: remove labels that change often", len(s.series)+len(added), len(fresh), s.o.MaxSeries)}
 	}
 	for _, profile := range c.profiles {
