@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"runtime/pprof"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,9 @@ func FuzzProfileTime(f *testing.F) {
 		p, perr := profile.ParseData(b)
 		if perr != nil {
 			return
+		}
+		if err != nil && strings.Contains(err.Error(), "overflows") {
+			return // google/pprof drops the bits that are too many; such a profile has no time to speak of
 		}
 		if err != nil {
 			t.Fatalf("google/pprof reads it, and profileTime says %v", err)

@@ -1,0 +1,283 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"pilotlight/profilestore/flamegraph"
+)
+
+// TestRoutes asks each route of the router for something real. A route without a case fails.
+func TestRoutes(t *testing.T) {
+	store := newTestStore(t)
+	s := newTestServer(t, store, Options{})
+	base := testBase()
+	fill(t, s, base)
+	all := func(more ...string) string { return during(base, 0, 60, more...) }
+
+	type check func(t *testing.T, resp *http.Response, body []byte)
+	is := func(want string) check { // JSON, or a part of a text
+		return func(t *testing.T, resp *http.Response, body []byte) {
+			t.Helper()
+			if resp.Header.Get("Content-Type") != "application/json" {
+				if !strings.Contains(string(body), want) {
+					t.Errorf("the answer lacks %q: %.400s", want, body)
+				}
+				return
+			}
+			var got, exp any
+			if err := json.Unmarshal(body, &got); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(want), &exp); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, exp) {
+				t.Errorf("got  %s\nwant %s", body, want)
+			}
+		}
+	}
+	baseMS := base.UnixMilli()
+	report := `{"version":"1","hostname":"box","start_ms":5,"window":{"samples_taken":3,"outcomes":{"complete":3}}}`
+
+	cases := []struct {
+		route, path, body string
+		check             check
+	}{
+		{"POST /api/v1/agents", "/api/v1/agents", report, is("")},
+		{"GET /api/v1/agents", "/api/v1/agents", "", func(t *testing.T, _ *http.Response, body []byte) {
+			var got struct{ Agents []AgentReport }
+			if err := json.Unmarshal(body, &got); err != nil || len(got.Agents) != 1 {
+				t.Fatalf("%s: %v", body, err)
+			}
+			if a := got.Agents[0]; a.Hostname != "box" || a.Window.Outcomes["complete"] != 3 || a.LastReportMS < baseMS {
+				t.Errorf("%+v", a)
+			}
+		}},
+		{"GET /api/v1/types", "/api/v1/types" + all(), "",
+			is(`{"types":["process_cpu:cpu:nanoseconds:cpu:nanoseconds","process_cpu:samples:count:cpu:nanoseconds"]}`)},
+		{"GET /api/v1/labels", "/api/v1/labels" + all(), "", is(`{"labels":["comm","hostname","pid","service_name"]}`)},
+		{"GET /api/v1/labels", "/api/v1/labels" + during(base, 60, 120), "", is(`{"labels":[]}`)},
+		{"GET /api/v1/label/:name/values", "/api/v1/label/service_name/values" + all(), "", is(`{"values":["api","cron","db"]}`)},
+		{"GET /api/v1/label/:name/values", "/api/v1/label/pid/values" + all("query", `{service_name="api"}`), "", is(`{"values":["100","101"]}`)},
+		{"GET /api/v1/label/:name/values", "/api/v1/label/nothing/values" + all(), "", is(`{"values":[]}`)},
+		{"GET /api/v1/services", "/api/v1/services" + during(base, 10, 20), "",
+			is(fmt.Sprintf(`{"unit":"nanoseconds","from_ms":%[2]d,"to_ms":%[3]d,"start_ms":%[2]d,"step_ms":10000,"services":[
+				{"name":"db","value":40000000,"previous":0,"change":null,"profiles":1,"last_seen_ms":%[2]d,"points":[40000000]},
+				{"name":"api","value":20000000,"previous":40000000,"change":-0.5,"profiles":1,"last_seen_ms":%[2]d,"points":[20000000]},
+				{"name":"cron","value":0,"previous":10000000,"change":-1,"profiles":0,"last_seen_ms":%[1]d,"points":[0]}]}`,
+				baseMS, baseMS+10_000, baseMS+20_000))},
+		{"GET /api/v1/series", "/api/v1/series" + all("by", "service_name"), "",
+			is(fmt.Sprintf(`{"unit":"nanoseconds","step_ms":10000,"series":[
+				{"labels":{"service_name":"api"},"points":[[%[1]d,40000000],[%[2]d,20000000]]},
+				{"labels":{"service_name":"cron"},"points":[[%[1]d,10000000]]},
+				{"labels":{"service_name":"db"},"points":[[%[2]d,40000000]]}]}`, baseMS, baseMS+10_000))},
+		{"GET /api/v1/series", "/api/v1/series" + all("step", "1m", "type", "process_cpu:samples:count:cpu:nanoseconds"), "",
+			is(fmt.Sprintf(`{"unit":"count","step_ms":60000,"series":[{"labels":{},"points":[[%d,11]]}]}`, baseMS))},
+		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("query", `{service_name="api"}`), "",
+			is(`{"unit":"nanoseconds","total":60000000,"names":["total","main","handle","parse","encode"],"files":[0,1,1,1,1],
+				"file_names":["","/usr/bin/api"],"depth":[0,1,2,3,3],"name":[0,1,2,3,4],"self":[0,0,0,50000000,10000000],
+				"pruned_count":[0,0,0,0,0],"pruned_value":[0,0,0,0,0],"profiles":2,"damaged":0}`)},
+		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("query", `{pid="100"}`, "root", "main;handle", "max_nodes", "1"), "",
+			func(t *testing.T, _ *http.Response, body []byte) {
+				var g FlamegraphAnswer
+				if err := json.Unmarshal(body, &g); err != nil {
+					t.Fatal(err)
+				}
+				if len(g.Depth) != 2 || g.Total != 4*testPeriod || g.PrunedValue[0] != testPeriod || g.PrunedCount[0] != 1 {
+					t.Errorf("%s", body)
+				}
+			}},
+		{"GET /api/v1/top", "/api/v1/top" + all("query", `{service_name=~"api|db"}`), "",
+			func(t *testing.T, _ *http.Response, body []byte) {
+				var top TopAnswer
+				if err := json.Unmarshal(body, &top); err != nil {
+					t.Fatal(err)
+				}
+				want := []flamegraph.Row{
+					{Function: "parse", Binary: "/usr/bin/api", File: "api.c", Self: 5 * testPeriod, Total: 5 * testPeriod},
+					{Function: "scan", Binary: "/usr/bin/db", File: "db.c", Self: 4 * testPeriod, Total: 4 * testPeriod},
+					{Function: "encode", Binary: "/usr/bin/api", File: "api.c", Self: testPeriod, Total: testPeriod},
+					{Function: "main", Binary: "/usr/bin/api", File: "api.c", Self: 0, Total: 10 * testPeriod},
+					{Function: "handle", Binary: "/usr/bin/api", File: "api.c", Self: 0, Total: 6 * testPeriod},
+				}
+				if top.Total != 10*testPeriod || top.Source.Profiles != 3 || !reflect.DeepEqual(top.Rows, want) {
+					t.Errorf("%s", body)
+				}
+			}},
+		{"GET /api/v1/profiles", "/api/v1/profiles" + all("limit", "3"), "",
+			func(t *testing.T, _ *http.Response, body []byte) {
+				var got ProfilesAnswer
+				if err := json.Unmarshal(body, &got); err != nil {
+					t.Fatal(err)
+				}
+				if len(got.Profiles) != 3 || !got.More || got.Profiles[0].TimeMS != baseMS+10_000 || got.Profiles[2].TimeMS != baseMS {
+					t.Errorf("%s", body)
+				}
+			}},
+		{"GET /api/v1/profiles", "/api/v1/profiles" + all("query", `{service_name="db"}`), "",
+			func(t *testing.T, _ *http.Response, body []byte) {
+				var got ProfilesAnswer
+				if err := json.Unmarshal(body, &got); err != nil {
+					t.Fatal(err)
+				}
+				e := testBatch(t, base)[3]
+				want := ProfileEntry{
+					ID: e.ID.String(), Name: "process_cpu", Labels: labelMap(e.Labels), TimeMS: baseMS + 10_000,
+					DurationMS: 10_000, Value: 4 * testPeriod,
+				}
+				if len(got.Profiles) == 1 {
+					want.Bytes = got.Profiles[0].Bytes
+				}
+				if len(got.Profiles) != 1 || got.More || want.Bytes == 0 || !reflect.DeepEqual(got.Profiles[0], want) {
+					t.Errorf("%s, want %+v", body, want)
+				}
+			}},
+		{"GET /api/v1/pprof", "/api/v1/pprof" + all("query", `{service_name="api", pid="100"}`), "",
+			func(t *testing.T, resp *http.Response, body []byte) {
+				_, disposition, err := mime.ParseMediaType(resp.Header.Get("Content-Disposition"))
+				const format = "20060102T150405Z"
+				want := "pilotlight-api-100-" + base.UTC().Format(format) + "-" + base.Add(time.Minute).UTC().Format(format) + ".pb.gz"
+				if err != nil || disposition["filename"] != want {
+					t.Errorf("Content-Disposition %q, want %s", resp.Header.Get("Content-Disposition"), want)
+				}
+				if !bytes.HasPrefix(body, []byte{0x1f, 0x8b}) || resp.Header.Get("Content-Encoding") != "" {
+					t.Error("not a gzipped file")
+				}
+				p, err := profile.ParseData(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := p.CheckValid(); err != nil || len(p.Sample) != 2 || p.DefaultSampleType != "cpu" {
+					t.Errorf("%v, %v", err, p)
+				}
+			}},
+		{"GET /metrics", "/metrics", "", is(`pilotlight_query_seconds_count{route="/api/v1/top"} 1`)},
+		{"GET /debug/pprof/*", "/debug/pprof/", "", is("goroutine")},
+		{"GET /debug/pprof/*", "/debug/pprof/goroutine?debug=1", "", is("goroutine profile: total")},
+		{"GET /debug/pprof/cmdline", "/debug/pprof/cmdline", "", is("test")},
+		{"GET /debug/pprof/profile", "/debug/pprof/profile?seconds=1", "", is("\x1f\x8b")},
+		{"GET /debug/pprof/symbol", "/debug/pprof/symbol", "", is("num_symbols: 1")},
+		{"POST /debug/pprof/symbol", "/debug/pprof/symbol", "0x1", is("num_symbols: 1")},
+		{"GET /debug/pprof/trace", "/debug/pprof/trace?seconds=0.1", "", is("go 1.")},
+		{"GET /-/healthy", "/-/healthy", "", is("healthy\n")},
+		{"GET /-/ready", "/-/ready", "", is("ready\n")},
+		{"POST " + pushProcedure, pushProcedure, "{}", is("{}")},
+	}
+	tested := map[string]bool{}
+	for _, tt := range cases {
+		tested[tt.route] = true
+		t.Run(tt.route, func(t *testing.T) {
+			method, _, _ := strings.Cut(tt.route, " ")
+			var body io.Reader
+			header := http.Header{}
+			if method == http.MethodPost {
+				body = strings.NewReader(tt.body)
+				header.Set("Content-Type", "application/json")
+			}
+			resp, b := send(t, s, method, tt.path, header, body)
+			if resp.StatusCode/100 != 2 {
+				t.Fatalf("%s: %s: %s", tt.path, resp.Status, b)
+			}
+			tt.check(t, resp, b)
+			if method == http.MethodGet && !strings.Contains(tt.path, "seconds=") {
+				if resp, b := send(t, s, http.MethodHead, tt.path, nil, nil); resp.StatusCode != 200 || len(b) > 0 {
+					t.Errorf("HEAD: %s, %d bytes", resp.Status, len(b))
+				}
+			}
+		})
+	}
+	for _, r := range newAPI(store, Options{}).router().Routes() {
+		if r.Method == http.MethodHead {
+			r.Method = http.MethodGet // asked beside it
+		}
+		if !tested[r.Method+" "+r.Path] {
+			t.Errorf("route %s %s has no case here", r.Method, r.Path)
+		}
+	}
+}
+
+func TestDefaultRange(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	fill(t, s, testBase())
+	for path, want := range map[string]string{
+		"/api/v1/label/service_name/values":             `{"values":["api","cron","db"]}`, // the last hour
+		"/api/v1/label/service_name/values?from=now-1m": `{"values":[]}`,
+		"/api/v1/label/service_name/values?to=now-30m":  `{"values":[]}`, // the hour before that
+	} {
+		if _, b := get(t, s, path); strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s: %s, want %s", path, b, want)
+		}
+	}
+}
+
+func TestGzippedAnswer(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	batch := testBatch(t, testBase())
+	deep := stacks{}
+	for i := range 200 {
+		deep[fmt.Sprintf("main;function_%d", i)] = 1
+	}
+	batch = append(batch, encode(t, "wide", "1", testBase(), deep))
+	c, err := NewClient(s.URL, s.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Append(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	const path = "/api/v1/flamegraph"
+	// The transport asks for gzip by itself, and says so when it has unpacked it.
+	resp, body := get(t, s, path)
+	if !resp.Uncompressed || !json.Valid(body) {
+		t.Errorf("not gzipped: %v", resp.Header)
+	}
+	resp, plain := send(t, s, http.MethodGet, path, http.Header{"Accept-Encoding": {"identity"}}, nil)
+	if resp.Header.Get("Content-Encoding") != "" || !bytes.Equal(plain, body) {
+		t.Errorf("identity: %v", resp.Header)
+	}
+	if !strings.Contains(resp.Header.Get("Vary"), "Accept-Encoding") {
+		t.Errorf("Vary: %q", resp.Header.Get("Vary"))
+	}
+}
+
+func TestReady(t *testing.T) {
+	s := newTestServer(t, nil, Options{Ready: func() error { return errors.New("the sampler is not attached") }})
+	resp, b := get(t, s, "/-/ready")
+	if resp.StatusCode != 503 || !strings.Contains(string(b), "the sampler is not attached") {
+		t.Errorf("%s: %s", resp.Status, b)
+	}
+	if resp, _ := get(t, s, "/-/healthy"); resp.StatusCode != 200 {
+		t.Errorf("healthy: %s", resp.Status)
+	}
+}
+
+// The page gets what is a page's, and no path of the API that is only misspelt.
+func TestUI(t *testing.T) {
+	ui := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "page "+r.URL.Path) })
+	s := newTestServer(t, nil, Options{UI: ui})
+	for _, path := range []string{"/", "/explore", "/assets/app.js", "/favicon.v1.ico"} {
+		if resp, b := get(t, s, path); resp.StatusCode != 200 || string(b) != "page "+path {
+			t.Errorf("%s: %s: %s", path, resp.Status, b)
+		}
+	}
+	for _, req := range []string{"GET /api", "GET /api/v1/flamegraf", "GET /api/v2/top", "GET /debug/", "GET /-/nothing", "POST /", "POST /ingest", "POST /other.v1.Service/Do"} {
+		method, path, _ := strings.Cut(req, " ")
+		resp, b := send(t, s, method, path, nil, nil)
+		var body struct{ Error errorBody }
+		if err := json.Unmarshal(b, &body); err != nil || resp.StatusCode != 404 || body.Error.Code != "not_found" {
+			t.Errorf("%s: %s: %s", req, resp.Status, b)
+		}
+	}
+}

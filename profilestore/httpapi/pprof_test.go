@@ -1,0 +1,95 @@
+package httpapi
+
+import (
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"pilotlight/profilestore"
+)
+
+// TestGoToolPprof lets the tool itself read the URL that the page offers for copying.
+func TestGoToolPprof(t *testing.T) {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		if os.Getenv("REQUIRE_ALL") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("no go command to run `go tool pprof` with")
+	}
+	s := newTestServer(t, newTestStore(t), Options{})
+	base := testBase()
+	fill(t, s, base)
+	run := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), goTool, append([]string{"tool", "pprof", "-top", "-unit=ms"}, args...)...)
+		cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+		}
+		return string(out)
+	}
+	row := regexp.MustCompile(`(?m)^\s*(\S+)ms\s+\S+%\s+\S+%\s+(\S+)ms\s+\S+%\s+(\S+)`)
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string // function self total
+	}{
+		{"whole", []string{s.URL + "/api/v1/pprof" + during(base, 0, 60)},
+			"parse 50 50, scan 40 40, encode 10 10, tick 10 10, handle 0 60, main 0 110"},
+		{"selector as typed in a shell", []string{s.URL + `/api/v1/pprof?query={service_name="api"}&from=now-30m&to=now`},
+			"parse 50 50, encode 10 10, handle 0 60, main 0 60"},
+		{"-seconds", []string{"-seconds=15", s.URL + "/api/v1/pprof" + during(base, 0, 20)},
+			"scan 40 40, parse 20 20, handle 0 20, main 0 60"},
+		{"-sample_index", []string{"-sample_index=samples", "-unit=auto", s.URL + "/api/v1/pprof" + during(base, 0, 60)}, ""},
+		{"-diff_base", []string{
+			"-diff_base", s.URL + "/api/v1/pprof" + during(base, 0, 10, "query", `{service_name="api"}`),
+			s.URL + "/api/v1/pprof" + during(base, 10, 20, "query", `{service_name="api"}`),
+		}, "parse -10 -10, encode -10 -10, handle 0 -20, main 0 -20"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := run(tt.args...)
+			if tt.want == "" {
+				if !strings.Contains(out, "Type: samples") || !strings.Contains(out, "11 total") {
+					t.Errorf("\n%s", out)
+				}
+				return
+			}
+			var got []string
+			for _, m := range row.FindAllStringSubmatch(strings.ReplaceAll(out, " 0 ", " 0ms "), -1) {
+				got = append(got, m[3]+" "+m[1]+" "+m[2])
+			}
+			if strings.Join(got, ", ") != tt.want {
+				t.Errorf("got %s\nwant %s\n%s", strings.Join(got, ", "), tt.want, out)
+			}
+		})
+	}
+}
+
+func TestFileName(t *testing.T) {
+	const sec = 1_000_000_000
+	for _, tt := range []struct{ query, want string }{
+		{"", "all"},
+		{`{service_name="api"}`, "api"},
+		{`{service_name="api", pid="4711"}`, "api-4711"},
+		{`{service_name=~"api|db"}`, "selection"},
+		{`{service_name="../../etc/passwd\"\n"}`, ".._.._etc_passwd__"},
+		{`{service_name="` + strings.Repeat("ü", 300) + `"}`, strings.Repeat("_", 100)},
+	} {
+		ms, err := profilestore.ParseSelector(tt.query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := fileName(profilestore.Query{Matchers: ms, From: 1_763_690_400 * sec, To: 1_763_694_000 * sec})
+		if want := "pilotlight-" + tt.want + "-20251121T020000Z-20251121T030000Z.pb.gz"; got != want {
+			t.Errorf("%s: %s, want %s", tt.query, got, want)
+		}
+		if url.PathEscape(got) != got {
+			t.Errorf("%s: %s needs escaping", tt.query, got)
+		}
+	}
+}
