@@ -12,7 +12,8 @@
 //	type   profile type; missing: process_cpu:cpu:nanoseconds:cpu:nanoseconds; not taken by /types
 //
 // Times are RFC 3339, Unix seconds with up to nine decimals, now, or now minus a duration (now-90s, now-15m,
-// now-1h, now-7d). A parameter that a route does not know is refused, as is one given twice.
+// now-1h, now-7d). A parameter that a route does not know is refused, as is one given twice. JSON is gzipped or
+// zstd for clients that take it.
 //
 //	/api/v1/types
 //	    {"types": ["process_cpu:cpu:nanoseconds:cpu:nanoseconds"]}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/zstd"
 
 	"pilotlight/profilestore/flamegraph"
 )
@@ -81,8 +82,8 @@ func TestRoutes(t *testing.T) {
 		{"GET /api/v1/series", "/api/v1/series" + all("by", "service_name"), "",
 			is(fmt.Sprintf(`{"unit":"nanoseconds","step_ms":10000,"series":[
 				{"labels":{"service_name":"api"},"points":[[%[1]d,40000000],[%[2]d,20000000]]},
-				{"labels":{"service_name":"cron"},"points":[[%[1]d,10000000]]},
-				{"labels":{"service_name":"db"},"points":[[%[2]d,40000000]]}]}`, baseMS, baseMS+10_000))},
+				{"labels":{"service_name":"db"},"points":[[%[2]d,40000000]]},
+				{"labels":{"service_name":"cron"},"points":[[%[1]d,10000000]]}]}`, baseMS, baseMS+10_000))},
 		{"GET /api/v1/series", "/api/v1/series" + all("step", "1m", "type", "process_cpu:samples:count:cpu:nanoseconds"), "",
 			is(fmt.Sprintf(`{"unit":"count","step_ms":60000,"series":[{"labels":{},"points":[[%d,11]]}]}`, baseMS))},
 		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("query", `{service_name="api"}`), "",
@@ -163,7 +164,7 @@ func TestRoutes(t *testing.T) {
 					t.Errorf("%v, %v", err, p)
 				}
 			}},
-		{"GET /metrics", "/metrics", "", is(`pilotlight_query_seconds_count{route="/api/v1/top"} 1`)},
+		{"GET /metrics", "/metrics", "", is(`pilotlight_query_seconds_count{route="/api/v1/top"} 2`)},
 		{"GET /debug/pprof/*", "/debug/pprof/", "", is("goroutine")},
 		{"GET /debug/pprof/*", "/debug/pprof/goroutine?debug=1", "", is("goroutine profile: total")},
 		{"GET /debug/pprof/cmdline", "/debug/pprof/cmdline", "", is("test")},
@@ -222,7 +223,7 @@ func TestDefaultRange(t *testing.T) {
 	}
 }
 
-func TestGzippedAnswer(t *testing.T) {
+func TestPackedAnswer(t *testing.T) {
 	s := newTestServer(t, newTestStore(t), Options{})
 	batch := testBatch(t, testBase())
 	deep := stacks{}
@@ -242,6 +243,16 @@ func TestGzippedAnswer(t *testing.T) {
 	resp, body := get(t, s, path)
 	if !resp.Uncompressed || !json.Valid(body) {
 		t.Errorf("not gzipped: %v", resp.Header)
+	}
+	// A browser offers more.
+	resp, packed := send(t, s, http.MethodGet, path, http.Header{"Accept-Encoding": {"gzip, deflate, br, zstd"}}, nil)
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	if b, err := z.DecodeAll(packed, nil); err != nil || resp.Header.Get("Content-Encoding") != "zstd" || !bytes.Equal(b, body) {
+		t.Errorf("not zstd: %v, %v", err, resp.Header)
 	}
 	resp, plain := send(t, s, http.MethodGet, path, http.Header{"Accept-Encoding": {"identity"}}, nil)
 	if resp.Header.Get("Content-Encoding") != "" || !bytes.Equal(plain, body) {

@@ -49,7 +49,7 @@ func TestGoToolPprof(t *testing.T) {
 		{"-diff_base", []string{
 			"-diff_base", s.URL + "/api/v1/pprof" + during(base, 0, 10, "query", `{service_name="api"}`),
 			s.URL + "/api/v1/pprof" + during(base, 10, 20, "query", `{service_name="api"}`),
-		}, "parse -10 -10, encode -10 -10, handle 0 -20, main 0 -20"},
+		}, "encode -10 -10, parse -10 -10, handle 0 -20, main 0 -20"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out := run(tt.args...)

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -10,15 +11,28 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// cpuProfile has the Go runtime profile this process.
+// cpuProfile has the Go runtime profile this process until it has caught it working.
 func cpuProfile(t *testing.T) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	if err := pprof.StartCPUProfile(&b); err != nil {
-		t.Fatal(err)
+	for {
+		var b bytes.Buffer
+		if err := pprof.StartCPUProfile(&b); err != nil {
+			t.Fatal(err)
+		}
+		sum := []byte("work")
+		for range 50_000 {
+			h := sha256.Sum256(sum)
+			sum = h[:]
+		}
+		pprof.StopCPUProfile()
+		p, err := profile.ParseData(b.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Sample) > 0 {
+			return b.Bytes()
+		}
 	}
-	pprof.StopCPUProfile()
-	return b.Bytes()
 }
 
 func TestProfileTimeOfRuntimeProfile(t *testing.T) {

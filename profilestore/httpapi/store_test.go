@@ -57,7 +57,7 @@ type stacks map[string]int64
 // encode makes a profile as an agent sends it.
 func encode(t *testing.T, service, pid string, start time.Time, ss stacks) profilestore.Encoded {
 	t.Helper()
-	m := &profile.Mapping{ID: 1, Start: 0x1000, Limit: 0x9000, File: "/usr/bin/" + service, BuildID: "abcd"}
+	m := &profile.Mapping{ID: 1, Start: 0x1000, Limit: 0x9000, File: "/usr/bin/" + service, BuildID: "abcd", HasFunctions: true, HasFilenames: true, HasLineNumbers: true}
 	p := &profile.Profile{
 		SampleType:    []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
 		PeriodType:    &profile.ValueType{Type: "cpu", Unit: "nanoseconds"},
