@@ -16,7 +16,7 @@ import (
 
 const defaultRange = time.Hour
 
-// selection are the parameters that say which profiles.
+// selection are the parameters that say which profiles, and which of their values.
 var selection = []string{"query", "from", "to", "type"}
 
 // params are the parameters of one request.
@@ -43,6 +43,16 @@ func readParams(r *http.Request, known ...string) (params, error) {
 		}
 	}
 	return params{v, time.Now()}, nil
+}
+
+// readQuery reads the parameters of a route that takes the selection and others.
+func readQuery(r *http.Request, others ...string) (params, profilestore.Query, error) {
+	p, err := readParams(r, append(selection[:len(selection):len(selection)], others...)...)
+	if err != nil {
+		return p, profilestore.Query{}, err
+	}
+	q, err := p.query()
+	return p, q, err
 }
 
 // query reads the selection.

@@ -15,11 +15,7 @@ import (
 
 // pprof answers the selection as one file that `go tool pprof` reads from this URL.
 func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
-	p, err := readParams(r, append(selection[:len(selection):len(selection)], "seconds")...)
-	if err != nil {
-		return err
-	}
-	q, err := p.query()
+	p, q, err := readQuery(r, "seconds")
 	if err != nil {
 		return err
 	}

@@ -40,11 +40,7 @@ func (a *api) types(r *http.Request) (any, error) {
 }
 
 func (a *api) labels(r *http.Request) (any, error) {
-	p, err := readParams(r, selection...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	_, q, err := readQuery(r)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +51,7 @@ func (a *api) labels(r *http.Request) (any, error) {
 }
 
 func (a *api) labelValues(r *http.Request) (any, error) {
-	p, err := readParams(r, selection...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	_, q, err := readQuery(r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,11 +93,7 @@ type SeriesPoints struct {
 }
 
 func (a *api) series(r *http.Request) (any, error) {
-	p, err := readParams(r, append(selection[:len(selection):len(selection)], "by", "step")...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	p, q, err := readQuery(r, "by", "step")
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +139,7 @@ type TopAnswer struct {
 }
 
 func (a *api) flamegraph(r *http.Request) (any, error) {
-	p, err := readParams(r, append(selection[:len(selection):len(selection)], "root", "max_nodes")...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	p, q, err := readQuery(r, "root", "max_nodes")
 	if err != nil {
 		return nil, err
 	}
@@ -172,11 +156,7 @@ func (a *api) flamegraph(r *http.Request) (any, error) {
 }
 
 func (a *api) top(r *http.Request) (any, error) {
-	p, err := readParams(r, selection...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	_, q, err := readQuery(r)
 	if err != nil {
 		return nil, err
 	}
@@ -206,11 +186,7 @@ type ProfileEntry struct {
 }
 
 func (a *api) profiles(r *http.Request) (any, error) {
-	p, err := readParams(r, append(selection[:len(selection):len(selection)], "limit")...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	p, q, err := readQuery(r, "limit")
 	if err != nil {
 		return nil, err
 	}

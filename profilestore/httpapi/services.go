@@ -14,8 +14,8 @@ const servicePoints = 60
 // window before are last, with value 0.
 type ServicesAnswer struct {
 	Unit     string         `json:"unit"`
-	FromMS   int64          `json:"from_ms"`  // Unix ms, the range asked for
-	ToMS     int64          `json:"to_ms"`    //
+	FromMS   int64          `json:"from_ms"` // Unix ms, with to_ms the range asked for
+	ToMS     int64          `json:"to_ms"`
 	StartMS  int64          `json:"start_ms"` // Unix ms, start of the first point
 	StepMS   int64          `json:"step_ms"`
 	Services []ServiceEntry `json:"services"`
@@ -33,11 +33,7 @@ type ServiceEntry struct {
 }
 
 func (a *api) services(r *http.Request) (any, error) {
-	p, err := readParams(r, selection...)
-	if err != nil {
-		return nil, err
-	}
-	q, err := p.query()
+	_, q, err := readQuery(r)
 	if err != nil {
 		return nil, err
 	}
