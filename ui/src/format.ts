@@ -11,11 +11,9 @@ export function digits(n: number): string {
   return n.toPrecision(1);
 }
 
-function scaled(n: number, steps: [number, string][]): string {
-  for (const [size, unit] of steps) {
-    if (Math.abs(n) >= size) return digits(n / size) + space + unit;
-  }
-  const [size, unit] = steps[steps.length - 1]!;
+/** Steps are [from which value, unit, size of the unit if that is another], largest first. */
+function scaled(n: number, steps: [number, string, number?][]): string {
+  const [from, unit, size = from] = steps.find(([from]) => Math.abs(n) >= from) ?? steps[steps.length - 1]!;
   return digits(n / size) + space + unit;
 }
 
@@ -24,7 +22,8 @@ export function value(n: number, unit: string): string {
   switch (unit) {
     case "nanoseconds":
       if (n === 0) return "0" + space + "s";
-      return scaled(n, [[86400e9, "d"], [3600e9, "h"], [60e9, "min"], [1e9, "s"], [1e6, "ms"], [1e3, "µs"], [1, "ns"]]);
+      // CPU time is compared in seconds as long as they can be read.
+      return scaled(n, [[20 * 86400e9, "d", 86400e9], [20 * 3600e9, "h", 3600e9], [1000e9, "min", 60e9], [1e9, "s"], [1e6, "ms"], [1e3, "µs"], [1, "ns"]]);
     case "bytes":
       return bytes(n);
     default:

@@ -17,7 +17,15 @@ export function parseTime(text: string, now: number): number | null {
 }
 
 export function isRelative(text: string): boolean {
-  return text.trim().startsWith("now");
+  return text.trim().startsWith("now-");
+}
+
+const unitText: Record<string, string> = { s: "s", m: "min", h: "h", d: "d" };
+
+/** What `now-15m` is called as the start of a range that ends now. */
+export function lastText(from: string): string {
+  const m = /^now-(\d+(?:\.\d+)?)([smhd])$/.exec(from.trim());
+  return m ? `Last ${m[1]} ${unitText[m[2]!]}` : from;
 }
 
 /** Unix seconds with millisecond decimals, as query parameters carry them. */

@@ -81,7 +81,7 @@ export async function match(names: readonly string[], pattern: string): Promise<
   try {
     const r = await matcher.send({ kind: "match", names, pattern }).response;
     if ("matched" in r) return r.matched;
-    throw new PatternError("syntax" in r ? r.syntax : "unexpected answer of the worker");
+    throw new PatternError("syntax" in r ? r.syntax.replace(/^Invalid regular expression: .*: /s, "") : "unexpected answer of the worker");
   } finally {
     clearTimeout(timer);
   }

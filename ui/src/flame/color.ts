@@ -6,9 +6,11 @@ import type { Tree } from "./tree";
 export type ColorMode = "binary" | "package";
 
 /** Degrees in OKLCH. The kernel's hue has a gap around it that no other binary falls into. */
-const hues = [20, 42, 60, 78, 98, 124, 148, 172, 196, 325, 350];
+const hues = [32, 55, 78, 102, 128, 154, 182, 208, 328, 356];
 const kernelHue = 268;
-const shades = 3;
+/** Shades of a hue, by lightness and by a few degrees, tell the packages of one binary apart. */
+const shades = 5;
+const turn = [0, 9, -9, 5, -5];
 
 /** Entries after the hues: the kernel's shades, unnamed code, the root. */
 const kernelBase = hues.length * shades;
@@ -84,18 +86,18 @@ export interface Palette {
 
 export function palette(dark: boolean): Palette {
   const fill = new Array<string>(paletteSize);
-  const light = dark ? [0.42, 0.455, 0.49] : [0.8, 0.835, 0.87];
+  const light = dark ? [0.43, 0.47, 0.455, 0.41, 0.49] : [0.83, 0.86, 0.8, 0.85, 0.815];
   const chroma = dark ? 0.08 : 0.075;
   hues.forEach((hue, h) => {
-    for (let s = 0; s < shades; s++) fill[h * shades + s] = `oklch(${light[s]} ${chroma} ${hue})`;
+    for (let s = 0; s < shades; s++) fill[h * shades + s] = `oklch(${light[s]} ${chroma} ${hue + turn[s]!})`;
   });
-  for (let s = 0; s < shades; s++) fill[kernelBase + s] = `oklch(${light[s]} ${dark ? 0.06 : 0.055} ${kernelHue})`;
+  for (let s = 0; s < shades; s++) fill[kernelBase + s] = `oklch(${light[s]} ${dark ? 0.06 : 0.055} ${kernelHue + turn[s]!})`;
   fill[unnamedColor] = dark ? "oklch(0.40 0.012 80)" : "oklch(0.86 0.012 80)";
   fill[rootColor] = dark ? "oklch(0.34 0.008 80)" : "oklch(0.91 0.006 80)";
   fill[truncatedColor] = dark ? "oklch(0.33 0.004 80)" : "oklch(0.90 0.004 80)";
   return dark
-    ? { fill, text: "#f3f1ee", faded: "#292826", fadedText: "#85817a", hatch: "#57534e", hatchGround: "#2b2927", background: "#1a1918", outline: "#ffffff", accent: "#ffb074" }
-    : { fill, text: "#1d1b19", faded: "#efedea", fadedText: "#85807a", hatch: "#c9c4bd", hatchGround: "#f1efec", background: "#ffffff", outline: "#000000", accent: "#c2410c" };
+    ? { fill, text: "#f3f1ee", faded: "#292826", fadedText: "#979189", hatch: "#57534e", hatchGround: "#2b2927", background: "#1a1918", outline: "#ffffff", accent: "#ffb074" }
+    : { fill, text: "#1d1b19", faded: "#efedea", fadedText: "#6f6a64", hatch: "#c9c4bd", hatchGround: "#f1efec", background: "#ffffff", outline: "#000000", accent: "#c2410c" };
 }
 
 /** Hues that can be told apart in a chart, where nothing but a legend names them. */

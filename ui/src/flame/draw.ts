@@ -1,6 +1,6 @@
 // Paints rectangles. Knows pixels and colours; what is where comes from layout.ts.
 
-import { truncatedColor, type Palette } from "./color";
+import { isUnnamed, truncatedColor, type Palette } from "./color";
 import { Kind, type Rects, type View } from "./layout";
 import type { Tree } from "./tree";
 
@@ -110,10 +110,12 @@ export class Painter {
     if (text) c.fillText(text, rects.x[i]! + padding, rects.y[i]! + scene.view.rowHeight / 2);
   }
 
-  /** The name, or its last part, or as much of that as there is room for. */
+  /** The name, or less of it, or as much of the least as there is room for. */
   private fit(name: string, room: number): string {
     if (this.measure(name) <= room) return name;
-    const short = shortName(name);
+    const qualified = shortName(name);
+    if (this.measure(qualified) <= room) return qualified;
+    const short = lastName(qualified);
     if (this.measure(short) <= room) return short;
     const ellipsis = this.measure("…");
     let width = 0;
@@ -179,10 +181,19 @@ export class Painter {
   }
 }
 
-/** The last part of a qualified name: `serve` of `net/http.(*conn).serve` keeps its receiver, paths and namespaces go. */
+/** A name without paths and namespaces: `http.(*conn).serve` of `net/http.(*conn).serve`. */
 export function shortName(name: string): string {
   // Template and parameter lists may hold slashes and colons of their own: look only in front of them.
   const head = name.split(/[(<\[{ ]/, 1)[0]!;
   const cut = Math.max(head.lastIndexOf("/") + 1, head.lastIndexOf("::") + (head.includes("::") ? 2 : 1));
   return cut > 0 && cut < name.length ? name.slice(cut) : name;
+}
+
+/** A Go name without package and receiver: `serve` of `http.(*conn).serve`, `serve.func1` of `http.serve.func1`. */
+export function lastName(name: string): string {
+  const method = name.indexOf(").");
+  if (/^[\w-]+\.\(/.test(name) && method > 0) return name.slice(method + 2);
+  if (isUnnamed(name)) return name;
+  const m = /^[\w-]+\.([A-Za-z_].*)$/.exec(name);
+  return m ? m[1]! : name;
 }

@@ -11,6 +11,7 @@ import { FlamePanel, type Shown } from "../parts/flamepanel";
 import { typing } from "../parts/help";
 import { LossStrip } from "../parts/losses";
 import { Empty, ErrorNote } from "../parts/notices";
+import { Popover } from "../parts/popover";
 import { QueryBar, type Range } from "../parts/querybar";
 import { TimeSeries } from "../parts/timeseries";
 import { TopTable } from "../parts/toptable";
@@ -18,7 +19,7 @@ import { equals } from "../selector";
 import { stepFor } from "../series";
 import { parseTime, unixSeconds } from "../time";
 import { colors, formatPath, type State } from "../url";
-import type { AgentsAnswer, SeriesAnswer, Top } from "../wire";
+import type { AgentsAnswer, Labels, SeriesAnswer, Top } from "../wire";
 
 const chartPoints = 300;
 /** One and the same array, so that zooming does not look like another tree. */
@@ -47,6 +48,8 @@ export function Explore({ state, dark }: { state: State; dark: boolean }) {
   const graph = useLoad(ordered ? graphUrl : "", async (signal) => ({ url: graphUrl, tree: await loadTree(graphUrl, signal) }));
   const top = useLoad(ordered ? topUrl : "", (signal) => getJson<Top>(topUrl, signal));
   const agents = useLoad(`agents ${tick}`, (signal) => getJson<AgentsAnswer>(apiUrl("agents", {}), signal));
+  const labelsUrl = apiUrl("labels", { from: unixSeconds(range.from), to: unixSeconds(range.to) });
+  const labels = useLoad(ordered ? labelsUrl : "", (signal) => getJson<Labels>(labelsUrl, signal));
   const loading = series.loading || graph.loading || top.loading;
 
   const empty = graph.data !== null && graph.data.tree.total[0] === 0;
@@ -56,9 +59,9 @@ export function Explore({ state, dark }: { state: State; dark: boolean }) {
     return () => clearTimeout(timer);
   }, [empty, loading, state.sel, reload]);
 
-  const failed = [series, graph, top].find((l) => l.failure);
+  const failed = [series, graph, top, labels].find((l) => l.failure);
   const retry = () => {
-    for (const l of [series, graph, top]) if (l.failure) l.retry();
+    for (const l of [series, graph, top, labels]) if (l.failure) l.retry();
   };
   return (
     <>
@@ -75,6 +78,8 @@ export function Explore({ state, dark }: { state: State; dark: boolean }) {
         {series.data && series.data.series.length > 0 && (
           <TimeSeries answer={series.data} range={range} by={state.group} sel={state.sel} dark={dark}
             onSelect={(sel) => change({ sel })}
+            labels={labels.data?.labels ?? []}
+            onGroup={(group) => change({ group })}
             onPick={(label) => change({ q: equals(state.group, label), zoom: [] })} />
         )}
       </section>
@@ -269,18 +274,19 @@ function PprofLink({ path }: { path: string }) {
   };
   useEffect(() => setCopied(""), [path]);
   return (
-    <details class="range pprof">
-      <summary>pprof</summary>
-      <div class="popover end">
-        <label>Open in pprof
-          <input class="mono" readOnly value={line} onFocus={(e) => e.currentTarget.select()} />
-        </label>
-        <div class="row">
-          <button type="button" onClick={copy}>Copy line</button>
-          <a class="button" href={path} download="profile.pb.gz">Download</a>
-          <span class="muted" role="status">{copied}</span>
-        </div>
-      </div>
-    </details>
+    <Popover class="pprof" label="pprof">
+      {() => (
+        <>
+          <label>Open in pprof
+            <input class="mono" readOnly value={line} onFocus={(e) => e.currentTarget.select()} />
+          </label>
+          <div class="row">
+            <button type="button" onClick={copy}>Copy line</button>
+            <a class="button" href={path} download="profile.pb.gz">Download</a>
+            <span class="muted" role="status">{copied}</span>
+          </div>
+        </>
+      )}
+    </Popover>
   );
 }

@@ -2,35 +2,22 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { apiUrl, getJson } from "../api";
 import { change } from "../location";
 import { complete, completionAt } from "../selector";
-import { localInput, parseTime, rangeText, unixSeconds } from "../time";
+import { isRelative, lastText, localInput, parseTime, rangeText, unixSeconds } from "../time";
 import { defaultType, refreshes, type State } from "../url";
 import type { Labels, Types, Values } from "../wire";
+import { Popover } from "./popover";
 
 export interface Range {
   from: number;
   to: number;
 }
 
-const presets: [string, string][] = [
-  ["now-5m", "Last 5 min"], ["now-15m", "Last 15 min"], ["now-1h", "Last hour"], ["now-6h", "Last 6 hours"],
-  ["now-1d", "Last day"], ["now-7d", "Last 7 days"],
-];
+const presets = ["now-5m", "now-15m", "now-1h", "now-6h", "now-1d", "now-7d"];
 
 /** Relative presets, or two absolute times. */
 export function RangePicker({ state, range }: { state: State; range: Range }) {
-  const box = useRef<HTMLDetailsElement>(null);
-  const preset = state.to === "now" ? presets.find(([from]) => from === state.from) : undefined;
-  const set = (from: string, to: string) => {
-    if (box.current) box.current.open = false;
-    change({ from, to, sel: null });
-  };
-  useEffect(() => {
-    const close = (event: Event) => {
-      if (box.current && !(event.target instanceof Node && box.current.contains(event.target))) box.current.open = false;
-    };
-    window.addEventListener("pointerdown", close);
-    return () => window.removeEventListener("pointerdown", close);
-  }, []);
+  const relative = isRelative(state.from) && state.to === "now";
+  const set = (from: string, to: string) => change({ from, to, sel: null });
   const absolute = (event: SubmitEvent) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -39,26 +26,22 @@ export function RangePicker({ state, range }: { state: State; range: Range }) {
     set(unixSeconds(Math.min(from, to)), unixSeconds(Math.max(from, to)));
   };
   return (
-    <details class="range" ref={box} onKeyDown={(e) => {
-      if (e.key === "Escape" && box.current?.open) {
-        box.current.open = false;
-        e.stopPropagation();
-      }
-    }}>
-      <summary title={rangeText(range.from, range.to)}>{preset ? preset[1] : rangeText(range.from, range.to)}</summary>
-      <div class="popover">
-        <div class="presets">
-          {presets.map(([from, label]) => (
-            <button key={from} type="button" aria-pressed={from === preset?.[0]} onClick={() => set(from, "now")}>{label}</button>
-          ))}
-        </div>
-        <form onSubmit={absolute}>
-          <label>From <input type="datetime-local" name="from" step="1" required defaultValue={localInput(range.from)} key={range.from} /></label>
-          <label>To <input type="datetime-local" name="to" step="1" required defaultValue={localInput(range.to)} key={range.to} /></label>
-          <button>Apply</button>
-        </form>
-      </div>
-    </details>
+    <Popover class="range" label={relative ? lastText(state.from) : rangeText(range.from, range.to)} title={rangeText(range.from, range.to)}>
+      {(close) => (
+        <>
+          <div class="presets">
+            {presets.map((from) => (
+              <button key={from} type="button" aria-pressed={relative && from === state.from} onClick={() => { close(); set(from, "now"); }}>{lastText(from)}</button>
+            ))}
+          </div>
+          <form onSubmit={(e) => { close(); absolute(e); }}>
+            <label>From <input type="datetime-local" name="from" step="1" required defaultValue={localInput(range.from)} key={range.from} /></label>
+            <label>To <input type="datetime-local" name="to" step="1" required defaultValue={localInput(range.to)} key={range.to} /></label>
+            <button>Apply</button>
+          </form>
+        </>
+      )}
+    </Popover>
   );
 }
 

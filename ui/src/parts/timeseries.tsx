@@ -16,13 +16,16 @@ interface Props {
   dark: boolean;
   onSelect: (sel: [number, number] | null) => void;
   onPick: (label: string) => void;
+  /** What the series can be split by. */
+  labels: readonly string[];
+  onGroup: (label: string) => void;
 }
 
 const maxLines = 9;
 const height = 132;
 
 /** Stacked CPU over time; dragging across it selects a range. */
-export function TimeSeries({ answer, range, by, sel, dark, onSelect, onPick }: Props) {
+export function TimeSeries({ answer, range, by, sel, dark, onSelect, onPick, labels, onGroup }: Props) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const handlers = useRef({ onSelect });
@@ -118,7 +121,12 @@ export function TimeSeries({ answer, range, by, sel, dark, onSelect, onPick }: P
     <figure class="series" aria-label={`CPU by ${by}`}>
       <div ref={host} class="plot" />
       <figcaption>
-        <span class="muted">{rateUnit(answer.unit)}</span>
+        <label class="inline">
+          <span class="muted by">{rateUnit(answer.unit)} by</span>
+          <select value={by} onChange={(e) => onGroup(e.currentTarget.value)}>
+            {[...new Set([by, ...labels])].sort().map((l) => <option key={l} value={l}>{l}</option>)}
+          </select>
+        </label>
         <ul class="legend">
           {lines.map((l, i) => (
             <li key={l.label}>

@@ -204,7 +204,7 @@ const tests = [
     const input = page.getByRole("combobox", { name: "Label selector" });
     await input.click();
     await input.fill("{service_n");
-    await page.getByRole("option", { name: "service_name", exact: true }).waitFor();
+    await page.getByRole("listbox", { name: "Labels" }).getByRole("option", { name: "service_name", exact: true }).waitFor();
     await page.keyboard.press("Tab");
     const value = page.getByRole("listbox", { name: "Values of service_name" }).getByRole("option").first();
     await value.waitFor();
