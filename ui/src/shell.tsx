@@ -24,7 +24,7 @@ export function Shell() {
         <a class="brand" href={href("/", state)} onClick={follow}>
           <svg viewBox="0 0 32 32" width="20" height="20" aria-hidden="true">
             <path class="flame-outer" d="M16 2c1 5 8 9 8 17a8 8 0 0 1-16 0c0-4 2-6 3-9 1 3 2 4 3 4 1-3 0-7 2-12z" />
-            <path class="flame-inner" d="M16 15c1 3 4 4.500 4 8a4 4 0 0 1-8 0c0-3 3-5 4-8z" />
+            <path class="flame-inner" d="M16 15c1 3 4 4.5 4 8a4 4 0 0 1-8 0c0-3 3-5 4-8z" />
           </svg>
           Pilotlight
         </a>

@@ -80,6 +80,7 @@ export class FlameView {
     this.setFocus(focus);
   }
 
+  /** Lets a node fill the width. */
   setFocus(node: number): void {
     if (!this.scene) return;
     this.view.focus = node;
@@ -94,6 +95,7 @@ export class FlameView {
     this.onScroll();
   }
 
+  /** Fades the functions, by name, that a search does not match; null ends the search. */
   setMatched(matched: Uint8Array | null): void {
     if (!this.scene) return;
     this.scene.matched = matched;

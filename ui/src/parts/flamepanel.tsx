@@ -218,10 +218,12 @@ function Details({ shown, hit, files }: { shown: Shown; hit: Hit; files: Readonl
   const parent = pruned ? node : tree.parent[node]!;
   const binary = tree.binaries[tree.binaryOf[tree.name[node]!]!]!;
   const file = files.get(name) ?? "";
+  // Of a fetched subtree's own root nothing more can be fetched; the table always has all of them.
+  const more = node === 0 && shown.base.length > 0 ? "the table has them" : "click to load them";
   return (
     <div class="details" data-testid="details">
       <p class="name mono" title={pruned ? undefined : name}>
-        {pruned ? `${tree.prunedCount[node]} functions called by ${name}, too small to draw: click to load them` : name}
+        {pruned ? `${tree.prunedCount[node]} functions called by ${name}, too small to draw: ${more}` : name}
       </p>
       <p class="facts">
         {!pruned && <Fact label="self" text={value(tree.self[node]!, tree.unit)} more={percent(tree.self[node]!, whole)} />}

@@ -186,7 +186,7 @@ export function Refresh({ state, loading, reload }: { state: State; loading: boo
   return (
     <span class="refresh">
       <button type="button" class="reload" onClick={reload} title="Load again" aria-label="Load again" aria-busy={loading}>
-        <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="M13.5 8a5.500 5.500 0 1 1-1.700-4M13.500 1.500v3h-3" fill="none" stroke="currentColor" stroke-width="1.600" /></svg>
+        <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="M13.5 8a5.5 5.5 0 1 1-1.7-4M13.5 1.500v3h-3" fill="none" stroke="currentColor" stroke-width="1.6" /></svg>
       </button>
       <label class="inline">
         <span class="sr">Load again every</span>
