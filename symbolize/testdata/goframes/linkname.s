@@ -1,0 +1,1 @@
+// The assembler file lets main.go declare functions without bodies.
