@@ -9,8 +9,9 @@ import (
 const (
 	// maxString bounds names and paths read from a file. The longest C++ names of real programs are some KiB.
 	maxString = 64 << 10
-	// maxMangled bounds what is demangled: the work can grow with the square of the length.
-	maxMangled = 8 << 10
+	// maxMangled bounds what is demangled. The work can grow with the square of the length: names nested in names
+	// take 45 ms at this one. The longest name in LLVM 19, V8 and the JVM has 537 bytes.
+	maxMangled = 2 << 10
 	// maxDemangledPow bounds the demangled name, 64 KiB: back references make its length exponential in that of
 	// the mangled name.
 	maxDemangledPow = 16

@@ -26,12 +26,12 @@ const (
 )
 
 const (
-	// maxGoFunctions bounds the function table. Kubernetes' largest programs have 150,000.
+	// maxGoFunctions bounds the function table, to 32 MiB of the file. The go command has 15,000.
 	maxGoFunctions = 4 << 20
 	// maxInline bounds the calls inlined into one address: a hostile inline tree may loop.
 	maxInline = 256
-	// maxWalk bounds the bytes of pc-value tables that are decoded for one address. The longest real tables, of
-	// generated functions, are some 100 KB.
+	// maxWalk bounds the bytes of pc-value tables that are decoded for one address, to some milliseconds. A table
+	// has a few bytes for each line of its function.
 	maxWalk = 4 << 20
 	// sparseStep is how many functions stand between two that are kept in memory: their entries, 8 bytes each, fit
 	// one scratch buffer.

@@ -66,13 +66,15 @@ func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64
 	if m.is64 {
 		entSize = 24
 	}
-	if n := e.size / entSize; n > maxSymbols {
+	n := e.size / entSize
+	if n > maxSymbols {
 		return nil, fmt.Errorf("%d symbols, at most %d are read", n, maxSymbols)
 	}
 	// On ARM a local symbol without a type is a mapping symbol ($x, $d), which says where code and data begin and
 	// names nothing (AAELF64, "Mapping symbols").
 	arm := m.machine == elf.EM_AARCH64 || m.machine == elf.EM_ARM
-	var syms []symbol
+	syms := make([]symbol, 0, min(n, maxFunctions))
+	full := false
 	le := binary.LittleEndian
 	err := m.chunks(e, make([]byte, chunkSize/entSize*entSize), func(_ uint64, piece []byte) bool {
 		for b := piece; uint64(len(b)) >= entSize; b = b[entSize:] {
@@ -115,12 +117,16 @@ func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64
 				class |= classSized
 				rest = min(rest, size)
 			}
+			if len(syms) == maxFunctions {
+				full = true
+				return false
+			}
 			syms = append(syms, newSymbol(value, rest, class, name))
 		}
-		return len(syms) <= maxFunctions
+		return true
 	})
-	if err == nil && len(syms) > maxFunctions {
-		err = fmt.Errorf("more than %d functions", maxFunctions)
+	if full {
+		return nil, fmt.Errorf("more than %d functions", maxFunctions)
 	}
 	return syms, err
 }

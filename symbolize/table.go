@@ -24,13 +24,13 @@ const (
 
 // Classes of symbols, as bits: of symbols with one start only those of the highest class are kept.
 const (
-	// classSized marks a symbol with a size of its own. One without names what follows up to the next symbol, and
-	// at most its size, except where a sized symbol lies: labels inside of functions are no functions.
-	classSized = 1 << iota
 	// classExported marks a symbol that other files see.
-	classExported
+	classExported = 1 << iota
 	// classFunction marks a symbol that says it is a function.
 	classFunction
+	// classSized marks a symbol with a size of its own. One without names what follows up to the next symbol, and
+	// at most its size, except where a sized symbol lies: labels inside of functions are no functions.
+	classSized
 
 	classMask = 1<<3 - 1
 )
@@ -129,19 +129,18 @@ type openRange struct {
 func (b *builder) add(group []symbol, next uint64) {
 	best := group[0]
 	b.closeUpTo(best.start)
-	var end, unsizedEnd uint64
+	sized := best.class()&classSized != 0
+	if !sized && len(b.open) > 0 {
+		return
+	}
+	var end uint64
 	for _, s := range group {
-		if s.class()&classSized != 0 {
+		if s.class()&classSized == best.class()&classSized {
 			end = max(end, s.end())
-		} else {
-			unsizedEnd = max(unsizedEnd, s.end())
 		}
 	}
-	if end == 0 {
-		if len(b.open) > 0 {
-			return
-		}
-		end = min(next, unsizedEnd)
+	if !sized {
+		end = min(end, next)
 	}
 	if len(b.open) > 0 {
 		outer := b.open[len(b.open)-1]
@@ -154,7 +153,7 @@ func (b *builder) add(group []symbol, next uint64) {
 // name stores the names of a group.
 func (b *builder) name(group []symbol) uint32 {
 	names := group[:1]
-	for len(names) < min(len(group), maxAliases) && (group[len(names)].class()^group[0].class())&^classSized == 0 {
+	for len(names) < min(len(group), maxAliases) && group[len(names)].class() == group[0].class() {
 		names = group[:len(names)+1]
 	}
 	if len(names) == 1 {

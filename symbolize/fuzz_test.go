@@ -1,0 +1,86 @@
+package symbolize
+
+import (
+	"bytes"
+	"debug/elf"
+	"testing"
+)
+
+// FuzzOpen opens what may be an ELF file, with symbols or with a pclntab, and resolves addresses in it.
+func FuzzOpen(f *testing.F) {
+	for _, class := range []elf.Class{elf.ELFCLASS64, elf.ELFCLASS32} {
+		f.Add(makeSymbols(class, elf.EM_X86_64,
+			testSymbol{"outer", 0x1000, 0x100, elf.STB_GLOBAL, elf.STT_FUNC, 1},
+			testSymbol{"inner", 0x1010, 0x10, elf.STB_LOCAL, elf.STT_FUNC, 1},
+			testSymbol{"_ZN3foo3barEv", 0x1010, 0, elf.STB_LOCAL, elf.STT_NOTYPE, 1},
+		), uint64(0x1014))
+	}
+	f.Add(makeGo(goImage{}), uint64(0x1010))
+	f.Add(makeGo(goImage{magic: magicGo118}), uint64(0x1010))
+	f.Add(makeGo(goImage{inlineLoop: true}), uint64(0x1010))
+	f.Fuzz(func(t *testing.T, image []byte, addr uint64) {
+		file, err := Open(bytes.NewReader(image), int64(len(image)))
+		if err != nil {
+			return
+		}
+		addrs := []uint64{addr, 0x1000, 0x1010, 0x1100, ^uint64(0)}
+		for _, table := range file.tables {
+			for i, start := range table.table.starts[:min(8, len(table.table.starts))] {
+				// Ranges are in order and do not overlap; their own starts find them.
+				if i > 0 && len(table.table.regions) == 1 && uint64(table.table.starts[i-1])+uint64(table.table.sizes[i-1]) > uint64(start) {
+					t.Fatalf("range %d overlaps the one before", i)
+				}
+				addrs = append(addrs, table.table.regions[0].base+uint64(start))
+			}
+		}
+		for _, a := range addrs {
+			frames := file.Resolve(nil, a)
+			if len(frames) > maxInline {
+				t.Fatalf("%#x: %d frames", a, len(frames))
+			}
+			for _, frame := range frames {
+				if frame.Source == None {
+					t.Fatalf("%#x: a frame without a source: %+v", a, frame)
+				}
+			}
+		}
+		// Twice the image holds the ranges, 24 bytes a symbol in the file.
+		if n := file.MemoryBytes(); n > 4096+2*len(image) {
+			t.Fatalf("%d bytes held for a file of %d", n, len(image))
+		}
+	})
+}
+
+// FuzzKallsyms reads what may be a kallsyms.
+func FuzzKallsyms(f *testing.F) {
+	f.Add([]byte(kallsyms), uint64(0xffffffffc0000001))
+	f.Add([]byte("0000000000000000 T _text\n"), uint64(0))
+	f.Add([]byte("ffffffffffffffff t last\n1 T first\t[m]\n"), ^uint64(0))
+	f.Fuzz(func(t *testing.T, text []byte, addr uint64) {
+		k, err := ReadKallsyms(bytes.NewReader(text))
+		if err != nil {
+			return
+		}
+		if len(k.Resolve(nil, addr)) > 1 {
+			t.Fatalf("%#x: more than one frame", addr)
+		}
+		if m, ok := k.Module(addr); ok && (addr < m.Start || addr >= m.End) {
+			t.Fatalf("%#x: module %+v does not hold it", addr, m)
+		}
+	})
+}
+
+// FuzzDemangle holds that no name makes the demangler panic or print without bounds.
+func FuzzDemangle(f *testing.F) {
+	for _, name := range []string{
+		"_ZNSt6vectorIiSaIiEE9push_backERKi", "_ZN4core3fmt9Formatter3pad17h0123456789abcdefE", "_RNvNtCs1234_7mycrate3foo3bar",
+		"_Z1f1PIiiES_IS0_S0_ES_IS1_S1_E", "read@@GLIBC_2.2.5", "___Z3foov_block_invoke", "_GLOBAL__sub_I__ZN3foo3barE",
+	} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if got := demangled(name); len(got) > max(len(name), 1<<maxDemangledPow) {
+			t.Fatalf("%d bytes", len(got))
+		}
+	})
+}
