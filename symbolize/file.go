@@ -36,7 +36,7 @@ const scratchSize = 512
 // The File reads from r for as long as it is used. Close closes r if it is an io.Closer; on error r stays the
 // caller's.
 //
-// Open holds at most 64 MiB while it works, whatever the file claims, and reads each table once.
+// Open holds at most 64 MiB while it works, whatever the file claims.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	m, err := readImage(r, size)
 	if err != nil {

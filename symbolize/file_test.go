@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -388,6 +389,26 @@ func TestManyFunctions(t *testing.T) {
 	}
 }
 
+// TestConcurrentResolve is for the race detector, and holds that scratch memory is not shared.
+func TestConcurrentResolve(t *testing.T) {
+	f := mustOpen(t, makeGo(goImage{}))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 1000 {
+				if got := names(f, 0x1010); got != "main.inner main.outer" {
+					t.Errorf("got %q", got)
+				}
+				if got := names(f, 0x1100); got != "main.plain" {
+					t.Errorf("got %q", got)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// failing is a file that cannot be read once fail is set.
 type failing struct {
 	bytes.Reader
 	fail error
