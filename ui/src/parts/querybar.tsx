@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { apiUrl, getJson } from "../api";
 import { change } from "../location";
 import { complete, completionAt } from "../selector";
@@ -78,8 +78,6 @@ const maxChoices = 50;
 function SelectorInput({ state, range }: { state: State; range: Range }) {
   const input = useRef<HTMLInputElement>(null);
   const [text, setText] = useState(state.q);
-  const [choices, setChoices] = useState<string[]>([]);
-  const [active, setActive] = useState(-1);
   const [caret, setCaret] = useState(-1);
   useEffect(() => setText(state.q), [state.q]);
 
@@ -100,11 +98,20 @@ function SelectorInput({ state, range }: { state: State; range: Range }) {
     );
     return () => abort.abort();
   }, [source]);
-  useEffect(() => {
+  const choices = useMemo(() => {
     const p = at?.prefix.toLowerCase() ?? "";
-    setChoices(at && known.source === source ? known.names.filter((n) => n.toLowerCase().includes(p)).slice(0, maxChoices) : []);
-    setActive(-1);
+    return at && known.source === source ? known.names.filter((n) => n.toLowerCase().includes(p)).slice(0, maxChoices) : [];
   }, [known, source, at?.prefix]);
+  // An active choice belongs to one list: with another, none is active.
+  const [mark, setMark] = useState({ choices, index: -1 });
+  const active = mark.choices === choices ? mark.index : -1;
+
+  const placed = useRef(-1);
+  useLayoutEffect(() => {
+    if (placed.current < 0) return;
+    input.current?.setSelectionRange(placed.current, placed.current);
+    placed.current = -1;
+  });
 
   const submit = (q: string) => {
     setCaret(-1);
@@ -114,18 +121,16 @@ function SelectorInput({ state, range }: { state: State; range: Range }) {
     if (!at) return;
     const next = complete(text, at, choice);
     setText(next.text);
+    placed.current = next.caret;
     if (at.kind === "value") submit(next.text);
-    requestAnimationFrame(() => {
-      input.current?.focus();
-      input.current?.setSelectionRange(next.caret, next.caret);
-      setCaret(at.kind === "value" ? -1 : next.caret);
-    });
+    else setCaret(next.caret);
   };
   const onKey = (e: KeyboardEvent) => {
     if (choices.length > 0 && (e.key === "ArrowDown" || e.key === "ArrowUp")) {
       e.preventDefault();
       const step = e.key === "ArrowDown" ? 1 : -1;
-      setActive((active + step + choices.length + (active < 0 && step < 0 ? 1 : 0)) % choices.length);
+      const index = active < 0 && step < 0 ? choices.length - 1 : (active + step + choices.length) % choices.length;
+      setMark({ choices, index });
     } else if (e.key === "Tab" && choices.length > 0 && at?.prefix) {
       e.preventDefault();
       choose(choices[Math.max(active, 0)]!);
@@ -186,7 +191,7 @@ export function Refresh({ state, loading, reload }: { state: State; loading: boo
   return (
     <span class="refresh">
       <button type="button" class="reload" onClick={reload} title="Load again" aria-label="Load again" aria-busy={loading}>
-        <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="M13.5 8a5.5 5.5 0 1 1-1.7-4M13.5 1.500v3h-3" fill="none" stroke="currentColor" stroke-width="1.6" /></svg>
+        <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="M13.5 8a5.5 5.5 0 1 1-1.7-4M13.5 1.5v3h-3" fill="none" stroke="currentColor" stroke-width="1.6" /></svg>
       </button>
       <label class="inline">
         <span class="sr">Load again every</span>
