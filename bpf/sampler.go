@@ -60,7 +60,8 @@ type Sampler struct {
 
 	mu      sync.Mutex // guards what follows
 	cpus    []*cpu
-	online  []int // CPUs that are sampled
+	online  []int  // CPUs that are sampled
+	memory  uint64 // bytes of all maps
 	started bool
 	stopped bool
 	closed  bool
@@ -112,7 +113,10 @@ func Open(opts Options) (*Sampler, error) {
 	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
 		return nil, fmt.Errorf("load sampler: %w", explain(err))
 	}
-	if err := s.openPoll(); err != nil {
+	if s.memory, err = memoryOf(s.objs.Counts, s.objs.Rings, s.objs.Scratches); err == nil {
+		err = s.openPoll()
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -258,6 +262,11 @@ func (s *Sampler) newCPU(id int) (*cpu, error) {
 		ringMap.Close()
 		return nil, fmt.Errorf("map ring of CPU %d: %w", id, err)
 	}
+	bytes, err := memoryOf(ringMap)
+	if err != nil {
+		return nil, errors.Join(err, ring.Close(), ringMap.Close())
+	}
+	s.memory += bytes
 	ring.SetDeadline(time.Unix(1, 0)) // the ring is only read when it is time to, never waited for
 	return &cpu{id: id, ringMap: ringMap, ring: ring, event: -1}, s.poll(ringMap.FD(), unix.EPOLLIN|unix.EPOLLET)
 }

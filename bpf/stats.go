@@ -23,7 +23,7 @@ func (s *Sampler) Stats() (Stats, error) {
 	if err := s.objs.Counts.Lookup(uint32(0), &perCPU); err != nil {
 		return Stats{}, fmt.Errorf("read sampler counters: %w", err)
 	}
-	var st Stats
+	st := Stats{Memory: s.memory}
 	for _, c := range perCPU {
 		st.Taken += c.Taken
 		st.Run += time.Duration(c.RunNs)
@@ -31,18 +31,20 @@ func (s *Sampler) Stats() (Stats, error) {
 			st.Outcomes[i] += n
 		}
 	}
-	maps := append(make([]*ebpf.Map, 0, 3+len(s.cpus)), s.objs.Counts, s.objs.Rings, s.objs.Scratches)
-	for _, c := range s.cpus {
-		maps = append(maps, c.ringMap)
-	}
+	return st, nil
+}
+
+// memoryOf returns the bytes that the kernel holds for maps.
+func memoryOf(maps ...*ebpf.Map) (uint64, error) {
+	var sum uint64
 	for _, m := range maps {
 		info, err := m.Info()
 		if err != nil {
-			return Stats{}, fmt.Errorf("read map info: %w", err)
+			return 0, fmt.Errorf("read map info: %w", err)
 		}
 		if bytes, ok := info.Memlock(); ok {
-			st.Memory += bytes
+			sum += bytes
 		}
 	}
-	return st, nil
+	return sum, nil
 }
