@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"pilotlight/symbolize"
+)
+
+// inspectCmd shows what Pilotlight knows of single things, for people who look for an error in it.
+type inspectCmd struct {
+	Symbols inspectSymbolsCmd `cmd:"" help:"Name addresses of an ELF file, with their inlined calls."`
+}
+
+// inspectSymbolsCmd names addresses as the profiler does. For each address it prints the function and, where it
+// was inlined, its callers:
+//
+//	0x48f2a4: strings.Index at /usr/local/go/src/strings/strings.go:1217
+//	 (inlined by) main.find at /src/find.go:31
+//
+// What is not known is left out; an address without a name prints as ??. With --json it prints an array with an
+// element for each address, in the order given:
+//
+//	[{"address": "0x48f2a4", "frames": [{"function": "main.find", "system_name": "main.find",
+//	  "file": "/src/find.go", "line": 31, "start_line": 20, "source": "pclntab"}]}]
+//
+// frames has the innermost inlined call first, and is empty for an address without a name. A file is "" and a line
+// 0 where it is not known. source is "dwarf", "pclntab", "symtab" or "dynsym".
+type inspectSymbolsCmd struct {
+	JSON      bool     `name:"json" help:"Print JSON."`
+	File      string   `arg:"" help:"Executable or shared object."`
+	Addresses []string `arg:"" name:"address" help:"Address in the file, as nm prints it: hexadecimal, with or without 0x."`
+}
+
+// resolved is an address with its names.
+type resolved struct {
+	addr   uint64
+	frames []symbolize.Frame
+}
+
+// Run prints the names of the addresses.
+func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
+	names := make([]resolved, len(c.Addresses))
+	for i, s := range c.Addresses {
+		if names[i].addr, err = parseAddress(s); err != nil {
+			return err
+		}
+	}
+	file, err := openSymbols(c.File)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	for i := range names {
+		names[i].frames = file.Resolve(nil, names[i].addr)
+	}
+	print := printSymbols
+	if c.JSON {
+		print = printSymbolsJSON
+	}
+	if err := print(g.stdout, names); err != nil {
+		return fmt.Errorf("print symbols: %w", err)
+	}
+	if err := file.Err(); err != nil {
+		return fmt.Errorf("%s: names are missing: %w", c.File, err)
+	}
+	return nil
+}
+
+// parseAddress reads hexadecimal digits, with or without 0x.
+func parseAddress(s string) (uint64, error) {
+	digits, ok := strings.CutPrefix(s, "0x")
+	if !ok {
+		digits = strings.TrimPrefix(s, "0X")
+	}
+	addr, err := strconv.ParseUint(digits, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("address %q: give up to 16 hexadecimal digits, with or without 0x", s)
+	}
+	return addr, nil
+}
+
+// openSymbols opens a file that exists by name. The symbolizer reads from it until it is closed.
+func openSymbols(path string) (*symbolize.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err // names the operation and the path
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return nil, fmt.Errorf("%s: not a regular file: give an executable or a shared object", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := symbolize.Open(f, info.Size())
+	if err != nil {
+		f.Close()
+		if errors.Is(err, symbolize.ErrNotELF) {
+			return nil, fmt.Errorf("%s: %w: give an executable or a shared object", path, err)
+		}
+		return nil, fmt.Errorf("read symbols of %s: %w", path, err)
+	}
+	return file, nil
+}
+
+func printSymbols(w io.Writer, names []resolved) error {
+	out := bufio.NewWriter(w)
+	for _, n := range names {
+		fmt.Fprintf(out, "%#x: ", n.addr)
+		if len(n.frames) == 0 {
+			fmt.Fprintln(out, "??")
+		}
+		for i, f := range n.frames {
+			if i > 0 {
+				fmt.Fprint(out, " (inlined by) ")
+			}
+			fmt.Fprint(out, f.Function)
+			if f.File != "" {
+				fmt.Fprintf(out, " at %s:%d", f.File, f.Line)
+			}
+			fmt.Fprintln(out)
+		}
+	}
+	return out.Flush()
+}
+
+func printSymbolsJSON(w io.Writer, names []resolved) error {
+	type frame struct {
+		Function   string `json:"function"`
+		SystemName string `json:"system_name"`
+		File       string `json:"file"`
+		Line       int    `json:"line"`
+		StartLine  int    `json:"start_line"`
+		Source     string `json:"source"`
+	}
+	type address struct {
+		Address string  `json:"address"`
+		Frames  []frame `json:"frames"`
+	}
+	addresses := make([]address, 0, len(names))
+	for _, n := range names {
+		frames := make([]frame, 0, len(n.frames))
+		for _, f := range n.frames {
+			frames = append(frames, frame{f.Function, f.SystemName, f.File, f.Line, f.StartLine, f.Source.String()})
+		}
+		addresses = append(addresses, address{fmt.Sprintf("%#x", n.addr), frames})
+	}
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	return out.Encode(addresses)
+}
