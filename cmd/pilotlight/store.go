@@ -137,7 +137,7 @@ func (c *storeCmd) open(g *globals) (*half, error) {
 		Registerer:     registry,
 	})
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("data directory %s: user %d may not write there: chown -R %d %s, or choose another with --data", c.Data, os.Geteuid(), os.Geteuid(), c.Data)
+		return nil, fmt.Errorf("data directory %s: user %d may not write there: choose another with --data or, if it is pilotlight's alone, chown -R %d %s", c.Data, os.Geteuid(), os.Geteuid(), c.Data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", c.Data, err)

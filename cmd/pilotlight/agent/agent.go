@@ -123,7 +123,7 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		clock:    systemClock,
 		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.ReadEnviron}),
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
-		symbols:  newSymbols(proc),
+		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
 	}
 	now, _ := ag.clock()
 	run := sha256.Sum256(binary.NativeEndian.AppendUint64(boot, now))

@@ -97,7 +97,7 @@ func (k *kernelSymbols) place(pc uint64) (codeBinary, uint64) {
 // kernelBuildID returns the running kernel's GNU build ID in hexadecimal, empty
 // if it has none. notes is /sys/kernel/notes: ELF notes without a file around them.
 func kernelBuildID(notes []byte) string {
-	const header, buildID = 12, 3 // Elf64_Nhdr; NT_GNU_BUILD_ID
+	const header, typeBuildID = 12, 3 // Elf64_Nhdr; NT_GNU_BUILD_ID
 	align := func(n uint32) uint64 { return (uint64(n) + 3) &^ 3 }
 	for len(notes) >= header {
 		nameSize, descSize := binary.NativeEndian.Uint32(notes), binary.NativeEndian.Uint32(notes[4:])
@@ -106,7 +106,7 @@ func kernelBuildID(notes []byte) string {
 		if end > uint64(len(notes)) {
 			return ""
 		}
-		if binary.NativeEndian.Uint32(notes[8:]) == buildID && string(notes[header:header+nameSize]) == "GNU\x00" {
+		if binary.NativeEndian.Uint32(notes[8:]) == typeBuildID && string(notes[header:header+nameSize]) == "GNU\x00" {
 			return hex.EncodeToString(notes[desc : desc+uint64(descSize)])
 		}
 		notes = notes[end:]

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"path"
 	"slices"
 	"strings"
@@ -31,7 +33,6 @@ const (
 // symbols names addresses of files and of the kernel. The draining goroutine
 // offers files while their process lives; the publishing one resolves.
 type symbols struct {
-	proc fs.FS
 	vdso *symbolize.File // nil if the kernel has none
 
 	mu    sync.Mutex // guards files and what has and offer touch of them
@@ -52,8 +53,23 @@ type symbolFile struct {
 	named map[uint64][]symbolize.Frame
 }
 
-func newSymbols(proc fs.FS) *symbols {
-	return &symbols{proc: proc, files: make(map[process.FileKey]*symbolFile), kernel: kernelSymbols{proc: proc}}
+// newSymbols reads the kernel's own names from proc and sys, the roots of
+// /proc and /sys. What cannot be read it logs: those frames have no names.
+func newSymbols(proc, sys fs.FS, log *slog.Logger) *symbols {
+	s := &symbols{files: make(map[process.FileKey]*symbolFile), kernel: kernelSymbols{proc: proc, log: log}}
+	image, err := symbolize.VDSO()
+	if err == nil {
+		s.vdso, err = symbolize.Open(bytes.NewReader(image), int64(len(image)))
+	}
+	if err != nil {
+		log.Warn("functions of the vDSO will have no names", "err", err)
+	}
+	notes, err := fs.ReadFile(sys, "kernel/notes")
+	if err != nil {
+		log.Warn("profiles will not name the kernel's build ID", "err", err)
+	}
+	s.kernel.buildID = kernelBuildID(notes)
+	return s
 }
 
 // has reports whether the file with this key can be resolved, and keeps it from

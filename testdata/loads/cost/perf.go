@@ -22,7 +22,9 @@ func measurePerf(ctx context.Context, load string, d time.Duration) error {
 	}
 	defer os.RemoveAll(dir)
 	data := filepath.Join(dir, "perf.data")
-	cmd := exec.CommandContext(ctx, "perf", "record", "-e", "cpu-clock", "-a", "-g", "-F", fmt.Sprint(perfFrequency), "-o", data)
+	cmd := exec.CommandContext(ctx, "perf", "record", "-e", "cpu-clock", "-a", "-g", "-F", fmt.Sprint(perfFrequency),
+		"--no-buildid", // perf 6.1 aborts over build IDs of more than 20 bytes, which Go binaries have
+		"-o", data)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"bytes"
+	"debug/elf"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/symbolize"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+func TestKernelBuildIDFromNotes(t *testing.T) {
+	note := func(name string, kind byte, desc string) string {
+		return string([]byte{byte(len(name)), 0, 0, 0, byte(len(desc)), 0, 0, 0, kind, 0, 0, 0}) + name + desc
+	}
+	for _, tc := range []struct{ name, notes, want string }{
+		{"second of two", note("Xen\x00", 3, "none") + note("GNU\x00", 3, "\x01\x02\x03\xff"), "010203ff"},
+		{"none", note("GNU\x00", 1, "abcd"), ""},
+		{"cut short", note("GNU\x00", 3, "abcd")[:17], ""},
+		{"size beyond the end", "\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00", ""},
+		{"empty", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := kernelBuildID([]byte(tc.notes)); got != tc.want {
+				t.Errorf("build ID %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestKernelFramesWithoutSymbols(t *testing.T) {
+	s := newSymbols(fstest.MapFS{}, fstest.MapFS{}, quiet)
+	kind, frames := s.resolve(&codeBinary{path: kernelFile}, location{binary: kernelBinary, addr: 0xffffffff81234567})
+	if kind != kernelFrame || len(frames) != 1 || frames[0].Function != "[kernel]+0xffffffff81234567" {
+		t.Errorf("%v %+v, want one kernel frame with its address", kind, frames)
+	}
+}
+
+func TestKernelAddressesAreThoseOfVmlinux(t *testing.T) {
+	const list = `ffffffff9a000000 T _stext
+ffffffff9a000000 T _text
+ffffffff9a000100 T do_something
+ffffffff9b000000 T _etext
+ffffffffc0100000 t xfs_first\t[xfs]
+ffffffffc0100200 t xfs_second\t[xfs]
+`
+	s := newSymbols(fstest.MapFS{"kallsyms": {Data: []byte(strings.ReplaceAll(list, `\t`, "\t"))}}, fstest.MapFS{}, quiet)
+	for _, tc := range []struct {
+		pc             uint64
+		function, file string
+		addr           uint64
+	}{
+		{0xffffffff9a000104, "do_something", "[kernel.kallsyms]", kernelLinkBase + 0x104},
+		{0xffffffffc0100204, "xfs_second", "[xfs]", 0x204},
+	} {
+		_, frames := s.resolve(&codeBinary{path: kernelFile}, location{binary: kernelBinary, addr: tc.pc})
+		b, addr := s.kernel.place(tc.pc)
+		if frames[0].Function != tc.function || b.path != tc.file || addr != tc.addr {
+			t.Errorf("%#x is %s at %s+%#x, want %s at %s+%#x", tc.pc, frames[0].Function, b.path, addr, tc.function, tc.file, tc.addr)
+		}
+		if addr < b.start || addr >= b.limit {
+			t.Errorf("%#x is outside [%#x, %#x) of %s", addr, b.start, b.limit, b.path)
+		}
+	}
+}
+
+// TestVDSOFunction names the function that processes call to read the clock.
+func TestVDSOFunction(t *testing.T) {
+	image, err := symbolize.VDSO()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.NewFile(bytes.NewReader(image))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols, err := f.DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := slices.IndexFunc(symbols, func(s elf.Symbol) bool { return strings.HasSuffix(s.Name, "clock_gettime") })
+	p, err := process.Read(os.DirFS("/proc"), uint32(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vdso := slices.IndexFunc(p.Mappings, func(m process.Mapping) bool { return m.Kind == process.VDSO })
+	if clock < 0 || vdso < 0 {
+		t.Fatalf("clock_gettime is symbol %d, the vDSO mapping %d: both should be there", clock, vdso)
+	}
+	m := p.Mappings[vdso]
+	b := binaryOf(m)
+	addr, ok := m.Addr(m.Start + symbols[clock].Value + 1)
+	kind, frames := newSymbols(fstest.MapFS{}, fstest.MapFS{}, quiet).resolve(&b, location{binary: firstBinary, addr: addr})
+	if !ok || kind != fileFrame || !strings.HasSuffix(frames[0].Function, "clock_gettime") {
+		t.Errorf("vDSO address %#x is %v %+v, want clock_gettime", addr, kind, frames)
+	}
+}
+
+func TestMarkersTellWhy(t *testing.T) {
+	s := newSymbols(fstest.MapFS{}, fstest.MapFS{}, quiet)
+	kind, frames := s.resolve(new(codeBinary), location{marker: bpf.NoTable})
+	if kind != markerFrame || frames[0].Function != "[truncated: no table]" {
+		t.Errorf("%v %+v", kind, frames)
+	}
+}
