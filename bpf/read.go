@@ -37,7 +37,7 @@ func (s *Sampler) Read(b *Batch) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	b.Samples, b.Events, b.words = b.Samples[:0], b.Events[:0], b.words[:0]
-	if s.drained || s.isClosed() {
+	if s.drained {
 		return os.ErrClosed
 	}
 	if err := s.wait(); err != nil {
@@ -74,30 +74,43 @@ func (s *Sampler) Read(b *Batch) error {
 	return s.follow()
 }
 
-func (s *Sampler) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
 // wait returns when a drain is due: the interval is over, a ring filled up, or
 // Stop or Close was called.
 func (s *Sampler) wait() error {
-	for {
-		timeout := time.Until(s.nextDrain)
-		var events [8]unix.EpollEvent
-		n, err := unix.EpollWait(s.epoll, events[:], int(max(timeout+time.Millisecond-1, 0)/time.Millisecond))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("wait for samples: %w", err)
-		}
-		if n > 0 || time.Until(s.nextDrain) <= 0 {
-			s.nextDrain = time.Now().Add(DrainInterval)
-			return nil
-		}
+	s.mu.Lock()
+	if s.stopped || s.closed {
+		s.mu.Unlock()
+		return nil
 	}
+	if s.nextDrain.IsZero() { // the first Read
+		s.nextDrain = time.Now().Add(DrainInterval)
+	}
+	err := s.poller.SetReadDeadline(s.nextDrain)
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("wait for samples: %w", err)
+	}
+	conn, err := s.poller.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("wait for samples: %w", err)
+	}
+	var waitErr error
+	err = conn.Read(func(fd uintptr) bool {
+		var events [8]unix.EpollEvent
+		n, err := unix.EpollWait(int(fd), events[:], 0)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			waitErr = err
+		}
+		return n > 0 || waitErr != nil
+	})
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		waitErr = errors.Join(waitErr, err)
+	}
+	if waitErr != nil {
+		return fmt.Errorf("wait for samples: %w", waitErr)
+	}
+	s.nextDrain = time.Now().Add(DrainInterval)
+	return nil
 }
 
 // drain moves the samples up to and including b.Upto from the ring to b.

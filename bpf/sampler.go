@@ -55,8 +55,7 @@ type Sampler struct {
 	objs      samplerObjects
 	ringBytes int
 
-	epoll int // waits for full rings and wake
-	wake  int // eventfd: Stop or Close was called
+	poller *os.File // an epoll of the rings: readable when one fills up
 
 	mu      sync.Mutex // guards what follows
 	cpus    []*cpu
@@ -104,7 +103,7 @@ func Open(opts Options) (*Sampler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read sampler object: %w", err)
 	}
-	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible), epoll: -1, wake: -1}
+	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible)}
 	spec.Maps["rings"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].InnerMap.MaxEntries = uint32(s.ringBytes)
 	if err := spec.Variables["wake_at_bytes"].Set(uint64(s.ringBytes / 2)); err != nil {
@@ -146,18 +145,33 @@ func explain(err error) error {
 	return err
 }
 
-func (s *Sampler) openPoll() (err error) {
-	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+// openPoll makes the poller. It is nonblocking, so that Read waits in Go's own
+// poller, which lets the whole runtime sleep: a thread that sits in epoll_wait
+// keeps the runtime's monitor awake.
+func (s *Sampler) openPoll() error {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
 		return fmt.Errorf("create epoll: %w", err)
 	}
-	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return errors.Join(fmt.Errorf("create epoll: %w", err), unix.Close(fd))
 	}
-	return s.poll(s.wake, unix.EPOLLIN)
+	s.poller = os.NewFile(uintptr(fd), "epoll")
+	return nil
 }
 
-func (s *Sampler) poll(fd int, events uint32) error {
-	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
+// poll has Read wake when fd, a ring, fills up. It is edge-triggered, because a
+// ring always has data: what is to wake is the kernel's saying so.
+func (s *Sampler) poll(fd int) error {
+	conn, err := s.poller.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	var ctlErr error
+	err = conn.Control(func(epoll uintptr) {
+		ctlErr = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
+	})
+	if err := errors.Join(err, ctlErr); err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
 	return nil
@@ -243,9 +257,7 @@ func (s *Sampler) openCPU(id int) (*cpu, error) {
 	if c.sideband, err = openSideband(id, max(s.ringBytes, sidebandBytesPerCPU/4)); err != nil {
 		return nil, explain(err)
 	}
-	// Edge-triggered, because a ring always has data: what is to wake is the
-	// kernel's saying so.
-	return c, s.poll(c.sideband.fd, unix.EPOLLIN|unix.EPOLLET)
+	return c, s.poll(c.sideband.fd)
 }
 
 func (s *Sampler) newCPU(id int) (*cpu, error) {
@@ -268,7 +280,7 @@ func (s *Sampler) newCPU(id int) (*cpu, error) {
 	}
 	s.memory += bytes
 	ring.SetDeadline(time.Unix(1, 0)) // the ring is only read when it is time to, never waited for
-	return &cpu{id: id, ringMap: ringMap, ring: ring, event: -1}, s.poll(ringMap.FD(), unix.EPOLLIN|unix.EPOLLET)
+	return &cpu{id: id, ringMap: ringMap, ring: ring, event: -1}, s.poll(ringMap.FD())
 }
 
 // sampleOn opens the clock event of a CPU, hands it to the program and starts it.
@@ -336,12 +348,12 @@ func (s *Sampler) Stop() error {
 	return errors.Join(err, s.interrupt())
 }
 
-// interrupt ends a Read that waits, now and from now on.
+// interrupt ends a Read that waits.
 func (s *Sampler) interrupt() error {
-	if s.wake < 0 {
+	if s.poller == nil {
 		return nil
 	}
-	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil && !errors.Is(err, unix.EAGAIN) {
+	if err := s.poller.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return fmt.Errorf("interrupt read: %w", err)
 	}
 	return nil
@@ -365,10 +377,8 @@ func (s *Sampler) Close() error {
 		err = errors.Join(err, c.close())
 	}
 	s.cpus = nil
-	for _, fd := range []int{s.epoll, s.wake} {
-		if fd >= 0 {
-			err = errors.Join(err, unix.Close(fd))
-		}
+	if s.poller != nil {
+		err = errors.Join(err, s.poller.Close())
 	}
 	return errors.Join(err, s.objs.Close())
 }
