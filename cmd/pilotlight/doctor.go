@@ -141,6 +141,3 @@ func text(root fs.FS, name string) (string, error) {
 	b, err := fs.ReadFile(root, name)
 	return strings.TrimSpace(string(b)), err
 }
-
-// oneLine returns an error's text on one line: verifier errors have several.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -8,9 +8,13 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"pilotlight/bpf"
 )
 
 // version is set by the linker; a build without it says what Go knows of the commit.
@@ -50,13 +54,16 @@ func main() {
 		version = buildVersion()
 	}
 	var c cli
-	parsed := kong.Parse(&c,
+	parsed, err := kong.Must(&c,
 		kong.Name("pilotlight"),
 		kong.Description("An always-on profiler of the whole machine."),
 		kong.DefaultEnvars("PILOTLIGHT"),
 		kong.Vars{"version": version},
-		kong.UsageOnError(),
-	)
+	).Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "pilotlight: %s: see %s --help\n", oneLine(err), asked(err))
+		os.Exit(2)
+	}
 	g := &globals{
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
@@ -69,9 +76,24 @@ func main() {
 		if errors.As(err, &code) {
 			os.Exit(int(code))
 		}
-		fmt.Fprintf(os.Stderr, "pilotlight: %v\n", err)
+		fmt.Fprintf(os.Stderr, "pilotlight: %s\n", oneLine(err))
 		os.Exit(1)
 	}
+}
+
+// oneLine writes an error in one line: those that were joined have several, and
+// the verifier's.
+func oneLine(err error) string {
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+}
+
+// asked is the command that a command line got right before it went wrong.
+func asked(err error) string {
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
+		return parse.Context.Selected().FullPath()
+	}
+	return "pilotlight"
 }
 
 // buildVersion is the commit that the binary was built from, or "devel".
@@ -93,6 +115,19 @@ func buildVersion() string {
 		return "devel"
 	}
 	return revision + modified
+}
+
+// hertz is a sampling frequency that is possible.
+type hertz int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *hertz) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 || n > bpf.MaxFrequency {
+		return fmt.Errorf("%.40q: choose 1 to %d samples per second", text, bpf.MaxFrequency)
+	}
+	*h = hertz(n)
+	return nil
 }
 
 type versionCmd struct{}

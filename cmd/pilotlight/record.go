@@ -28,9 +28,9 @@ type recordCmd struct {
 	PID       uint32        `short:"p" name:"pid" xor:"whom" help:"Profile this process and what it starts." placeholder:"PID"`
 	All       bool          `short:"a" name:"all" xor:"whom" help:"Profile the whole machine. This is the default."`
 	Duration  time.Duration `short:"d" help:"How long; with a command, at most so long. Default: 10s, or until the command ends."`
-	Frequency int           `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
+	Frequency hertz         `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
 	Output    string        `short:"o" help:"File to write." default:"profile.pb.gz" placeholder:"FILE"`
-	Command   []string      `arg:"" optional:"" passthrough:"" help:"Command to run and profile, after --."`
+	Command   []string      `arg:"" optional:"" passthrough:"partial" help:"Command to run and profile, after --."`
 }
 
 // topFunctions is how many functions record lists at its end.
@@ -76,7 +76,7 @@ func (c *recordCmd) check() error {
 // record profiles until its time is over, the command ends or a signal comes.
 func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 	fail := func(err error) (*profile.Profile, agent.Report, error) { return nil, agent.Report{}, err }
-	sampler, err := bpf.Open(bpf.Options{Frequency: c.Frequency})
+	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
 	if err != nil {
 		return fail(err)
 	}

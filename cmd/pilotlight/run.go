@@ -35,7 +35,7 @@ const stopTimeout = 4500 * time.Millisecond
 type runCmd struct {
 	Listen    string `help:"Address of the web page and the API." default:"127.0.0.1:7100" placeholder:"HOST:PORT"`
 	Data      string `help:"Directory of the profiles. Default: /var/lib/pilotlight as root, else below XDG_STATE_HOME." placeholder:"DIR"`
-	Frequency int    `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
+	Frequency hertz  `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
 	storeFlags
 }
 
@@ -70,7 +70,7 @@ func (c *runCmd) Run(g *globals) error {
 
 // sample profiles until a signal comes or the store half ends.
 func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
-	sampler, err := bpf.Open(bpf.Options{Frequency: c.Frequency})
+	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -34,23 +35,39 @@ import (
 
 // storeFlags are the flags of everything that has a store.
 type storeFlags struct {
-	Retention     model.Duration `help:"How long profiles are kept." default:"7d"`
-	RetentionSize byteSize       `help:"How much room profiles may take: the oldest go first." default:"10GB" placeholder:"SIZE"`
+	Retention     lifetime `help:"How long profiles are kept." default:"7d" placeholder:"TIME"`
+	RetentionSize byteSize `help:"How much room profiles may take: the oldest go first." default:"10GB" placeholder:"SIZE"`
 }
 
 // args returns the flags as a command line has them.
 func (f storeFlags) args() []string {
-	return []string{"--retention", f.Retention.String(), "--retention-size", fmt.Sprint(uint64(f.RetentionSize))}
+	return []string{"--retention", model.Duration(f.Retention).String(), "--retention-size", fmt.Sprint(uint64(f.RetentionSize))}
 }
 
-// byteSize is a number of bytes, written as 10GB or 512MiB.
+// lifetime is a time above zero, written as 7d or 12h.
+type lifetime time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *lifetime) UnmarshalText(text []byte) error {
+	d, err := model.ParseDuration(string(text))
+	if err != nil || d == 0 {
+		return fmt.Errorf("%.40q: write a time above zero, as 7d or 12h", text)
+	}
+	*l = lifetime(d)
+	return nil
+}
+
+// byteSize is a number of bytes above zero, written as 10GB or 512MiB.
 type byteSize uint64
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (b *byteSize) UnmarshalText(text []byte) error {
 	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return fmt.Errorf("%.40q: write a size above zero, as 10GB or 512MiB", text)
+	}
 	*b = byteSize(n)
-	return err
+	return nil
 }
 
 // storeCmd is the store half of `run`: it keeps what comes over the link and
