@@ -136,7 +136,8 @@ func explain(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		var verifier *ebpf.VerifierError
 		if !errors.As(err, &verifier) {
-			return fmt.Errorf("%w: run as root or with CAP_BPF and CAP_PERFMON", err)
+			// Not err itself: the library's guess at a limit is for its callers.
+			return fmt.Errorf("%w: run as root or with CAP_BPF and CAP_PERFMON", unix.EPERM)
 		}
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) {
