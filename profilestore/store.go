@@ -100,11 +100,11 @@ func Open(dir string, o Options) (_ *Store, err error) {
 		return nil, &Error{Code: BadRequest, Message: "retention, sizes and limits of a store must not be negative: use 0 for the default"}
 	}
 	if err := prepare(dir); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	lock, err := lockDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s := &Store{
 		dir: dir, o: o, lock: lock, now: o.now,
@@ -146,7 +146,7 @@ func prepare(dir string) error {
 		case !ok || err != nil || version < 1:
 			return &Error{Code: BadRequest, Message: fmt.Sprintf("%s says %.40q, which is not a profile store: name another directory with --data", path, b)}
 		case version > formatVersion:
-			return &Error{Code: BadRequest, Message: fmt.Sprintf("%s was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", dir, version, formatVersion)}
+			return &Error{Code: BadRequest, Message: fmt.Sprintf("it was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", version, formatVersion)}
 		}
 		return nil
 	}
@@ -160,7 +160,7 @@ func prepare(dir string) error {
 	for _, n := range names {
 		// lost+found is there when the directory is a file system of its own, FORMAT.tmp after a crash below.
 		if n.Name() != "lost+found" && n.Name() != formatFile+".tmp" {
-			return &Error{Code: BadRequest, Message: fmt.Sprintf("%s holds other files (%.60q) and is not a profile store: name an empty directory with --data", dir, n.Name())}
+			return &Error{Code: BadRequest, Message: fmt.Sprintf("it holds other files (%.60q) and is not a profile store: name an empty directory with --data", n.Name())}
 		}
 	}
 	if err := writeFile(path, fmt.Appendf(nil, "%s%d\n", formatText, formatVersion)); err != nil {
@@ -176,7 +176,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = &Error{Code: Unavailable, Message: fmt.Sprintf("%s is in use by another pilotlight: stop it, or name another directory with --data", dir), Err: err}
+			err = &Error{Code: Unavailable, Message: "it is in use by another pilotlight: stop it, or name another directory with --data", Err: err}
 		}
 		return nil, errors.Join(err, f.Close())
 	}

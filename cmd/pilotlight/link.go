@@ -56,10 +56,14 @@ type agentLink struct {
 	sequence uint64
 
 	answers chan answer   // of batches
-	started chan error    // the store half's first answer
+	started chan struct{} // gets one value when the store half serves
 	broken  chan struct{} // closed when no answer can come any more
-	cause   error         // why; set before broken is closed
+	refused error         // why it did not start, if it said so; set before broken is closed
 }
+
+// errStoreGone is the error of all that is asked of a store half that has ended.
+// Why it did, storeHalf.stop tells.
+var errStoreGone = errors.New("store half is gone")
 
 type answer struct {
 	sequence uint64
@@ -70,7 +74,7 @@ func newAgentLink(conn net.Conn) *agentLink {
 	l := &agentLink{
 		conn:    conn,
 		answers: make(chan answer, 16),
-		started: make(chan error, 1),
+		started: make(chan struct{}, 1),
 		broken:  make(chan struct{}),
 	}
 	go l.read()
@@ -84,12 +88,15 @@ func (l *agentLink) read() {
 	for {
 		a, err := readAnswer(in)
 		if err != nil {
-			l.cause = fmt.Errorf("store half is gone: %w", err)
 			return
 		}
 		if a.sequence == 0 {
+			if a.err != nil {
+				l.refused = a.err
+				return
+			}
 			select {
-			case l.started <- a.err:
+			case l.started <- struct{}{}:
 			default: // it starts once
 			}
 			continue
@@ -150,7 +157,12 @@ func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) e
 	}
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))
 	buffers := net.Buffers{head, payload}
-	if _, err := buffers.WriteTo(l.conn); err != nil {
+	_, err := buffers.WriteTo(l.conn)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		<-l.broken // soon: read comes to the end of what was answered before
+		return errStoreGone
+	}
+	if err != nil {
 		// Half a message may have gone out: the other end cannot find the next.
 		return errors.Join(fmt.Errorf("write to store half: %w", err), l.conn.Close())
 	}
@@ -175,7 +187,7 @@ func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) er
 				return a.err
 			}
 		case <-l.broken:
-			return l.cause
+			return errStoreGone
 		case <-ctx.Done():
 			return fmt.Errorf("wait for store half: %w", ctx.Err())
 		}

@@ -51,6 +51,12 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return explainListen(c.Listen, err)
 	}
+	// What cannot sample is to find out before it makes a directory.
+	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer sampler.Close()
 	owner, err := storeUser()
 	if err != nil {
 		return err
@@ -59,43 +65,41 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 
-	// The store half opens its store while the sampler is loaded.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 	half, err := startStoreHalf(listener.(*net.TCPListener), data, owner, c.storeFlags, g)
 	if err != nil {
 		return err
 	}
-	runErr := c.sample(g, half, listener.Addr())
-	return errors.Join(runErr, half.stop())
+	err = sample(ctx, g, sampler, half, listener.Addr())
+	if errors.Is(err, errStoreGone) {
+		err = nil // stop knows why it went
+	}
+	return errors.Join(err, half.stop())
 }
 
-// sample profiles until a signal comes or the store half ends.
-func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
-	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
-	if err != nil {
-		return err
-	}
-	defer sampler.Close()
+// sample profiles until ctx is done or the store half ends.
+func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHalf, addr net.Addr) error {
+	// While the store half opens its store: a long log does not hold up sampling.
 	if err := sampler.Start(); err != nil {
 		return err
 	}
-	g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", time.Since(started).Round(time.Millisecond))
+	attached := time.Since(started).Round(time.Millisecond)
 
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	serving := make(chan struct{})
 	go func() {
+		defer cancel()
 		select {
-		case err := <-half.link.started:
-			if err != nil {
-				cancel(err)
-				return
-			}
+		case <-half.link.started:
+			// Not before: a store that cannot be opened is all there is to say.
+			g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
 			g.log.Info("serving", "url", "http://"+addr.String())
+			close(serving)
 		case <-half.link.broken:
 		}
 		<-half.link.broken
-		cancel(half.link.cause)
 	}()
 	if err := half.link.send(ctx, messageReady, nil); err != nil {
 		return err
@@ -110,12 +114,8 @@ func (c *runCmd) sample(g *globals, half *storeHalf, addr net.Addr) error {
 	if err != nil {
 		return err
 	}
-	go half.reportFirstSample(ctx, sampler, registry)
-	err = a.Run(ctx)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = errors.Join(cause, err)
-	}
-	return err
+	go half.reportFirstSample(ctx, sampler, registry, serving)
+	return a.Run(ctx)
 }
 
 // storeHalf is the child process that keeps and serves the profiles.
@@ -146,9 +146,9 @@ func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Crede
 	if err := listener.Close(); err != nil { // the child's copy goes on listening
 		return nil, fmt.Errorf("pass on listener: %w", err)
 	}
-	dir, err := os.Open(data)
+	dir, err := os.OpenFile(data, unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open data directory: %w", err)
+		return nil, errors.Join(fmt.Errorf("data directory: %w: name another with --data", err), conn.Close())
 	}
 	defer dir.Close()
 
@@ -182,8 +182,13 @@ func startWithoutNewPrivileges(cmd *exec.Cmd) error {
 }
 
 // reportFirstSample has the metrics tell that the sampler works before the first
-// window is over.
-func (h *storeHalf) reportFirstSample(ctx context.Context, s *bpf.Sampler, metrics prometheus.Gatherer) {
+// window is over, once there is somebody to be told.
+func (h *storeHalf) reportFirstSample(ctx context.Context, s *bpf.Sampler, metrics prometheus.Gatherer, serving <-chan struct{}) {
+	select {
+	case <-serving:
+	case <-ctx.Done():
+		return
+	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -236,7 +241,17 @@ func (h *storeHalf) stop() error {
 	defer cancel()
 	select {
 	case <-h.link.broken: // it ended by itself
-		return errors.Join(h.link.conn.Close(), h.cmd.Wait())
+		err := h.link.conn.Close()
+		exit := h.cmd.Wait()
+		switch {
+		case h.link.refused != nil:
+			exit = h.link.refused
+		case exit != nil:
+			exit = fmt.Errorf("store half ended: %w: start pilotlight again; what was acknowledged is kept", exit)
+		default:
+			exit = errors.New("store half ended without being asked to: start pilotlight again; what was acknowledged is kept")
+		}
+		return errors.Join(exit, err)
 	default:
 	}
 	if err := h.link.end(ctx); err != nil {
@@ -293,7 +308,7 @@ func dataDir(asked string) (string, error) {
 // One that is there is left as it is: it may be another program's.
 func makeDataDir(dir string, owner *syscall.Credential) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
+		return fmt.Errorf("make data directory: %w: name another with --data", err)
 	}
 	err := os.Mkdir(dir, 0o750)
 	if errors.Is(err, fs.ErrExist) {
@@ -303,7 +318,7 @@ func makeDataDir(dir string, owner *syscall.Credential) error {
 		err = os.Chown(dir, int(owner.Uid), int(owner.Gid))
 	}
 	if err != nil {
-		return fmt.Errorf("make data directory: %w", err)
+		return fmt.Errorf("make data directory: %w: name another with --data", err)
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func (c *storeCmd) open(g *globals) (*half, error) {
 	}
 	// The directory was opened by root, and may lie where this user cannot go.
 	if err := unix.Fchdir(dataFD); err != nil {
-		return nil, fmt.Errorf("enter data directory %s: %w", c.Data, err)
+		return nil, c.explain(err)
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -153,11 +153,8 @@ func (c *storeCmd) open(g *globals) (*half, error) {
 		RetentionBytes: int64(c.RetentionSize),
 		Registerer:     registry,
 	})
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("data directory %s: user %d may not write there: choose another with --data or, if it is pilotlight's alone, chown -R %d %s", c.Data, os.Geteuid(), os.Geteuid(), c.Data)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("data directory %s: %w", c.Data, err)
+		return nil, c.explain(err)
 	}
 	h := &half{store: store, listener: listener, agents: new(httpapi.Agents), log: g.log}
 	h.server = httpapi.NewServer(httpapi.NewHandler(store, httpapi.Options{
@@ -169,6 +166,18 @@ func (c *storeCmd) open(g *globals) (*half, error) {
 		Logger:     g.log,
 	}))
 	return h, nil
+}
+
+// explain names the data directory in an error about it, and a mend.
+func (c *storeCmd) explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("data directory %s: user %d, as which profiles are kept, may not write there: name another with --data or, if it is pilotlight's alone, chown -R %d %s", c.Data, os.Geteuid(), os.Geteuid(), c.Data)
+	}
+	var refused *profilestore.Error
+	if errors.As(err, &refused) {
+		err = refused // without the directory, which to the store is "."
+	}
+	return fmt.Errorf("data directory %s: %w", c.Data, err)
 }
 
 func (h *half) ready() error {
