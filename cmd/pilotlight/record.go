@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -43,19 +44,54 @@ func (c *recordCmd) Run(g *globals) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	// The file is made first: whoever cannot write it need not wait to be told.
-	out, err := os.Create(c.Output)
+	// Opened first: whoever cannot write the file need not wait to be told.
+	out, err := openOutput(c.Output)
 	if err != nil {
-		return fmt.Errorf("write profile: %w: choose another file with -o", err)
+		return err
 	}
 	prof, report, err := c.record(g)
-	if err == nil {
-		err = prof.Write(out)
+	if err != nil {
+		return errors.Join(err, out.discard())
 	}
-	if err := errors.Join(err, out.Close()); err != nil {
+	if err := out.write(prof); err != nil {
 		return err
 	}
 	return summarize(g.stderr, c.Output, prof, report)
+}
+
+// output is a file that keeps what it held until there is something to put in
+// its place.
+type output struct {
+	*os.File
+	made bool // it was not there before
+}
+
+func openOutput(path string) (*output, error) {
+	_, err := os.Stat(path)
+	out := &output{made: errors.Is(err, fs.ErrNotExist)}
+	if out.File, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666); err != nil {
+		return nil, fmt.Errorf("write profile: %w: choose another file with -o", err)
+	}
+	return out, nil
+}
+
+func (o *output) discard() error {
+	err := o.Close()
+	if o.made {
+		err = errors.Join(err, os.Remove(o.Name()))
+	}
+	return err
+}
+
+func (o *output) write(p *profile.Profile) error {
+	info, err := o.Stat()
+	if err == nil && info.Mode().IsRegular() { // a pipe cannot be cut, and need not be
+		err = o.Truncate(0)
+	}
+	if err == nil {
+		err = p.Write(o)
+	}
+	return errors.Join(err, o.Close())
 }
 
 func (c *recordCmd) check() error {
@@ -67,7 +103,7 @@ func (c *recordCmd) check() error {
 	}
 	if c.PID != 0 {
 		if err := unix.Kill(int(c.PID), 0); errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("-p %d: there is no such process", c.PID)
+			return fmt.Errorf("-p %d: there is no such process: give the pid of one that runs", c.PID)
 		}
 	}
 	return checkInitialPIDNamespace()
@@ -100,7 +136,7 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 		cmd := exec.Command(c.Command[0], c.Command[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		if err := cmd.Start(); err != nil {
-			return fail(fmt.Errorf("run %s: %w", c.Command[0], err))
+			return fail(fmt.Errorf("run %s: %w: give a command that can be run, and its arguments, after --", c.Command[0], err))
 		}
 		pid = uint32(cmd.Process.Pid)
 		var cancel context.CancelFunc
