@@ -147,7 +147,7 @@ func (a *api) putAgent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var report AgentReport
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReportBytes)).Decode(&report); err != nil {
+	if err := json.NewDecoder(limitBody(r, maxReportBytes)).Decode(&report); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("agent report is above %d bytes: send one report", maxReportBytes), Err: err}

@@ -1,11 +1,11 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -35,7 +35,7 @@ func (a *api) pushHandler() http.Handler {
 			return err
 		}
 		defer func() { <-a.pushes }()
-		body, err := readBody(w, r)
+		body, err := readBody(r)
 		if err != nil {
 			return err
 		}
@@ -43,8 +43,8 @@ func (a *api) pushHandler() http.Handler {
 		defer cancel()
 		r = r.WithContext(ctx)
 		r.Header.Del("Content-Encoding")
-		r.ContentLength = int64(len(body))
-		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.ContentLength = body.size
+		r.Body = io.NopCloser(&body.chunks)
 		unary.ServeHTTP(w, r)
 		return nil
 	})
@@ -54,12 +54,47 @@ func tooLarge(what string, limit int) *profilestore.Error {
 	return &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("%s above %d MB: send fewer or smaller profiles in one push", what, limit>>20)}
 }
 
+// body is a body in pieces: one slice that doubles as it grows would take, with what it leaves behind, several
+// times as much.
+type body struct {
+	chunks net.Buffers
+	size   int64
+}
+
+// readFrom reads to the end, or until there is more than limit.
+func (b *body) readFrom(rd io.Reader, limit int64) error {
+	const first, largest = 32 << 10, 4 << 20
+	for next := first; b.size <= limit; next = min(2*next, largest) {
+		chunk := make([]byte, next)
+		n, err := 0, error(nil)
+		for n < len(chunk) && err == nil {
+			var m int
+			m, err = rd.Read(chunk[n:])
+			n += m
+		}
+		b.chunks, b.size = append(b.chunks, chunk[:n]), b.size+int64(n)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitBody is http.MaxBytesReader with the server's own writer, which alone knows how to keep a connection open
+// until the client has read that its body was refused.
+func limitBody(r *http.Request, limit int64) io.ReadCloser {
+	return http.MaxBytesReader(recordOf(r.Context()).ResponseWriter, r.Body, limit)
+}
+
 // readBody reads and inflates the body of a push within the limits.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(r *http.Request) (*body, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge("body is", maxBody)
 	}
-	var rd io.Reader = http.MaxBytesReader(w, r.Body, maxBody)
+	var rd io.Reader = limitBody(r, maxBody)
 	var err error
 	encoding := strings.ToLower(r.Header.Get("Content-Encoding"))
 	switch encoding {
@@ -78,9 +113,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	default:
 		return nil, badRequest("", "content encoding %.40q: send gzip, zstd or none", encoding)
 	}
-	var b bytes.Buffer
+	b := new(body)
 	if err == nil {
-		_, err = b.ReadFrom(io.LimitReader(rd, maxInflated+1))
+		err = b.readFrom(rd, maxInflated)
 	}
 	var tooMany *http.MaxBytesError
 	switch {
@@ -90,10 +125,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, r.Context().Err()
 	case err != nil:
 		return nil, badRequest("", "read %s body: %v", encoding, err)
-	case b.Len() > maxInflated:
+	case b.size > maxInflated:
 		return nil, tooLarge("inflated body is", maxInflated)
 	}
-	return b.Bytes(), nil
+	return b, nil
 }
 
 func (a *api) push(ctx context.Context, req *connect.Request[pushv1.PushRequest]) (*connect.Response[pushv1.PushResponse], error) {
