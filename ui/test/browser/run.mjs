@@ -1,11 +1,11 @@
 // The page in a real browser. Against PILOTLIGHT_URL, a live server that has profiles of the last hour, or else
-// against the fixture server. PILOTLIGHT_SHOTS names a folder for screenshots, CHROMIUM another browser.
+// against the fixture server. PILOTLIGHT_SHOTS names a folder for screenshots.
 // @ts-check
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { launch, watch } from "./browser.mjs";
 import { start } from "./fixture.mjs";
 
 const live = process.env["PILOTLIGHT_URL"]?.replace(/\/+$/, "");
@@ -14,10 +14,7 @@ const fixture = live ? null : await start();
 const origin = live ?? fixture?.url ?? "";
 const query = "from=now-1h";
 
-const browser = await chromium.launch({
-  executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
+const browser = await launch();
 
 /** @type {string[]} */
 let complaints = [];
@@ -26,11 +23,7 @@ let complaints = [];
 async function open(options) {
   const context = await browser.newContext({ viewport: { width: 1600, height: 900 }, ...options });
   const page = await context.newPage();
-  page.on("console", (m) => ["error", "warning"].includes(m.type()) && complaints.push(`console ${m.type()}: ${m.text()}`));
-  page.on("pageerror", (e) => complaints.push(`uncaught: ${e.message}`));
-  page.on("request", (r) => {
-    if (!/^(data|blob):/.test(r.url()) && new URL(r.url()).origin !== origin) complaints.push(`external request: ${r.url()}`);
-  });
+  watch(page, origin, (complaint) => complaints.push(complaint));
   return page;
 }
 /** @typedef {import("playwright-core").Page} Page */
