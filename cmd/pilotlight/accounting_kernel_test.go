@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -16,34 +17,41 @@ import (
 
 	"pilotlight/cmd/pilotlight/agent"
 	"pilotlight/cmd/pilotlight/process"
-	"pilotlight/profilestore/httpapi"
 	"pilotlight/testdata/loads"
 )
 
-// A look at the busy time, at a moment that is known as well as a report's is.
+// moment is a look at both sides of the account.
 type moment struct {
-	report *httpapi.AgentReport
-	busy   float64       // CPU seconds since boot, of /proc/stat
-	at     time.Time     // when busy was read
-	late   time.Duration // since the report was made, at most
+	taken float64       // samples, of /metrics
+	busy  float64       // CPU seconds since boot, of /proc/stat
+	at    time.Time     // when busy was read
+	late  time.Duration // after the agent half read taken, at most
 }
 
-// nextReport waits for a report other than the last one, and reads the busy
-// time as soon as it is there.
-func (s *server) nextReport(last int64) (*moment, error) {
-	m := new(moment)
+var takenMetric = regexp.MustCompile(`(?m)^pilotlight_samples_taken_total (\S+)$`)
+
+// nextMoment waits until the agent half tells anew how many samples it has
+// taken, which it does once a window, and looks at /proc/stat at once.
+func (s *server) nextMoment(last float64) (moment, error) {
+	m := moment{}
 	before := time.Now()
-	err := eventually(15*time.Second, "another report", func() bool {
-		r, err := s.lastReport()
-		if err != nil || r.LastReportMS == last {
-			before = time.Now()
+	err := eventually(15*time.Second, "another count of samples", func() bool {
+		asked := time.Now()
+		text, err := get(s.url + "/metrics")
+		if err != nil {
 			return false
 		}
-		m.report = r
-		return true
+		if found := takenMetric.FindSubmatch(text); found != nil {
+			m.taken, err = strconv.ParseFloat(string(found[1]), 64)
+		}
+		if err == nil && m.taken != last {
+			return true
+		}
+		before = asked
+		return false
 	})
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	busy, err := process.ReadBusy(os.DirFS("/proc"))
 	m.busy, m.at = busy.Total, time.Now()
@@ -72,18 +80,15 @@ func account(t *testing.T, s *server, measured time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := s.nextReport(0)
-	if err == nil && windowEnd(first.report).Before(first.at.Add(-lead)) {
-		first, err = s.nextReport(first.report.LastReportMS) // that was the window before
+	var first, second moment
+	for first.at.Before(begun.Add(lead)) && err == nil {
+		first, err = s.nextMoment(first.taken)
+	}
+	for second = first; second.at.Sub(first.at) < measured-lead && err == nil; {
+		second, err = s.nextMoment(second.taken)
 	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	second := first
-	for second.at.Sub(first.at) < measured-lead {
-		if second, err = s.nextReport(second.report.LastReportMS); err != nil {
-			t.Fatal(err)
-		}
 	}
 	report, err := load.Wait()
 	if err != nil {
@@ -100,33 +105,37 @@ func account(t *testing.T, s *server, measured time.Duration) {
 
 	busy := second.busy - first.busy
 	due := busy * 99
-	taken := second.report.Total.SamplesTaken - first.report.Total.SamplesTaken
-	// Time between a report and this test's look at /proc/stat is time of which
-	// it is not known whether its samples are in; and jiffies are 10 ms.
+	taken := second.taken - first.taken
+	// Of the time between the two looks it is not known whether its samples are in; and jiffies are 10 ms.
 	unsure := 99 * float64(runtime.NumCPU()) * ((first.late + second.late).Seconds() + 0.02)
-	t.Logf("taken %d samples of %.0f due for %.2f CPU seconds, %.1f %% (± %.1f); missed by its own account %d",
-		taken, due, busy, 100*float64(taken)/due, 100*unsure/due,
-		second.report.Total.SamplesMissed-first.report.Total.SamplesMissed)
-	if float64(taken) < 0.99*due-unsure || float64(taken) > 1.01*due+unsure {
-		t.Errorf("taken %d samples of %.0f due, want 99 to 101 %% ± %.0f", taken, due, unsure)
+	t.Logf("taken %.0f samples of %.0f due for %.2f CPU seconds, %.1f %% (± %.1f)", taken, due, busy, 100*taken/due, 100*unsure/due)
+	if taken < 0.99*due-unsure || taken > 1.01*due+unsure {
+		t.Errorf("taken %.0f samples of %.0f due, want 99 to 101 %% ± %.0f", taken, due, unsure)
 	}
-	checkOutcomes(t, second)
+	checkOutcomes(t, s)
 	checkBurners(t, s, &burners)
 }
 
-// checkOutcomes wants every sample counted by an outcome, but for those taken
-// between the end of the window and the report on it.
-func checkOutcomes(t *testing.T, m *moment) {
+// checkOutcomes wants every sample counted by an outcome, but for those that were
+// on their way when the window ended, and few as missed.
+func checkOutcomes(t *testing.T, s *server) {
 	t.Helper()
+	r, err := s.lastReport()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var sum int64
-	for _, n := range m.report.Total.Outcomes {
+	for _, n := range r.Total.Outcomes {
 		sum += n
 	}
-	since := m.at.Sub(windowEnd(m.report))
+	since := time.UnixMilli(r.LastReportMS).Sub(windowEnd(r))
 	onTheirWay := int64(99*float64(runtime.NumCPU())*since.Seconds()) + int64(runtime.NumCPU())
-	t.Logf("outcomes sum to %d of %d taken, %v after the window; %v", sum, m.report.Total.SamplesTaken, since.Round(time.Millisecond), m.report.Total.Outcomes)
-	if missing := m.report.Total.SamplesTaken - sum; missing < 0 || missing > onTheirWay {
+	t.Logf("outcomes sum to %d of %d taken, %v after the window; missed %d; %v", sum, r.Total.SamplesTaken, since, r.Total.SamplesMissed, r.Total.Outcomes)
+	if missing := r.Total.SamplesTaken - sum; missing < 0 || missing > onTheirWay {
 		t.Errorf("outcomes sum to %d, %d less than taken, want 0 to %d less", sum, missing, onTheirWay)
+	}
+	if missed := r.Total.SamplesMissed; missed > r.Total.SamplesTaken/100+2*int64(runtime.NumCPU()) {
+		t.Errorf("%d samples missed beside %d taken", missed, r.Total.SamplesTaken)
 	}
 }
 
