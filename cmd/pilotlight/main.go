@@ -27,7 +27,7 @@ var started = time.Now()
 // PILOTLIGHT_ and its name; the flag wins.
 type cli struct {
 	LogLevel slog.Level       `help:"Least level that is logged: debug, info, warn or error." default:"info" placeholder:"LEVEL"`
-	Version  kong.VersionFlag `help:"Print the version and exit."`
+	Version  kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
 	Run    runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
 	Record recordCmd  `cmd:"" help:"Profile for a while and write a pprof file."`
