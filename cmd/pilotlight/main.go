@@ -29,9 +29,11 @@ type cli struct {
 	LogLevel slog.Level       `help:"Least level that is logged: debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	Version  kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
-	Run    runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
-	Record recordCmd  `cmd:"" help:"Profile for a while and write a pprof file."`
-	Vers   versionCmd `cmd:"" name:"version" help:"Print the version."`
+	Run     runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
+	Record  recordCmd  `cmd:"" help:"Profile for a while and write a pprof file."`
+	Doctor  doctorCmd  `cmd:"" help:"Say whether this machine can be profiled, and what mends it if not."`
+	Inspect inspectCmd `cmd:"" help:"Show what Pilotlight sees in a file."`
+	Vers    versionCmd `cmd:"" name:"version" help:"Print the version."`
 
 	Store storeCmd `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
 }
