@@ -169,7 +169,8 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // drain reads the sampler until it is closed.
 func (a *Agent) drain(windows chan *window) error {
-	a.window = a.newWindow()
+	begin, _ := a.clock()
+	a.window = a.newWindow(begin, begin)
 	var b bpf.Batch
 	for {
 		err := a.sampler.Read(&b)
@@ -222,7 +223,7 @@ func (a *Agent) turn(now uint64, windows chan *window) error {
 	if err := a.send(windows); err != nil {
 		return err
 	}
-	a.window = a.newWindow()
+	a.window = a.newWindow(a.window.monoEnd, now)
 	return nil
 }
 

@@ -205,21 +205,25 @@ func TestWindowsFollowTheWallClock(t *testing.T) {
 		bpf.Batch{Samples: at(second * 9 / 10), Upto: second},           // the window's end
 		bpf.Batch{Samples: at(second * 2), Upto: second * 3},            // in the next
 		bpf.Batch{Samples: at(second*10, second*13), Upto: second * 14}, // over the end of that
+		bpf.Batch{Samples: at(second * 35), Upto: second * 36},          // nothing was read for a whole window
 	)
-	var times []time.Duration
+	var times, lengths []time.Duration
 	var counts []int64
 	ids := map[profilestore.ID]bool{}
 	for _, e := range to.batch {
 		times = append(times, time.Unix(0, e.Time).Sub(wallStart))
+		lengths = append(lengths, e.Duration)
 		counts = append(counts, sum(parse(t, e)))
 		ids[e.ID] = true
 	}
-	// The replayed clock only moves from batch to batch, so that the third
-	// window begins where its first batch ends.
-	if want := []time.Duration{0, time.Second, 14 * time.Second}; !slices.Equal(times, want) {
+	if want := []time.Duration{0, time.Second, 11 * time.Second, 31 * time.Second}; !slices.Equal(times, want) {
 		t.Errorf("windows begin at %v, want %v", times, want)
 	}
-	if want := []int64{3, 2, 1}; !slices.Equal(counts, want) {
+	// The last is cut short when the sampler ends.
+	if want := []time.Duration{time.Second, Window, Window, 5 * time.Second}; !slices.Equal(lengths, want) {
+		t.Errorf("windows last %v, want %v", lengths, want)
+	}
+	if want := []int64{3, 2, 1, 1}; !slices.Equal(counts, want) {
 		t.Errorf("samples %v, want %v", counts, want)
 	}
 	if len(ids) != len(to.batch) {

@@ -124,19 +124,34 @@ func (in *interned[T]) id(v T) uint32 {
 	return id
 }
 
-// newWindow begins a window now. It ends at the next multiple of Window on the
-// wall clock; the offset between the clocks is taken here, so that a step of the
-// wall clock moves no sample taken before.
-func (a *Agent) newWindow() *window {
+// clockJitter is how far apart the two clocks may be read: a window that begins
+// so close to a multiple of Window begins at it.
+const clockJitter = 50 * time.Millisecond
+
+// newWindow begins a window at from, where the one before ended, on the monotonic
+// clock. It ends at the next multiple of Window on the wall clock; windows that
+// are over by now, while nothing was read, are left out. The offset between the
+// clocks is taken here, so that a step of the wall clock moves no sample taken
+// before.
+func (a *Agent) newWindow(from, now uint64) *window {
 	mono, wall := a.clock()
+	wall = wall.Round(0) // time.Time's own monotonic reading would be preferred to the wall clock's
+	wallAt := func(t uint64) time.Time { return wall.Add(time.Duration(t - mono)) }
+	start := wallAt(from)
+	if aligned := start.Round(Window); start.Sub(aligned).Abs() < clockJitter {
+		start = aligned
+	}
+	if current := wallAt(now).Truncate(Window); current.After(start) {
+		start = current
+	}
 	w := &window{
-		start:     wall,
-		length:    wall.Truncate(Window).Add(Window).Sub(wall),
-		monoStart: mono,
+		start:     start,
+		length:    start.Truncate(Window).Add(Window).Sub(start),
+		monoStart: mono + uint64(start.Sub(wall)),
 		processes: make(map[process.Key]*stacks),
 		mapped:    make(map[mapped]uint32),
 	}
-	w.monoEnd = mono + uint64(w.length)
+	w.monoEnd = w.monoStart + uint64(w.length)
 	w.binaries.id(codeBinary{})
 	w.binaries.id(codeBinary{path: kernelFile})
 	return w
@@ -144,7 +159,7 @@ func (a *Agent) newWindow() *window {
 
 // end cuts the window short.
 func (w *window) end(mono uint64) {
-	w.monoEnd = min(w.monoEnd, mono)
+	w.monoEnd = max(w.monoStart, min(w.monoEnd, mono))
 	w.length = time.Duration(w.monoEnd - w.monoStart)
 }
 
