@@ -346,11 +346,13 @@ func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 
 		return bin
 	}
 	if file, err := m.File(); m.Openable() && (file == nil && err == nil || file != nil && !a.symbols.has(file.Key)) {
-		if open, err := a.files.Open(p, m); err != nil {
+		open, err := a.files.Open(p, m)
+		if err == nil {
+			err = a.symbols.offer(open)
+		}
+		if err != nil {
 			a.account.unopened.Inc()
 			a.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
-		} else {
-			a.symbols.offer(open)
 		}
 	}
 	bin := w.binary(binaryOf(m))

@@ -51,6 +51,9 @@ func (k *kernelSymbols) resolve(pc uint64) []symbolize.Frame {
 	if len(frames) == 0 {
 		frames = unnamed(fmt.Sprintf("[kernel]+%#x", pc))
 	}
+	if len(k.named) >= maxNamed {
+		clear(k.named)
+	}
 	k.named[pc] = frames
 	return frames
 }

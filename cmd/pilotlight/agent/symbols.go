@@ -21,10 +21,13 @@ const (
 	// Symbol tables of all files together, in bytes; the least recently used
 	// go when it is more, and are read again when they are wanted.
 	maxTableBytes = 24 << 20
-	// Named addresses that are remembered, over all files.
+	// Named addresses that are remembered, over all files, and as many of the kernel's.
 	maxNamed = 1 << 16
 	// A file that no sample has hit for so long is closed.
 	fileIdle = 5 * time.Minute
+	// Files that are open at once: any user can map as many as there are
+	// descriptors, which the agent needs for /proc too.
+	maxOpenFiles = 2048
 	// Kernel symbols are read again for an address they do not have (a module or
 	// BPF program loaded since), at most this often.
 	kernelInterval = time.Minute
@@ -85,15 +88,21 @@ func (s *symbols) has(key process.FileKey) bool {
 	return true
 }
 
+// errManyFiles is the error of a file that is one too many.
+var errManyFiles = fmt.Errorf("%d files are open already", maxOpenFiles)
+
 // offer hands over an open file.
-func (s *symbols) offer(file *process.OpenFile) {
+func (s *symbols) offer(file *process.OpenFile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.files[file.Key] != nil {
-		file.Close()
-		return
+		return file.Close()
+	}
+	if len(s.files) >= maxOpenFiles {
+		return errors.Join(errManyFiles, file.Close())
 	}
 	s.files[file.Key] = &symbolFile{file: file, used: time.Now(), named: make(map[uint64][]symbolize.Frame)}
+	return nil
 }
 
 // frameKind says what a frame is, as metrics tell it.

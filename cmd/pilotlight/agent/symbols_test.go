@@ -3,7 +3,9 @@ package agent
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -72,6 +74,38 @@ ffffffffc0100200 t xfs_second\t[xfs]
 		}
 	}
 }
+
+// TestWhatIsRememberedIsBounded holds what others decide the number of: kernel
+// addresses that they make it run, files that they map.
+func TestWhatIsRememberedIsBounded(t *testing.T) {
+	s := newSymbols(fstest.MapFS{}, fstest.MapFS{}, quiet)
+	for pc := range uint64(2*maxNamed + 1) {
+		if s.kernel.resolve(pc); len(s.kernel.named) > maxNamed {
+			t.Fatalf("%d kernel addresses are remembered, want at most %d", len(s.kernel.named), maxNamed)
+		}
+	}
+	opened, closed := 0, 0
+	for i := range maxOpenFiles + 3 {
+		opened++
+		f := &process.OpenFile{File: &process.File{Key: process.FileKey{byte(i), byte(i >> 8)}}, Handle: closer{&closed}}
+		if err := s.offer(f); (err != nil) != (i >= maxOpenFiles) {
+			t.Fatalf("file %d: %v", i, err)
+		}
+		if opened-closed > maxOpenFiles {
+			t.Fatalf("%d files are open, want at most %d", opened-closed, maxOpenFiles)
+		}
+	}
+	if err := s.close(); err != nil || closed != opened {
+		t.Errorf("%d of %d files closed at the end: %v", closed, opened, err)
+	}
+}
+
+// closer counts how often it is closed.
+type closer struct{ closed *int }
+
+func (c closer) Close() error                      { *c.closed++; return nil }
+func (closer) ReadAt([]byte, int64) (int, error)   { return 0, io.EOF }
+func (closer) Stat() (info fs.FileInfo, err error) { return nil, errors.ErrUnsupported }
 
 // TestVDSOFunction names the function that processes call to read the clock.
 func TestVDSOFunction(t *testing.T) {
