@@ -88,10 +88,11 @@ type Sample struct {
 	// addresses. They are valid until the next Read into the same Batch.
 	Kernel []uint64
 	User   []uint64
-	// The user stack from the stack pointer up: a word or two to find the
-	// caller of a leaf without a frame, more where user space is to finish
-	// the walk, which then also gets the registers in the order of the
-	// architecture's pt_regs.
+	// The user stack from the stack pointer up, where user space is to finish
+	// the walk, together with the registers in the order of the architecture's
+	// pt_regs. Without registers it is a word or two, the first of them the
+	// return address of a leaf without a frame: the top of the stack on amd64,
+	// the link register on arm64.
 	Stack     []byte
 	Registers []uint64
 }

@@ -16,15 +16,39 @@
  */
 #define WINDOW_BYTES 1024
 #define WINDOW_WORDS (WINDOW_BYTES / 8)
-#define TOP_WORDS 2 /* of the user stack, taken along with each sample */
+#define TOP_WORDS 2 /* taken along with each sample; the first is where a call leaves its return address */
 #define PAGE_BYTES 4096 /* the smallest page there is: what lies within one is resident or not as a whole */
 /* A frame pointer further than this above the last frame is some other value in that register. */
 #define MAX_FRAME_BYTES (8ULL << 20)
 
+#if defined(__TARGET_ARCH_x86)
+#define REGS_PC(r) ((r)->rip)
+#define REGS_SP(r) ((r)->rsp)
+#define REGS_FP(r) ((r)->rbp)
+#define REGS_LR(r) 0
+#define HAS_LINK_REGISTER 0
+#define REGS_USER_MODE(r) (((r)->cs & 3) != 0)
+#define RETURN_PC(ra) (ra)
+#define LOWEST_FP(sp) (sp)
+typedef struct pt_regs task_regs;
+#else
+#define REGS_PC(r) ((r)->pc)
+#define REGS_SP(r) ((r)->sp)
+#define REGS_FP(r) ((r)->regs[29])
+#define REGS_LR(r) ((r)->regs[30])
+#define HAS_LINK_REGISTER 1
+#define REGS_USER_MODE(r) (((r)->pstate & 0xf) == 0) /* PSR_MODE_EL0t */
+/* Saved return addresses may be signed in the bits above the address (pointer authentication). */
+#define RETURN_PC(ra) ((ra) & ((1ULL << 48) - 1))
+/* Go keeps the frame record one word below the stack pointer. */
+#define LOWEST_FP(sp) ((sp) - 8)
+typedef struct user_pt_regs task_regs;
+#endif
+
 /* Per CPU working memory: too large for the BPF stack. */
 struct scratch {
 	struct sample_header header;
-	u64 words[MAX_FRAMES + TOP_WORDS]; /* the frames, then the top of the user stack */
+	u64 words[MAX_FRAMES + TOP_WORDS]; /* the frames, then walk.top */
 	u64 window[WINDOW_WORDS];
 };
 
@@ -68,6 +92,7 @@ struct walk {
 	u64 pc;
 	u64 sp; /* the walk only goes up from here */
 	u64 fp;
+	u64 lr;
 	u64 window_start;
 	u64 window_len;
 	u64 top[TOP_WORDS];
@@ -125,7 +150,7 @@ static __always_inline u32 step(struct walk *w)
 		return OUTCOME_UNREADABLE;
 	if (ra == 0)
 		return fp == 0 ? OUTCOME_COMPLETE : OUTCOME_NO_TABLE;
-	w->pc = ra;
+	w->pc = RETURN_PC(ra);
 	w->sp = w->fp + 16;
 	w->fp = fp;
 	return OUTCOME_COUNT;
@@ -143,33 +168,24 @@ static long walk_frame(u32 i, struct walk *w)
 }
 
 /*
- * walk_user walks from w->pc, w->sp and w->fp to the thread's entry. The top of
- * the stack goes along: where the leaf has no frame of its own, as leaf
- * functions in Go, its return address is there and its caller is missing from
- * the chain of frame records.
+ * walk_user walks from w->pc, w->sp and w->fp to the thread's entry. Where the
+ * leaf has no frame of its own, as leaf functions in Go, its caller is missing
+ * from the chain of frame records: the place of a return address then goes
+ * along.
  */
 static __always_inline void walk_user(struct walk *w)
 {
-	if (!(w->sp & 7) && !load_pair(w, w->sp, &w->top[0], &w->top[1]))
+	if (HAS_LINK_REGISTER) {
+		w->top[0] = RETURN_PC(w->lr);
 		w->top_words = TOP_WORDS;
+	} else if (!(w->sp & 7) && !load_pair(w, w->sp, &w->top[0], &w->top[1])) {
+		w->top_words = TOP_WORDS;
+	}
+	w->sp = LOWEST_FP(w->sp);
 	bpf_loop(MAX_USER_FRAMES, walk_frame, w, 0);
 	if (w->outcome == OUTCOME_COUNT)
 		w->outcome = OUTCOME_TOO_DEEP;
 }
-
-#if defined(__TARGET_ARCH_x86)
-#define REGS_PC(r) ((r)->rip)
-#define REGS_SP(r) ((r)->rsp)
-#define REGS_FP(r) ((r)->rbp)
-#define REGS_USER_MODE(r) (((r)->cs & 3) != 0)
-typedef struct pt_regs task_regs;
-#else
-#define REGS_PC(r) ((r)->pc)
-#define REGS_SP(r) ((r)->sp)
-#define REGS_FP(r) ((r)->regs[29])
-#define REGS_USER_MODE(r) (((r)->pstate & 0xf) == 0) /* PSR_MODE_EL0t */
-typedef struct user_pt_regs task_regs;
-#endif
 
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
@@ -200,8 +216,8 @@ int sample(struct bpf_perf_event_data *ctx)
 
 	/* The copies are volatile because the verifier refuses a pointer that is either ctx or pt_regs. */
 	struct walk w = {.scratch = s};
-	volatile u64 pc = REGS_PC(&ctx->regs), sp = REGS_SP(&ctx->regs), fp = REGS_FP(&ctx->regs);
-	w.pc = pc, w.sp = sp, w.fp = fp;
+	volatile u64 pc = REGS_PC(&ctx->regs), sp = REGS_SP(&ctx->regs), fp = REGS_FP(&ctx->regs), lr = REGS_LR(&ctx->regs);
+	w.pc = pc, w.sp = sp, w.fp = fp, w.lr = lr;
 
 	if (!REGS_USER_MODE(&ctx->regs)) {
 		h->flags = SAMPLE_IN_KERNEL;
@@ -210,7 +226,7 @@ int sample(struct bpf_perf_event_data *ctx)
 			w.kernel_frames = n / 8;
 		if (task->mm && !(task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER))) {
 			task_regs *regs = (task_regs *)bpf_task_pt_regs(task);
-			w.pc = REGS_PC(regs), w.sp = REGS_SP(regs), w.fp = REGS_FP(regs);
+			w.pc = REGS_PC(regs), w.sp = REGS_SP(regs), w.fp = REGS_FP(regs), w.lr = REGS_LR(regs);
 		} else {
 			w.outcome = OUTCOME_KERNEL_ONLY;
 		}
