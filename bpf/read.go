@@ -64,7 +64,9 @@ func (s *Sampler) Read(b *Batch) error {
 		}
 	}
 	for _, c := range s.cpus {
-		b.Events = c.sideband.read(b.Events, b.Upto)
+		if c.sideband != nil {
+			b.Events = c.sideband.read(b.Events, b.Upto)
+		}
 	}
 	if s.stopped {
 		b.Upto = now

@@ -201,7 +201,8 @@ func (s *Sampler) Start() error {
 	return s.attach(online)
 }
 
-// attach makes online the set of sampled CPUs.
+// attach makes online the set of sampled CPUs. One that goes offline meanwhile is
+// left for the next time.
 func (s *Sampler) attach(online []int) error {
 	for _, c := range s.cpus {
 		if !slices.Contains(online, c.id) {
@@ -216,6 +217,9 @@ func (s *Sampler) attach(online []int) error {
 			continue
 		}
 		c, err := s.openCPU(id)
+		if errors.Is(err, unix.ENODEV) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -228,11 +232,21 @@ func (s *Sampler) attach(online []int) error {
 		if i > 0 {
 			time.Sleep(gap)
 		}
-		if err := s.sampleOn(c); err != nil {
+		err := s.sampleOn(c)
+		if errors.Is(err, unix.ENODEV) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
-	s.online = online
+	s.online = s.online[:0]
+	for _, c := range s.cpus {
+		if c.link != nil {
+			s.online = append(s.online, c.id)
+		}
+	}
+	slices.Sort(s.online)
 	return nil
 }
 
@@ -250,7 +264,9 @@ func (s *Sampler) openCPU(id int) (*cpu, error) {
 	}
 	c := s.cpus[at]
 	if c.sideband != nil { // of the time before the CPU went offline
-		if err := c.sideband.close(); err != nil {
+		err := c.sideband.close()
+		c.sideband = nil
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -279,8 +295,8 @@ func (s *Sampler) newCPU(id int) (*cpu, error) {
 	if err != nil {
 		return nil, errors.Join(err, ring.Close(), ringMap.Close())
 	}
-	s.memory += bytes
-	ring.SetDeadline(time.Unix(1, 0)) // the ring is only read when it is time to, never waited for
+	s.memory += max(bytes, uint64(s.ringBytes)) // before Linux 6.4 the kernel says 0
+	ring.SetDeadline(time.Unix(1, 0))           // the ring is only read when it is time to, never waited for
 	return &cpu{id: id, ringMap: ringMap, ring: ring, event: -1}, s.poll(ringMap.FD())
 }
 

@@ -152,9 +152,10 @@ func TestKernelWholeStack(t *testing.T) {
 		}
 		other = stack
 	}
-	// 0.5 s of CPU at 199 Hz are 99 samples; the thread's start and the test of the clock take a few.
-	if taken < 90 || taken > 108 {
-		t.Errorf("%d samples of 0.5 s of CPU at 199 Hz, want 99", taken)
+	// 0.5 s of CPU at 199 Hz are 99 samples, fewer where a hypervisor takes time
+	// away that the thread's clock counts.
+	if taken == 0 || taken > 108 {
+		t.Errorf("%d samples of 0.5 s of CPU at 199 Hz, want up to 99", taken)
 	}
 	if whole < taken*8/10 {
 		t.Errorf("%d of %d samples are whole, %v; the last is %v", whole, taken, want, other)
@@ -188,6 +189,8 @@ func TestKernelDepth(t *testing.T) {
 const maxUserFrames = 896
 
 func TestKernelSystemCalls(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	s := open(t, Options{Frequency: 199})
 	zero, err := os.Open("/dev/zero")
 	if err != nil {
@@ -201,11 +204,12 @@ func TestKernelSystemCalls(t *testing.T) {
 		}
 	}
 	samples, _ := finish(t, s)
-	found := 0
+	calls, found := 0, 0
 	for _, sample := range samples {
-		if sample.PID != uint32(os.Getpid()) || !sample.InKernel || len(sample.Kernel) == 0 {
+		if sample.TID != uint32(unix.Gettid()) || !sample.InKernel || len(sample.Kernel) == 0 {
 			continue
 		}
+		calls++
 		var stack []string
 		for _, pc := range sample.User {
 			stack = append(stack, functionOf(pc))
@@ -214,8 +218,8 @@ func TestKernelSystemCalls(t *testing.T) {
 			found++
 		}
 	}
-	if found < 20 {
-		t.Errorf("%d samples show a system call together with its caller, want about 90", found)
+	if calls == 0 || found < calls*3/4 {
+		t.Errorf("%d of %d samples in system calls show the caller too", found, calls)
 	}
 }
 
@@ -303,8 +307,8 @@ func TestKernelFullRing(t *testing.T) {
 	if sum != st.Taken {
 		t.Errorf("outcomes sum to %d, want the %d taken", sum, st.Taken)
 	}
-	if st.Run <= 0 || st.Memory == 0 {
-		t.Errorf("run time %v, memory %d: want both above 0", st.Run, st.Memory)
+	if rings := uint64(s.ringBytes * len(s.cpus)); st.Run <= 0 || st.Memory < rings {
+		t.Errorf("run time %v, memory %d: want some, and at least the %d bytes of the rings", st.Run, st.Memory, rings)
 	}
 }
 
@@ -353,5 +357,30 @@ func TestOpenRefusesFrequency(t *testing.T) {
 			s.Close()
 			t.Errorf("Open accepted %d Hz", hz)
 		}
+	}
+}
+
+// TestKernelFollowsCPUs has all CPUs go and come back, with one among them that is
+// offline after all, where the machine has such a one.
+func TestKernelFollowsCPUs(t *testing.T) {
+	s := open(t, Options{Frequency: 199})
+	online := slices.Clone(s.online)
+	listed := slices.Clone(online)
+	if offline := online[len(online)-1] + 1; offline < int(s.objs.Rings.MaxEntries()) {
+		listed = append(listed, offline)
+	}
+	s.mu.Lock()
+	err := errors.Join(s.attach(nil), s.attach(listed))
+	s.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.online, online) {
+		t.Errorf("CPUs %v are sampled, want %v", s.online, online)
+	}
+	tid := burn(5, 200*time.Millisecond)
+	samples, _ := finish(t, s)
+	if !slices.ContainsFunc(samples, func(sample Sample) bool { return sample.TID == tid }) {
+		t.Error("no sample after all CPUs had gone and come back")
 	}
 }
