@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pilotlight/cmd/pilotlight/agent"
 	"pilotlight/profilestore"
 )
 
@@ -27,7 +28,7 @@ import (
 //
 // An answer, to messageBatch and once after start with sequence 0:
 //
-//	u64 sequence | u8 ok | u16 length | error text
+//	u64 sequence | u8 result | u16 length | error text
 //
 // All numbers are big-endian. The n-th messageBatch has sequence n. When the
 // agent half is done it sends messageEnd; a link that ends without one means
@@ -38,6 +39,13 @@ const (
 	messageMetrics = 3 // delimited protobuf, the agent half's metrics
 	messageReady   = 4 // the sampler is attached
 	messageEnd     = 5
+)
+
+// Results in an answer.
+const (
+	resultFailed  = 0
+	resultStored  = 1
+	resultRefused = 2 // for what is in the batch
 )
 
 const (
@@ -122,20 +130,27 @@ func readAnswer(r io.Reader) (answer, error) {
 	if _, err := io.ReadFull(r, text); err != nil {
 		return answer{}, err
 	}
-	if head[8] == 0 {
+	switch head[8] {
+	case resultStored:
+	case resultRefused:
+		a.err = &profilestore.Error{Code: profilestore.BadRequest, Message: string(text)}
+	default:
 		a.err = errors.New(string(text))
 	}
 	return a, nil
 }
 
 func appendAnswer(b []byte, sequence uint64, err error) []byte {
-	ok, text := byte(1), ""
+	result, text := byte(resultStored), ""
 	if err != nil {
-		ok, text = 0, err.Error()
+		result, text = resultFailed, err.Error()
 		text = text[:min(len(text), maxAnswer)]
 	}
+	if agent.Refused(err) {
+		result = resultRefused
+	}
 	b = binary.BigEndian.AppendUint64(b, sequence)
-	b = append(b, ok)
+	b = append(b, result)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
 	return append(b, text...)
 }

@@ -156,24 +156,23 @@ func (a *account) read() (busy float64, st bpf.Stats, err error) {
 	return b.Total, st, err
 }
 
-// keep counts a window whose profiles were appended.
-func (a *account) keep(w *window, frames frameCounts) {
+// settle counts what became of the samples of a window: those of a profile that
+// was not kept are lost.
+func (a *account) settle(w *window) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for o, n := range w.outcomes {
-		a.outcomes[o] += n
+	for _, st := range w.order {
+		if !st.kept {
+			a.outcomes[bpf.DroppedUser] += st.samples
+			continue
+		}
+		for o, n := range st.outcomes {
+			a.outcomes[o] += n
+		}
+		for k, n := range st.frames {
+			a.frames[k] += n
+		}
 	}
-	for k, n := range frames {
-		a.frames[k] += n
-	}
-	a.skipped += w.skipped
-}
-
-// drop counts a window whose samples are lost.
-func (a *account) drop(w *window) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.outcomes[bpf.DroppedUser] += w.samples
 	a.skipped += w.skipped
 }
 

@@ -46,8 +46,9 @@ type Sampler interface {
 	Frequency() int // Hz
 }
 
-// Appender takes the profiles of a window. What it has acknowledged is its
-// responsibility.
+// Appender takes the profiles of a window, all or none. What it has acknowledged
+// is its responsibility. A [profilestore.Error] says which batches are refused for
+// what is in them.
 type Appender interface {
 	Append(context.Context, []profilestore.Encoded) error
 }
@@ -234,7 +235,7 @@ func (a *Agent) send(windows chan *window) error {
 	select {
 	case windows <- a.window:
 	default:
-		a.account.drop(a.window)
+		a.account.settle(a.window)
 		a.log.Warn("window dropped: profiles are not taken fast enough", "samples", a.window.samples)
 	}
 	return nil

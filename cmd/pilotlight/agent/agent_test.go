@@ -47,11 +47,18 @@ type collector struct {
 	mu    sync.Mutex
 	batch []profilestore.Encoded
 	fail  error
+	// refuse is the service of a profile for which a batch is refused.
+	refuse string
 }
 
 func (c *collector) Append(_ context.Context, batch []profilestore.Encoded) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, e := range batch {
+		if c.refuse != "" && e.Labels.Get("service_name") == c.refuse {
+			return &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: "more than 1 strings"}
+		}
+	}
 	if c.fail == nil {
 		c.batch = append(c.batch, batch...)
 	}
@@ -371,6 +378,25 @@ func TestKernelThreadAndKernelFrames(t *testing.T) {
 	}
 	if report.Total.Outcomes[bpf.KernelOnly] != 1 {
 		t.Errorf("report %+v, want one kernel_only", report.Total)
+	}
+}
+
+func TestRefusedProfileCostsNoOther(t *testing.T) {
+	var samples []bpf.Sample
+	for i, name := range []string{"a", "b", "hostile", "hostile", "c"} {
+		samples = append(samples, bpf.Sample{Time: 50, PID: nobody + uint32(i), TID: nobody, Comm: comm(name), Outcome: bpf.NoTable})
+	}
+	to := collector{refuse: "hostile"}
+	report := play(t, &to, bpf.Batch{Upto: 100, Samples: samples})
+	var got []string
+	for _, e := range to.batch {
+		got = append(got, e.Labels.Get("service_name"))
+	}
+	if want := []string{"a", "b", "c"}; !slices.Equal(got, want) {
+		t.Errorf("profiles of %v were appended, want %v", got, want)
+	}
+	if o := report.Total.Outcomes; o[bpf.NoTable] != 3 || o[bpf.DroppedUser] != 2 {
+		t.Errorf("outcomes %v, want 3 no_table and 2 dropped_user", o)
 	}
 }
 

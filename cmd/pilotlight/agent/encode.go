@@ -38,19 +38,19 @@ func newEncoder(s *symbols, o Options, frequency int) (*encoder, error) {
 
 // encode names the locations of w and returns a profile for each process. id
 // names the profiles.
-func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]profilestore.Encoded, frameCounts, error) {
+func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]profilestore.Encoded, error) {
 	names := e.name(w)
-	counts := frameCounts{}
 	batch := make([]profilestore.Encoded, 0, len(w.order))
 	for _, st := range w.order {
+		st.frames = frameCounts{}
 		for i := range st.rows {
 			for _, id := range st.rows[i].locations {
-				counts.add(&names[id], uint64(st.rows[i].count))
+				st.frames.add(&names[id], uint64(st.rows[i].count))
 			}
 		}
 		packed, err := e.compress(e.profile(w, st, names))
 		if err != nil {
-			return nil, counts, fmt.Errorf("encode profile of process %d: %w", st.process.PID, err)
+			return nil, fmt.Errorf("encode profile of process %d: %w", st.process.PID, err)
 		}
 		batch = append(batch, profilestore.Encoded{
 			ID:       id(st.process.Key),
@@ -61,7 +61,7 @@ func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]pro
 			Pprof:    packed,
 		})
 	}
-	return batch, counts, nil
+	return batch, nil
 }
 
 // named is a location of a window with its name.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"pilotlight/cmd/pilotlight/process"
@@ -12,14 +13,14 @@ import (
 // agent that must bridge longer outages has an appender that spools.
 const appendAttempts = 3
 
-// publish appends the profiles of each window until there are no more. A window
-// that cannot be appended is counted as dropped.
+// publish appends the profiles of each window until there are no more. What
+// cannot be appended is counted as dropped.
 func (a *Agent) publish(ctx context.Context, enc *encoder, windows <-chan *window) {
 	for w := range windows {
 		if err := a.publishWindow(ctx, enc, w); err != nil {
-			a.account.drop(w)
-			a.log.Error("window lost", "start", w.start, "samples", w.samples, "err", err)
+			a.log.Error("profiles lost", "start", w.start, "err", err)
 		}
+		a.account.settle(w)
 		if err := a.symbols.trim(); err != nil {
 			a.log.Warn("close binaries", "err", err)
 		}
@@ -35,17 +36,45 @@ func (a *Agent) publish(ctx context.Context, enc *encoder, windows <-chan *windo
 }
 
 func (a *Agent) publishWindow(ctx context.Context, enc *encoder, w *window) error {
-	batch, frames, err := enc.encode(w, func(k process.Key) profilestore.ID { return a.profileID(w, k) })
-	if err != nil {
+	batch, err := enc.encode(w, func(k process.Key) profilestore.ID { return a.profileID(w, k) })
+	if err != nil || len(batch) == 0 {
 		return err
 	}
-	if len(batch) > 0 {
-		if err := a.append(ctx, batch); err != nil {
-			return err
+	return a.deliver(ctx, batch, w.order)
+}
+
+// deliver appends the profiles of processes. A batch that is refused for what is
+// in it is offered again in halves, so that what one process has made of its
+// profile costs no other process its own.
+func (a *Agent) deliver(ctx context.Context, batch []profilestore.Encoded, of []*stacks) error {
+	err := a.append(ctx, batch)
+	switch {
+	case err == nil:
+		for _, st := range of {
+			st.kept = true
 		}
+		return nil
+	case !Refused(err):
+		return err
+	case len(batch) == 1:
+		a.log.Warn("profile refused", "pid", of[0].process.PID, "samples", of[0].samples, "err", err)
+		return nil
 	}
-	a.account.keep(w, frames)
-	return nil
+	half := len(batch) / 2
+	if err := a.deliver(ctx, batch[:half], of[:half]); err != nil {
+		return err
+	}
+	return a.deliver(ctx, batch[half:], of[half:])
+}
+
+// Refused reports whether err is an appender's refusal of what is in a batch, so
+// that offering the same again is in vain.
+func Refused(err error) bool {
+	var e *profilestore.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Code == profilestore.BadRequest || e.Code == profilestore.PayloadTooLarge || e.Code == profilestore.TooManyRequests
 }
 
 // append offers a batch, with pauses. After ctx is done there is one attempt
@@ -54,7 +83,7 @@ func (a *Agent) append(ctx context.Context, batch []profilestore.Encoded) error 
 	pause := time.Second
 	for attempt := 1; ; attempt++ {
 		err := a.appendOnce(batch)
-		if err == nil || attempt == appendAttempts || ctx.Err() != nil {
+		if err == nil || Refused(err) || attempt == appendAttempts || ctx.Err() != nil {
 			return err
 		}
 		a.log.Warn("append profiles: trying again", "attempt", attempt, "err", err)

@@ -69,9 +69,15 @@ type row struct {
 
 // stacks are those of one process in a window.
 type stacks struct {
-	process *process.Process
-	rows    []row
-	index   map[string]uint32 // row by its content
+	process  *process.Process
+	rows     []row
+	index    map[string]uint32 // row by its content
+	samples  uint64
+	outcomes [bpf.NumOutcomes]uint64 // of the samples
+
+	// Of the publishing goroutine.
+	frames frameCounts
+	kept   bool // the appender has the profile
 }
 
 // window is what was sampled in one span of time. It belongs to one goroutine
@@ -88,10 +94,9 @@ type window struct {
 	locations interned[location]
 	labels    interned[labels]
 
-	samples  uint64 // that count, by outcome
-	outcomes [bpf.NumOutcomes]uint64
-	skipped  uint64    // left out by Options.PID
-	stats    bpf.Stats // at the window's end
+	samples uint64
+	skipped uint64    // left out by Options.PID
+	stats   bpf.Stats // at the window's end
 
 	// The stack under construction.
 	current *stacks
@@ -196,8 +201,10 @@ func (w *window) addLeafCaller(addr uint64) {
 
 // commit counts the stack.
 func (w *window) commit(outcome bpf.Outcome) {
+	st := w.current
 	w.samples++
-	w.outcomes[outcome]++
+	st.samples++
+	st.outcomes[outcome]++
 	if outcome.Truncated() {
 		w.stack.locations = append(w.stack.locations, w.locations.id(location{marker: outcome}))
 	}
@@ -207,7 +214,6 @@ func (w *window) commit(outcome bpf.Outcome) {
 		key = binary.NativeEndian.AppendUint32(key, id)
 	}
 	w.key = key
-	st := w.current
 	if i, ok := st.index[string(key)]; ok {
 		st.rows[i].count++
 		return
