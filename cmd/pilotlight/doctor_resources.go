@@ -12,6 +12,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"pilotlight/cmd/pilotlight/agent"
 )
 
 // What Pilotlight takes: the agent with its maps at most, and the store while it answers a large query.
@@ -194,7 +196,7 @@ const filesMend = "ulimit -n 65536; in systemd: LimitNOFILE=65536"
 // checkFiles compares the limit of open files with what the agent holds for each CPU, and for the programs and
 // connections it has open at a time.
 func checkFiles(limit uint64, cpus int) check {
-	const perCPU, others = 8, 512
+	const perCPU, others = 8, agent.MaxOpenFiles + 512
 	need := uint64(perCPU*cpus + others)
 	if limit < need {
 		return check{"open files", statusFail, fmt.Sprintf("at most %d, %d CPUs take up to %d", limit, cpus, need), filesMend}

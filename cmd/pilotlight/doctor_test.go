@@ -130,8 +130,8 @@ func TestChecks(t *testing.T) {
 		{"file as disk", checkDisk(disk{dir: "/etc/passwd", existing: "/etc/passwd"}), statusFail, "/etc/passwd is not a directory", "--data"},
 		{"unreachable disk", checkDisk(disk{dir: "/d", err: denied}), statusFail, "not permitted", "--data"},
 
-		{"files", checkFiles(1024, 2), statusOK, "at most 1024, 528 are needed", ""},
-		{"few files for many CPUs", checkFiles(1024, 128), statusFail, "128 CPUs take up to 1536", "LimitNOFILE"},
+		{"files", checkFiles(4096, 2), statusOK, "at most 4096, 2576 are needed", ""},
+		{"few files for many CPUs", checkFiles(1024, 128), statusFail, "128 CPUs take up to 3584", "LimitNOFILE"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.got.Status != test.want || !strings.Contains(test.got.Detail, test.detail) || !strings.Contains(test.got.Mend, test.mend) {

@@ -25,13 +25,14 @@ const (
 	maxNamed = 1 << 16
 	// A file that no sample has hit for so long is closed.
 	fileIdle = 5 * time.Minute
-	// Files that are open at once: any user can map as many as there are
-	// descriptors, which the agent needs for /proc too.
-	maxOpenFiles = 2048
 	// Kernel symbols are read again for an address they do not have (a module or
 	// BPF program loaded since), at most this often.
 	kernelInterval = time.Minute
 )
+
+// MaxOpenFiles is how many binaries are open at once: any user can map as many as
+// there are descriptors, which the agent needs for /proc too.
+const MaxOpenFiles = 2048
 
 // symbols names addresses of files and of the kernel. The draining goroutine
 // offers files while their process lives; the publishing one resolves.
@@ -89,7 +90,7 @@ func (s *symbols) has(key process.FileKey) bool {
 }
 
 // errManyFiles is the error of a file that is one too many.
-var errManyFiles = fmt.Errorf("%d files are open already", maxOpenFiles)
+var errManyFiles = fmt.Errorf("%d files are open already", MaxOpenFiles)
 
 // offer hands over an open file.
 func (s *symbols) offer(file *process.OpenFile) error {
@@ -98,7 +99,7 @@ func (s *symbols) offer(file *process.OpenFile) error {
 	if s.files[file.Key] != nil {
 		return file.Close()
 	}
-	if len(s.files) >= maxOpenFiles {
+	if len(s.files) >= MaxOpenFiles {
 		return errors.Join(errManyFiles, file.Close())
 	}
 	s.files[file.Key] = &symbolFile{file: file, used: time.Now(), named: make(map[uint64][]symbolize.Frame)}

@@ -85,14 +85,14 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		}
 	}
 	opened, closed := 0, 0
-	for i := range maxOpenFiles + 3 {
+	for i := range MaxOpenFiles + 3 {
 		opened++
 		f := &process.OpenFile{File: &process.File{Key: process.FileKey{byte(i), byte(i >> 8)}}, Handle: closer{&closed}}
-		if err := s.offer(f); (err != nil) != (i >= maxOpenFiles) {
+		if err := s.offer(f); (err != nil) != (i >= MaxOpenFiles) {
 			t.Fatalf("file %d: %v", i, err)
 		}
-		if opened-closed > maxOpenFiles {
-			t.Fatalf("%d files are open, want at most %d", opened-closed, maxOpenFiles)
+		if opened-closed > MaxOpenFiles {
+			t.Fatalf("%d files are open, want at most %d", opened-closed, MaxOpenFiles)
 		}
 	}
 	if err := s.close(); err != nil || closed != opened {
