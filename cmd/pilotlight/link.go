@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -155,7 +156,7 @@ func appendAnswer(b []byte, sequence uint64, err error) []byte {
 	return append(b, text...)
 }
 
-// send writes one message.
+// send writes one message. When ctx is done before it is written, the link ends.
 func (l *agentLink) send(ctx context.Context, kind byte, payload []byte) error {
 	l.write.Lock()
 	defer l.write.Unlock()
@@ -166,13 +167,21 @@ func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) e
 	if len(payload) > maxMessage {
 		return fmt.Errorf("message of %d bytes to the store half, at most %d are taken", len(payload), maxMessage)
 	}
-	deadline, _ := ctx.Deadline() // zero: none
-	if err := l.conn.SetWriteDeadline(deadline); err != nil {
+	err := l.conn.SetWriteDeadline(time.Time{})
+	if errors.Is(err, net.ErrClosed) {
+		return errStoreGone
+	}
+	if err != nil {
 		return fmt.Errorf("write to store half: %w", err)
 	}
+	interrupted := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { interrupted <- l.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))
 	buffers := net.Buffers{head, payload}
-	_, err := buffers.WriteTo(l.conn)
+	_, err = buffers.WriteTo(l.conn)
+	if !stop() {
+		err = errors.Join(err, <-interrupted) // or it would interrupt the next write
+	}
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		<-l.broken // soon: read comes to the end of what was answered before
 		return errStoreGone

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -35,4 +36,23 @@ func TestAnswerKeepsTheKindOfAnError(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSendToStalledStoreHalf writes more than the socket holds to a store half
+// that does not read.
+func TestSendToStalledStoreHalf(t *testing.T) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	l := newAgentLink(conn)
+	ctx, cancel := context.WithCancel(t.Context())
+	sent := make(chan error)
+	go func() { sent <- l.send(ctx, messageBatch, make([]byte, 8<<20)) }()
+	cancel()
+	if err := <-sent; err == nil {
+		t.Error("8 MiB that nobody read count as sent")
+	}
+	<-l.broken // half a message is out: the link is of no more use
 }

@@ -27,8 +27,9 @@ import (
 	"pilotlight/cmd/pilotlight/agent"
 )
 
-// stopTimeout is how long both halves together may take to end in good order.
-const stopTimeout = 4500 * time.Millisecond
+// stopTimeout is how long the store half may take to end in good order. With the
+// agent's last window before it, that is less than 5 s.
+const stopTimeout = 2 * time.Second
 
 // runCmd is the agent half of `run`: it samples as root and hands profiles to
 // the store half, a child process without privileges that it starts.
@@ -239,9 +240,19 @@ func (h *storeHalf) sendMetrics(ctx context.Context, metrics prometheus.Gatherer
 func (h *storeHalf) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	// One that stands still does not end by itself, whatever became of the link.
+	kill := time.AfterFunc(stopTimeout, func() {
+		if err := h.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			h.log.Error("kill store half", "err", err)
+		}
+	})
+	defer kill.Stop()
 	select {
 	case <-h.link.broken: // it ended by itself
 		err := h.link.conn.Close()
+		if errors.Is(err, net.ErrClosed) {
+			err = nil // a write to it had to be cut off
+		}
 		exit := h.cmd.Wait()
 		switch {
 		case h.link.refused != nil:
@@ -255,7 +266,7 @@ func (h *storeHalf) stop() error {
 	default:
 	}
 	if err := h.link.end(ctx); err != nil {
-		return errors.Join(err, h.cmd.Process.Kill(), h.cmd.Wait())
+		return errors.Join(err, h.cmd.Wait())
 	}
 	return h.cmd.Wait()
 }

@@ -407,3 +407,72 @@ func TestLostWindowIsCounted(t *testing.T) {
 		t.Errorf("report %+v, want both samples as dropped_user", report.Total)
 	}
 }
+
+// stalled is an Appender whose disk does not answer until it is released.
+type stalled struct {
+	collector
+	t       *testing.T
+	reached chan struct{} // closed by the first Append
+	release chan struct{}
+	once    sync.Once
+}
+
+func (s *stalled) Append(ctx context.Context, batch []profilestore.Encoded) error {
+	if at, ok := ctx.Deadline(); ok {
+		s.t.Errorf("Append is to end at %v: what it keeps after that would be counted as dropped too", at)
+	}
+	s.once.Do(func() { close(s.reached) })
+	select {
+	case <-s.release:
+		return s.collector.Append(ctx, batch)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestStalledAppender(t *testing.T) {
+	const taken = 12
+	for _, tc := range []struct {
+		name string
+		end  func(*stalled, context.CancelFunc)
+		kept bool
+	}{
+		{"recovers", func(s *stalled, _ context.CancelFunc) { close(s.release) }, true},
+		{"does not recover before the end", func(_ *stalled, stop context.CancelFunc) { stop() }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			to := &stalled{t: t, reached: make(chan struct{}), release: make(chan struct{})}
+			r := &replay{}
+			for i := range uint64(taken) {
+				r.batches = append(r.batches, bpf.Batch{Samples: []bpf.Sample{self(t, i*10*second)}, Upto: i*10*second + second})
+			}
+			var last Report
+			a, err := New(&unstoppable{r}, to, Options{Hostname: "host", Logger: quiet, OnReport: func(r Report) { last = r }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var now uint64
+			a.clock = func() (uint64, time.Time) { // each sample in a window of its own
+				defer func() { now += 10 * second }()
+				return now, wallStart.Add(time.Duration(now))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				<-to.reached
+				tc.end(to, cancel)
+			}()
+			if err := a.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			var kept int64
+			for _, e := range to.batch {
+				kept += sum(parse(t, e))
+			}
+			dropped := int64(last.Total.Outcomes[bpf.DroppedUser])
+			if kept+dropped != taken || tc.kept && kept == 0 || !tc.kept && kept > 0 {
+				t.Errorf("%d samples kept and %d counted as dropped, of %d", kept, dropped, taken)
+			}
+		})
+	}
+}

@@ -13,11 +13,23 @@ import (
 // agent that must bridge longer outages has an appender that spools.
 const appendAttempts = 3
 
+// flushTimeout is how long an appender may stand still after ctx is done: that
+// must not hold up the end of the agent.
+const flushTimeout = 2 * time.Second
+
 // publish appends the profiles of each window until there are no more. What
 // cannot be appended is counted as dropped.
+//
+// An appender that stands still, as one does whose disk does not answer, is
+// waited for: it may yet keep what it was handed, which would then be counted as
+// dropped too. Windows queue up meanwhile.
 func (a *Agent) publish(ctx context.Context, enc *encoder, windows <-chan *window) {
+	flush, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(flushTimeout, cancel) })
+	defer stop()
 	for w := range windows {
-		if err := a.publishWindow(ctx, enc, w); err != nil {
+		if err := a.publishWindow(ctx, flush, enc, w); err != nil {
 			a.log.Error("profiles lost", "start", w.start, "err", err)
 		}
 		a.account.settle(w)
@@ -35,19 +47,19 @@ func (a *Agent) publish(ctx context.Context, enc *encoder, windows <-chan *windo
 	}
 }
 
-func (a *Agent) publishWindow(ctx context.Context, enc *encoder, w *window) error {
+func (a *Agent) publishWindow(ctx, flush context.Context, enc *encoder, w *window) error {
 	batch, err := enc.encode(w, func(k process.Key) profilestore.ID { return a.profileID(w, k) })
 	if err != nil || len(batch) == 0 {
 		return err
 	}
-	return a.deliver(ctx, batch, w.order)
+	return a.deliver(ctx, flush, batch, w.order)
 }
 
 // deliver appends the profiles of processes. A batch that is refused for what is
 // in it is offered again in halves, so that what one process has made of its
 // profile costs no other process its own.
-func (a *Agent) deliver(ctx context.Context, batch []profilestore.Encoded, of []*stacks) error {
-	err := a.append(ctx, batch)
+func (a *Agent) deliver(ctx, flush context.Context, batch []profilestore.Encoded, of []*stacks) error {
+	err := a.append(ctx, flush, batch)
 	switch {
 	case err == nil:
 		for _, st := range of {
@@ -61,10 +73,10 @@ func (a *Agent) deliver(ctx context.Context, batch []profilestore.Encoded, of []
 		return nil
 	}
 	half := len(batch) / 2
-	if err := a.deliver(ctx, batch[:half], of[:half]); err != nil {
+	if err := a.deliver(ctx, flush, batch[:half], of[:half]); err != nil {
 		return err
 	}
-	return a.deliver(ctx, batch[half:], of[half:])
+	return a.deliver(ctx, flush, batch[half:], of[half:])
 }
 
 // Refused reports whether err is an appender's refusal of what is in a batch, so
@@ -77,12 +89,12 @@ func Refused(err error) bool {
 	return e.Code == profilestore.BadRequest || e.Code == profilestore.PayloadTooLarge || e.Code == profilestore.TooManyRequests
 }
 
-// append offers a batch, with pauses. After ctx is done there is one attempt
-// more, the last: what was sampled before is to be kept.
-func (a *Agent) append(ctx context.Context, batch []profilestore.Encoded) error {
+// append offers a batch, with pauses, until flush is done. After ctx is done
+// there is one attempt more, the last: what was sampled before is to be kept.
+func (a *Agent) append(ctx, flush context.Context, batch []profilestore.Encoded) error {
 	pause := time.Second
 	for attempt := 1; ; attempt++ {
-		err := a.appendOnce(batch)
+		err := a.appender.Append(flush, batch)
 		if err == nil || Refused(err) || attempt == appendAttempts || ctx.Err() != nil {
 			return err
 		}
@@ -93,13 +105,4 @@ func (a *Agent) append(ctx context.Context, batch []profilestore.Encoded) error 
 		case <-ctx.Done():
 		}
 	}
-}
-
-// appendTimeout keeps a silent appender from holding up the end of the agent.
-const appendTimeout = 4 * time.Second
-
-func (a *Agent) appendOnce(batch []profilestore.Encoded) error {
-	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
-	defer cancel()
-	return a.appender.Append(ctx, batch)
 }
