@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -24,7 +25,9 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if seconds > 0 {
-		q.From = max(q.To-int64(seconds)*int64(time.Second), 0)
+		if q, err = a.last(r.Context(), q, time.Duration(seconds)*time.Second); err != nil {
+			return err
+		}
 	}
 	prof, err := a.store.Merge(r.Context(), q)
 	if err != nil {
@@ -42,6 +45,26 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 	write(w, r, b.String())
 	return nil
 }
+
+// last makes q the profiles that cover the last d before q.To. A profile is only
+// there once its window is over, so d ends with the newest profile; and it takes
+// whole profiles, because one belongs to where it starts.
+func (a *api) last(ctx context.Context, q profilestore.Query, d time.Duration) (profilestore.Query, error) {
+	q.From = max(q.To-int64(d+staleAfter), 0)
+	newest, err := a.store.Profiles(ctx, q, 1)
+	if err != nil {
+		return q, err
+	}
+	q.From = max(q.To-int64(d), 0)
+	if len(newest) > 0 {
+		end := min(newest[0].Time+int64(newest[0].Duration), q.To)
+		q.From = max(min(end-int64(d), newest[0].Time), 0)
+	}
+	return q, nil
+}
+
+// staleAfter is how old the newest profile may be to count as the present.
+const staleAfter = time.Minute
 
 // fileName tells a download from the next: pilotlight-api-4711-20251121T020000Z-20251121T030000Z.pb.gz.
 func fileName(q profilestore.Query) string {

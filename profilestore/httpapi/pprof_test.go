@@ -5,8 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
 
 	"pilotlight/profilestore"
 )
@@ -90,6 +94,34 @@ func TestFileName(t *testing.T) {
 		}
 		if url.PathEscape(got) != got {
 			t.Errorf("%s: %s needs escaping", tt.query, got)
+		}
+	}
+}
+
+// TestSecondsOfTheNewestWindow asks for less time than has passed since the last window ended.
+func TestSecondsOfTheNewestWindow(t *testing.T) {
+	store := newTestStore(t)
+	s := newTestServer(t, store, Options{})
+	ended := time.Now().Add(-8 * time.Second)
+	if err := store.Append(t.Context(), []profilestore.Encoded{
+		encode(t, "api", "100", ended.Add(-20*time.Second), stacks{"main;old": 1}),
+		encode(t, "api", "100", ended.Add(-10*time.Second), stacks{"main;new": 1}),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for seconds, want := range map[string][]string{"5": {"new"}, "10": {"new"}, "15": {"new"}, "20": {"new", "old"}} {
+		_, body := get(t, s, "/api/v1/pprof?seconds="+seconds)
+		p, err := profile.ParseData(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var leaves []string
+		for _, sample := range p.Sample {
+			leaves = append(leaves, sample.Location[0].Line[0].Function.Name)
+		}
+		slices.Sort(leaves)
+		if !slices.Equal(leaves, want) {
+			t.Errorf("seconds=%s gives %v, want %v", seconds, leaves, want)
 		}
 	}
 }

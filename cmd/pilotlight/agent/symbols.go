@@ -21,6 +21,10 @@ const (
 	// Symbol tables of all files together, in bytes; the least recently used
 	// go when it is more, and are read again when they are wanted.
 	maxTableBytes = 24 << 20
+	// They may be so much more until the window is named: evicting them at once
+	// would have files whose addresses alternate read again and again. Files past
+	// that have no names in this window.
+	extraTableBytes = 16 << 20
 	// Named addresses that are remembered, over all files, and as many of the kernel's.
 	maxNamed = 1 << 16
 	// A file that no sample has hit for so long is closed.
@@ -195,7 +199,7 @@ func (s *symbols) file(key process.FileKey) *symbolFile {
 	s.mu.Lock()
 	f := s.files[key]
 	s.mu.Unlock()
-	if f == nil || f.table != nil || f.err != nil {
+	if f == nil || f.table != nil || f.err != nil || s.tableBytes > maxTableBytes+extraTableBytes {
 		return f
 	}
 	f.table, f.err = symbolize.Open(io.NewSectionReader(f.file, 0, f.file.Size), f.file.Size)
