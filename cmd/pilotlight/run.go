@@ -52,12 +52,17 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return explainListen(c.Listen, err)
 	}
-	// What cannot sample is to find out before it makes a directory.
+	// What cannot sample is to find out before it makes a directory; and what
+	// happens while the store half opens its store is sampled already.
 	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	defer sampler.Close()
+	if err := sampler.Start(); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	attached := time.Since(started).Round(time.Millisecond)
 	owner, err := storeUser()
 	if err != nil {
 		return err
@@ -72,21 +77,19 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	err = sample(ctx, g, sampler, half, listener.Addr())
+	err = sample(ctx, g, sampler, half, func() {
+		g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
+		g.log.Info("serving", "url", "http://"+listener.Addr().String())
+	})
 	if errors.Is(err, errStoreGone) {
 		err = nil // stop knows why it went
 	}
 	return errors.Join(err, half.stop())
 }
 
-// sample profiles until ctx is done or the store half ends.
-func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHalf, addr net.Addr) error {
-	// While the store half opens its store: a long log does not hold up sampling.
-	if err := sampler.Start(); err != nil {
-		return err
-	}
-	attached := time.Since(started).Round(time.Millisecond)
-
+// sample profiles until ctx is done or the store half ends. It calls ready when
+// the store is open.
+func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHalf, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	serving := make(chan struct{})
@@ -95,8 +98,7 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHa
 		select {
 		case <-half.link.started:
 			// Not before: a store that cannot be opened is all there is to say.
-			g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
-			g.log.Info("serving", "url", "http://"+addr.String())
+			ready()
 			close(serving)
 		case <-half.link.broken:
 		}
