@@ -89,6 +89,7 @@ type account struct {
 	frames     frameCounts
 	missed     uint64
 	reported   Account
+	table      process.TableStats
 }
 
 var (
@@ -98,6 +99,7 @@ var (
 	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind and by whether a symbol names them.", []string{"kind", "named"}, nil)
 	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent, in user space and in the kernel.", nil, nil)
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
+	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
 )
 
@@ -132,8 +134,9 @@ func (a *account) begin() error {
 	return nil
 }
 
-// end reads what was taken, and what should have been, when w ended.
-func (a *account) end(w *window) error {
+// end reads what was taken, and what should have been, when w ended. table is
+// the process table's at that time.
+func (a *account) end(w *window, table process.TableStats) error {
 	busy, st, err := a.read()
 	if err != nil {
 		return err
@@ -141,6 +144,7 @@ func (a *account) end(w *window) error {
 	w.stats = st
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.table = table
 	due := (busy - a.busyStart) * float64(a.sampler.Frequency())
 	a.missed = max(a.missed, uint64(max(0, due-float64(st.Taken-a.takenStart))))
 	return nil
@@ -224,7 +228,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable} {
 		ch <- d
 	}
 }
@@ -242,7 +246,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	a.mu.Lock()
-	missed, totals, frames := a.missed, a.totals(st), maps.Clone(a.frames)
+	missed, totals, frames, table := a.missed, a.totals(st), maps.Clone(a.frames), a.table
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
@@ -255,6 +259,10 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range frames {
 		counter(descFrames, float64(n), string(k.kind), strconv.FormatBool(k.named))
 	}
+	counter(descTable, float64(table.RefusedProcesses), "refused_process")
+	counter(descTable, float64(table.RefusedMappings), "refused_mapping")
+	counter(descTable, float64(table.ExpiredEarly), "expired_early")
+	counter(descTable, float64(table.ReadErrors), "read_error")
 	counter(descCPU, cpu.Seconds())
 	counter(descBPFRun, st.Run.Seconds())
 	ch <- prometheus.MustNewConstMetric(descBPFMemory, prometheus.GaugeValue, float64(st.Memory))

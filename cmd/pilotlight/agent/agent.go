@@ -15,7 +15,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -70,7 +69,6 @@ type Agent struct {
 	appender Appender
 	opts     Options
 	log      *slog.Logger
-	proc     fs.FS
 	clock    clock
 
 	// Of the goroutine that drains.
@@ -111,23 +109,22 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	boot, err := fs.ReadFile(proc, "sys/kernel/random/boot_id")
+	boot, err := process.BootID(proc)
 	if err != nil {
-		return nil, fmt.Errorf("read boot ID: %w", err)
+		return nil, err
 	}
 	ag := &Agent{
 		sampler:  s,
 		appender: a,
 		opts:     opts,
 		log:      opts.Logger,
-		proc:     proc,
 		clock:    systemClock,
 		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.ReadEnviron}),
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
 	}
 	now, _ := ag.clock()
-	run := sha256.Sum256(binary.NativeEndian.AppendUint64(boot, now))
+	run := sha256.Sum256(binary.NativeEndian.AppendUint64([]byte(boot), now))
 	copy(ag.run[:], run[:])
 	if ag.account, err = newAccount(s, proc, opts); err != nil {
 		return nil, err
@@ -229,7 +226,7 @@ func (a *Agent) turn(now uint64, windows chan *window) error {
 }
 
 func (a *Agent) send(windows chan *window) error {
-	if err := a.account.end(a.window); err != nil {
+	if err := a.account.end(a.window, a.table.Stats()); err != nil {
 		return fmt.Errorf("account for window: %w", err)
 	}
 	select {

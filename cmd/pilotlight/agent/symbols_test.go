@@ -7,11 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/process"
@@ -144,5 +147,32 @@ func TestMarkersTellWhy(t *testing.T) {
 	kind, frames := s.resolve(new(codeBinary), location{marker: bpf.NoTable})
 	if kind != markerFrame || frames[0].Function != "[truncated: no table]" {
 		t.Errorf("%v %+v", kind, frames)
+	}
+}
+
+// TestFailuresOfTheTableAreMetrics gathers what the table of processes told at a window's end.
+func TestFailuresOfTheTableAreMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	a, err := newAccount(&replay{}, os.DirFS("/proc"), Options{Registerer: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.end(new(window), process.TableStats{RefusedProcesses: 1, RefusedMappings: 2, ExpiredEarly: 3, ReadErrors: 4}); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "pilotlight_agent_process_failures_total" {
+			for _, m := range f.GetMetric() {
+				got[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	if want := map[string]float64{"refused_process": 1, "refused_mapping": 2, "expired_early": 3, "read_error": 4}; !maps.Equal(got, want) {
+		t.Errorf("metrics %v, want %v", got, want)
 	}
 }
