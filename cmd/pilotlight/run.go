@@ -120,6 +120,14 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHa
 	if err != nil {
 		return err
 	}
+	// A store that refuses does so at once, and is then all there is to say. The
+	// rings hold what is sampled meanwhile.
+	select {
+	case <-serving:
+	case <-half.link.broken:
+		return errStoreGone
+	case <-time.After(time.Second): // it reads a long log
+	}
 	go half.reportFirstSample(ctx, sampler, registry, serving)
 	return a.Run(ctx)
 }
@@ -221,7 +229,7 @@ func (h *storeHalf) report(r agent.Report, metrics prometheus.Gatherer) {
 	if err == nil {
 		err = h.link.send(ctx, messageReport, report)
 	}
-	if err := errors.Join(err, h.sendMetrics(ctx, metrics)); err != nil {
+	if err := errors.Join(err, h.sendMetrics(ctx, metrics)); err != nil && !errors.Is(err, errStoreGone) { // stop says why
 		h.log.Warn("report to store half", "err", err)
 	}
 }
