@@ -11,14 +11,13 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 )
 
 // Kallsyms names addresses of the running kernel, of its modules and of BPF programs. It is a snapshot: modules
 // and BPF programs that are loaded later are not in it. It may be used by several goroutines at once.
 type Kallsyms struct {
 	table   *table
-	names   string // NUL-terminated
+	names   []byte // NUL-terminated
 	modules []Module
 	text    KernelText
 }
@@ -44,8 +43,11 @@ type Module struct {
 var ErrAddressesHidden = errors.New("all kernel addresses read as zero: run as root (CAP_SYSLOG), with sysctl kernel.kptr_restrict at 0 or 1")
 
 const (
-	// maxKallsyms and maxKallsymsText bound what is read. The kernel that the tests ran on has 122,000 symbols, in
-	// 5 MB of text.
+	// usualKallsyms and usualNames have room for a distribution's kernel: 122,000 symbols, 2.6 MB of names. Slices
+	// that grow up to there leave five times as much behind.
+	usualKallsyms = 128 << 10
+	usualNames    = 3 << 20
+	// maxKallsyms and maxKallsymsText bound what is read.
 	maxKallsyms     = 4 << 20
 	maxKallsymsText = 128 << 20
 	// maxKernelSymbol is the kernel's KSYM_NAME_LEN twice over.
@@ -76,7 +78,12 @@ const (
 // symbol does; the last of a run at the end of the next page. ErrAddressesHidden is the error if the kernel hides
 // addresses from the reader; other errors name the line.
 func ReadKallsyms(r io.Reader) (*Kallsyms, error) {
-	p := kallsymsParser{modules: []string{""}, byName: map[string]uint16{}}
+	p := kallsymsParser{
+		syms:    make([]kallsym, 0, usualKallsyms),
+		names:   make([]byte, 0, usualNames),
+		modules: []string{""},
+		byName:  map[string]uint16{},
+	}
 	in := bufio.NewScanner(io.LimitReader(r, maxKallsymsText))
 	in.Buffer(make([]byte, 0, 4096), 4*maxKernelSymbol)
 	for line := 1; in.Scan(); line++ {
@@ -202,7 +209,7 @@ func (p *kallsymsParser) finish() *Kallsyms {
 		b.write(end, s.name)
 		k.extend(p.modules[s.module], s.addr, end)
 	}
-	k.table, k.names = b.table, string(p.names)
+	k.table, k.names = b.table, slices.Clone(p.names)
 	k.modules = slices.Clip(k.modules)
 	return k
 }
@@ -228,8 +235,8 @@ func (k *Kallsyms) Resolve(dst []Frame, addr uint64) []Frame {
 	if !ok {
 		return dst
 	}
-	name, _, _ := strings.Cut(k.names[k.table.names[i]:], "\x00")
-	return append(dst, Frame{Function: demangled(name), SystemName: name, Source: Symtab})
+	name, _, _ := bytes.Cut(k.names[k.table.names[i]:], []byte{0})
+	return append(dst, Frame{Function: demangled(string(name)), SystemName: string(name), Source: Symtab})
 }
 
 // Module returns the module whose code holds addr; ok is false for the kernel's own code and for unknown addresses.
@@ -249,5 +256,5 @@ func (k *Kallsyms) Functions() int { return len(k.table.starts) }
 
 // MemoryBytes returns how much memory k holds.
 func (k *Kallsyms) MemoryBytes() int {
-	return k.table.memoryBytes() + len(k.names) + 48*cap(k.modules)
+	return k.table.memoryBytes() + cap(k.names) + 48*cap(k.modules)
 }
