@@ -48,6 +48,10 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	slowDown, err := hurry()
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return explainListen(c.Listen, err)
@@ -63,6 +67,9 @@ func (c *runCmd) Run(g *globals) error {
 		return errors.Join(err, listener.Close())
 	}
 	attached := time.Since(started).Round(time.Millisecond)
+	if err := slowDown(); err != nil {
+		return err
+	}
 	// From here on one CPU is plenty for the agent half. With more, the garbage
 	// collector takes whichever are idle, a fifth of all that this process costs.
 	runtime.GOMAXPROCS(1)
