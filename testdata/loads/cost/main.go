@@ -4,11 +4,13 @@
 //
 //	bench: mix 19Hz agent_cpu_percent 0.34
 //
-// Percents are of one CPU, over the seconds from the start of the process, start-up and all. CPU time is that
-// of the processes with the children they waited for; what the BPF programs take in interrupts of other
-// processes is bpf_cpu_percent, measured by the kernel (BPF_ENABLE_STATS, which ends with this program). perf
-// has such a part too, which nobody counts. Memory is in MiB. The maps are those of which the processes hold
-// descriptors; bpf_reported_mib is what pilotlight_bpf_memory_bytes says.
+// Percents are of one CPU. An always-on profiler starts once and then runs for weeks, so they are of the seconds
+// after start-up; what start-up takes, symbols of the kernel and the first window included, is
+// startup_cpu_ms, and first_minute_cpu_percent has both. CPU time is that of the processes with the children
+// they waited for; what the BPF programs take in interrupts of other processes is bpf_cpu_percent, measured by
+// the kernel (BPF_ENABLE_STATS, which ends with this program). perf has such a part too, which nobody counts.
+// Memory is in MiB: RSS counts what the two processes share twice, PSS once. The maps are those of which the
+// processes hold descriptors; bpf_reported_mib is what pilotlight_bpf_memory_bytes says.
 package main
 
 import (
@@ -31,8 +33,12 @@ import (
 // Compilers and caches of the loads are warm by then.
 const warmUp = 5 * time.Second
 
-// For starting and stopping what is measured, on top of the seconds in which it is.
-const slack = 5 * time.Second
+const (
+	// When start-up is over: the first whole window has then been appended.
+	settle = 25 * time.Second
+	// For stopping what is measured, on top of the seconds in which it is.
+	slack = 5 * time.Second
+)
 
 func main() {
 	seconds := flag.Int("seconds", 60, "measure for so many seconds each")
@@ -77,7 +83,7 @@ func measure(ctx context.Context, pilotlight, name string, d time.Duration) erro
 		func() error { return measureAgent(ctx, pilotlight, name, 99, d) },
 		func() error { return measurePerf(ctx, name, d) },
 	}
-	length := warmUp + time.Duration(len(phases))*(d+slack)
+	length := warmUp + time.Duration(len(phases))*(settle+d+slack)
 	start := time.Now()
 	load, err := loads.Start(ctx, name, length)
 	if err != nil {
@@ -143,28 +149,34 @@ func measureAgent(ctx context.Context, pilotlight, load string, frequency int, d
 	if err != nil {
 		return err
 	}
-	result, err := a.observe(ctx, d)
+	result, err := a.observe(ctx, settle, d)
 	if err = errors.Join(err, a.stop()); err != nil {
 		return fmt.Errorf("pilotlight at %d Hz: %w\nits log:\n%s", frequency, err, a.log.tail())
 	}
 
 	f := figures{load, frequency}
-	total := result.end.root.cpu + result.end.unprivileged.cpu
-	f.print("agent_cpu_percent", percent(total, d))
-	f.print("agent_root_cpu_percent", percent(result.end.root.cpu, d))
-	f.print("agent_unprivileged_cpu_percent", percent(result.end.unprivileged.cpu, d))
-	f.print("agent_second_half_cpu_percent", percent(total-result.middle.root.cpu-result.middle.unprivileged.cpu, d/2))
-	f.print("bpf_cpu_percent", percent(result.end.bpfTime, d))
-	f.print("agent_and_bpf_cpu_percent", percent(total+result.end.bpfTime, d))
-	f.print("bpf_runs", float64(result.end.bpfRuns))
-	if result.end.bpfRuns > 0 {
-		f.print("bpf_run_ns", float64(result.end.bpfTime)/float64(result.end.bpfRuns))
+	start, end := result.settled, result.end
+	rootCPU, unprivilegedCPU := end.root.cpu-start.root.cpu, end.unprivileged.cpu-start.unprivileged.cpu
+	bpfTime, bpfRuns := end.bpfTime-start.bpfTime, end.bpfRuns-start.bpfRuns
+	startup := start.root.cpu + start.unprivileged.cpu
+	f.print("agent_and_bpf_cpu_percent", percent(rootCPU+unprivilegedCPU+bpfTime, d))
+	f.print("agent_root_cpu_percent", percent(rootCPU, d))
+	f.print("agent_unprivileged_cpu_percent", percent(unprivilegedCPU, d))
+	f.print("bpf_cpu_percent", percent(bpfTime, d))
+	f.print("startup_cpu_ms", float64(startup.Milliseconds()))
+	perMinute := float64(time.Minute-settle) / float64(d)
+	f.print("first_minute_cpu_percent", percent(startup+start.bpfTime, time.Minute)+perMinute*percent(rootCPU+unprivilegedCPU+bpfTime, time.Minute))
+	f.print("bpf_runs", float64(bpfRuns))
+	if bpfRuns > 0 {
+		f.print("bpf_run_ns", float64(bpfTime)/float64(bpfRuns))
 	}
-	f.print("root_rss_mib", mib(result.end.root.rss))
-	f.print("root_rss_peak_mib", mib(result.end.root.rssPeak))
-	f.print("unprivileged_rss_mib", mib(result.end.unprivileged.rss))
-	f.print("unprivileged_rss_peak_mib", mib(result.end.unprivileged.rssPeak))
-	f.print("bpf_maps_mib", mib(result.end.mapBytes))
+	f.print("rss_mib", mib(end.root.rss+end.unprivileged.rss))
+	f.print("pss_mib", mib(end.root.pss+end.unprivileged.pss))
+	f.print("root_rss_mib", mib(end.root.rss))
+	f.print("root_rss_peak_mib", mib(end.root.rssPeak))
+	f.print("unprivileged_rss_mib", mib(end.unprivileged.rss))
+	f.print("unprivileged_rss_peak_mib", mib(end.unprivileged.rssPeak))
+	f.print("bpf_maps_mib", mib(end.mapBytes))
 	f.print("bpf_reported_mib", mib(uint64(result.metrics["pilotlight_bpf_memory_bytes"])))
 	f.print("samples_taken", result.metrics["pilotlight_samples_taken_total"])
 	f.print("attached_ms", float64(result.attached.Milliseconds()))

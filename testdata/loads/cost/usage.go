@@ -25,6 +25,7 @@ type usage struct {
 type half struct {
 	cpu          time.Duration // with that of children they waited for
 	rss, rssPeak uint64        // bytes; of several processes the sum
+	pss          uint64        // bytes; what several processes share counts for each in part
 }
 
 // usageOf reads /proc as root. What a descendant used that ends during this call is in the next one, with its parent.
@@ -76,6 +77,16 @@ func (u *usage) add(pid int, p process, programs, maps map[uint64]bool) error {
 		}
 		*sum += kib << 10
 	}
+
+	memory, err := readFields(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return err
+	}
+	kib, err := strconv.ParseUint(strings.TrimSuffix(memory["Pss"], " kB"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("Pss of process %d: %w", pid, err)
+	}
+	h.pss += kib << 10
 
 	descriptors, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	if err != nil {
