@@ -9,34 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startNice is the nice value of start-up. It takes some 50 ms of CPU time once,
-// and everything that runs meanwhile is not sampled: among busy programs of the
-// same priority it would take three times as long.
-const startNice = -20
+// realTime is how start-up is scheduled. It takes some 50 ms of CPU time once,
+// and everything that runs meanwhile is not sampled: on a busy machine it would
+// take five times as long. A nice value would not do: it counts within a
+// session or a control group only.
+var realTime = unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
 
-// hurry raises the priority of this process and returns what lowers it again. A
-// process that may not raise it starts as it is.
-func hurry() (back func() error, err error) {
-	// The kernel returns 20 less the nice value, so that no priority looks like an error.
-	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+// hurry has this process run before all ordinary ones and returns what ends
+// that. A process that may not do so starts as it is.
+func hurry() (slowDown func() error, err error) {
+	before, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
-		return nil, fmt.Errorf("read priority: %w", err)
+		return nil, fmt.Errorf("read scheduling policy: %w", err)
 	}
-	err = setNice(startNice)
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+	err = schedule(&realTime)
+	if errors.Is(err, unix.EPERM) {
 		return func() error { return nil }, nil
 	}
-	return func() error { return setNice(20 - before) }, err
+	return func() error { return schedule(before) }, err
 }
 
-// setNice sets the nice value of all threads: it belongs to each, and those to
-// come have it from the one that starts them.
-func setNice(nice int) error {
+// schedule sets the scheduling policy of all threads: it belongs to each, and
+// those to come have it from the one that starts them.
+func schedule(attr *unix.SchedAttr) error {
 	done := make(map[string]bool)
 	for {
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {
-			return fmt.Errorf("set priority: %w", err)
+			return fmt.Errorf("set scheduling policy: %w", err)
 		}
 		missed := false // one that was started since the last look
 		for _, task := range tasks {
@@ -46,10 +46,10 @@ func setNice(nice int) error {
 			done[task.Name()], missed = true, true
 			tid, err := strconv.Atoi(task.Name())
 			if err != nil {
-				return fmt.Errorf("set priority of thread %q: %w", task.Name(), err)
+				return fmt.Errorf("set scheduling policy of thread %q: %w", task.Name(), err)
 			}
-			if err := unix.Setpriority(unix.PRIO_PROCESS, tid, nice); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("set priority of thread %d: %w", tid, err)
+			if err := unix.SchedSetAttr(tid, attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("set scheduling policy of thread %d: %w", tid, err)
 			}
 		}
 		if !missed {

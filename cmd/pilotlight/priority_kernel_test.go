@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The priority of start-up must not stay with any thread.
+// The policy of start-up must not stay with any thread.
 func TestKernelHurry(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("REQUIRE_ALL") == "1" {
-			t.Fatal("raising a priority needs root")
+			t.Fatal("real-time scheduling needs root")
 		}
-		t.Skip("raising a priority needs root")
+		t.Skip("real-time scheduling needs root")
 	}
 	// In a process of its own, whose threads no other test starts.
 	if os.Getenv("PILOTLIGHT_TEST_HURRY") == "" {
@@ -27,8 +27,8 @@ func TestKernelHurry(t *testing.T) {
 		}
 		return
 	}
-	before := niceOfThreads(t)
-	back, err := hurry()
+	before := policies(t)
+	slowDown, err := hurry()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,39 +41,40 @@ func TestKernelHurry(t *testing.T) {
 		}()
 		<-started
 	}
-	for tid, nice := range niceOfThreads(t) {
-		if nice != startNice {
-			t.Errorf("thread %d has nice %d at start-up", tid, nice)
+	for tid, policy := range policies(t) {
+		if policy != realTime.Policy {
+			t.Errorf("thread %d has policy %d at start-up", tid, policy)
 		}
 	}
-	if err := back(); err != nil {
+	if err := slowDown(); err != nil {
 		t.Fatal(err)
 	}
-	for tid, nice := range niceOfThreads(t) {
-		if nice != before[os.Getpid()] {
-			t.Errorf("thread %d has nice %d in the end, %d in the beginning", tid, nice, before[os.Getpid()])
+	for tid, policy := range policies(t) {
+		if policy != before[os.Getpid()] {
+			t.Errorf("thread %d has policy %d in the end, the first one had %d in the beginning", tid, policy, before[os.Getpid()])
 		}
 	}
 	close(end)
 }
 
-func niceOfThreads(t *testing.T) map[int]int {
+// policies returns the scheduling policies of all threads.
+func policies(t *testing.T) map[int]uint32 {
 	t.Helper()
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nice := make(map[int]int)
+	found := make(map[int]uint32)
 	for _, task := range tasks {
 		tid, err := strconv.Atoi(task.Name())
 		if err != nil {
 			t.Fatal(err)
 		}
-		value, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+		attr, err := unix.SchedGetAttr(tid, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		nice[tid] = 20 - value
+		found[tid] = attr.Policy
 	}
-	return nice
+	return found
 }
