@@ -84,7 +84,7 @@ func (u *usage) add(pid int, p process, programs, maps map[uint64]bool) error {
 	}
 	kib, err := strconv.ParseUint(strings.TrimSuffix(memory["Pss"], " kB"), 10, 64)
 	if err != nil {
-		return fmt.Errorf("Pss of process %d: %w", pid, err)
+		return fmt.Errorf("memory of process %d: %w", pid, err)
 	}
 	h.pss += kib << 10
 
