@@ -8,7 +8,10 @@
 // the size of the file, and damage is an error, not a panic.
 package unwind
 
-import "sort"
+import (
+	"iter"
+	"sort"
+)
 
 const (
 	pageBits = 12
@@ -65,3 +68,37 @@ func (t *Table) Find(addr uint64) (Rule, bool) {
 
 // Bytes returns the size of the table as the kernel holds it, without its rules, which tables share.
 func (t *Table) Bytes() int { return 4*len(t.Rows) + 8*len(t.Pages) }
+
+// Range is a piece of code with one rule.
+type Range struct {
+	Start, End uint64
+	Rule       Rule
+}
+
+// Ranges returns the code of the table in the order of its addresses. Neighbours have different rules.
+func (t *Table) Ranges() iter.Seq[Range] {
+	return func(yield func(Range) bool) {
+		var last Range
+		for i, p := range t.Pages {
+			page := (t.FirstPage + uint64(i)) << pageBits
+			rows := t.Rows[p.First : p.First+p.Count]
+			for j, row := range rows {
+				r := Range{page + uint64(row.Offset), page + pageSize, t.Rules[row.Rule]}
+				if j+1 < len(rows) {
+					r.End = page + uint64(rows[j+1].Offset)
+				}
+				if r.Start == last.End && r.Rule == last.Rule {
+					last.End = r.End
+					continue
+				}
+				if last.End > 0 && !yield(last) {
+					return
+				}
+				last = r
+			}
+		}
+		if last.End > 0 {
+			yield(last)
+		}
+	}
+}

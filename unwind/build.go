@@ -1,0 +1,289 @@
+package unwind
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+)
+
+// Options add to what Build reads. The zero value adds nothing.
+type Options struct {
+	// Debug is the file with the debug information that was split off, DebugSize bytes long, or nil. Its .debug_frame
+	// serves code that the file itself has no unwind information for.
+	Debug     io.ReaderAt
+	DebugSize int64
+}
+
+// maxRules bounds the rules of a table, by the width of a row. The largest programs have some thousand.
+const maxRules = math.MaxUint16
+
+// Build makes the table of the ELF file of size bytes in r: 64-bit, little-endian, for AMD64 or ARM64, linked. The vDSO's
+// image is one too.
+//
+// Rules come from .eh_frame, which is found by the section table or by the program headers, and from .debug_frame
+// for code that .eh_frame does not have. Signal trampolines without either are found by their instructions. All
+// other code, and that of Go programs, which keep frame pointers, has the rule CFAFramePointer.
+//
+// ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
+// its own range only. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
+// information and to the code without any; what it holds at most while it works is the size of the unwind
+// information and some 6 bytes for each of its bytes.
+func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
+	m, err := readImage(r, size)
+	if err != nil {
+		return nil, err
+	}
+	b := builder{image: m}
+	if b.text, err = m.text(); err != nil {
+		return nil, err
+	}
+	if err := b.readFDEs(opts); err != nil {
+		return nil, err
+	}
+	if err := b.findTrampolines(); err != nil {
+		return nil, err
+	}
+	return b.build(), nil
+}
+
+// builder makes one table.
+type builder struct {
+	image *image
+	text  []segment
+	cies  []cie
+	fdes  []fde // in the order of their addresses, each within one segment, once they are all read
+	fixed []Rule
+	rows  rowWriter
+}
+
+// readFDEs lists the functions of all sections of unwind information.
+func (b *builder) readFDEs(opts Options) error {
+	eh, err := b.image.ehFrame()
+	if err != nil {
+		return err
+	}
+	if err := b.scan(eh, nil); err != nil {
+		return err
+	}
+	// Go's .debug_frame does not say where the frame pointer is.
+	if b.image.section(".gopclntab") == nil {
+		if err := b.addDebugFrame(b.image); err != nil {
+			return err
+		}
+	}
+	if opts.Debug == nil {
+		return nil
+	}
+	debug, err := readImage(opts.Debug, opts.DebugSize)
+	if err == nil && debug.arch != b.image.arch {
+		err = fmt.Errorf("is for %v, the program for %v", debug.arch, b.image.arch)
+	}
+	if err == nil {
+		err = b.addDebugFrame(debug)
+	}
+	if err != nil {
+		return fmt.Errorf("debug file: %w", err)
+	}
+	return nil
+}
+
+// addDebugFrame adds the functions of .debug_frame that are not listed yet.
+func (b *builder) addDebugFrame(m *image) error {
+	section, err := m.debugFrame()
+	if err != nil {
+		return err
+	}
+	return b.scan(section, slices.Clip(b.fdes))
+}
+
+// scan lists the functions of a section but those that begin in one of the ranges in covered, which are in order.
+func (b *builder) scan(section *frames, covered []fde) error {
+	if section == nil {
+		return nil
+	}
+	s := scanner{arch: b.image.arch, section: section, cies: &b.cies, found: func(f fde) {
+		i, _ := slices.BinarySearchFunc(covered, f.start, func(c fde, addr uint64) int {
+			if c.end <= addr {
+				return -1
+			}
+			return 1
+		})
+		if i == len(covered) || covered[i].start > f.start {
+			b.add(f)
+		}
+	}}
+	if err := s.scan(); err != nil {
+		return err
+	}
+	b.sort()
+	return nil
+}
+
+// add lists a function, cut off where its segment ends, unless it is not in the program's code: the linker sets those
+// that it throws away to zero.
+func (b *builder) add(f fde) {
+	for _, s := range b.text {
+		if f.start >= s.addr && f.start < s.end() {
+			f.end = min(f.end, s.end())
+			b.fdes = append(b.fdes, f)
+			return
+		}
+	}
+}
+
+// sort puts the functions in order and cuts off what overlaps the next.
+func (b *builder) sort() {
+	order := func(a, b fde) int { return compare(a.start, b.start) }
+	if !slices.IsSortedFunc(b.fdes, order) {
+		slices.SortStableFunc(b.fdes, order)
+	}
+	for i := range len(b.fdes) - 1 {
+		b.fdes[i].end = min(b.fdes[i].end, b.fdes[i+1].start)
+	}
+}
+
+// build writes the rows.
+func (b *builder) build() *Table {
+	b.rows = newRowWriter(b.image.arch, b.text)
+	gap := b.rows.dict.index(Rule{CFA: CFAFramePointer})
+	in := interpreter{regs: registersOf(b.image.arch)}
+	in.row = func(pc uint64) {
+		b.rows.add(pc, b.rows.dict.index(in.state.rule(b.image.arch, in.cie.signal)))
+	}
+	fdes := b.fdes
+	for _, s := range b.text {
+		b.rows.begin(s)
+		at := s.addr
+		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
+			f := &fdes[0]
+			if f.start == f.end {
+				continue
+			}
+			if f.start > at {
+				b.rows.add(at, gap)
+			}
+			b.function(f, &in)
+			at = f.end
+		}
+		if at < s.end() {
+			b.rows.add(at, gap)
+		}
+		b.rows.continueTo(s.end() - 1)
+	}
+	return b.rows.table()
+}
+
+// function writes the rows of a function.
+func (b *builder) function(f *fde, in *interpreter) {
+	if f.cie == fixedCIE {
+		b.rows.add(f.start, b.rows.dict.index(b.fixed[f.from]))
+		return
+	}
+	c := &b.cies[f.cie]
+	in.cie, in.state, in.pc, in.end = c, c.initial, f.start, f.end
+	if !in.run(&reader{data: c.data[:f.to], pos: int(f.from)}) {
+		b.rows.add(in.pc, b.rows.dict.index(Rule{}))
+	} else if in.pc < f.end {
+		in.row(in.pc)
+	}
+}
+
+// minGap is the shortest piece of code without unwind information that is searched: compilers pad functions to 16
+// bytes.
+const minGap = 16
+
+// trampoline is code that is known by its instructions.
+type trampoline struct {
+	code []byte
+	rule Rule
+	// before is how many bytes before the code its range begins. A signal handler returns to the first instruction,
+	// and is looked up one byte before.
+	before uint64
+}
+
+// trampolines returns what is searched for in code without unwind information.
+func trampolines(arch Arch) []trampoline {
+	if arch == ARM64 {
+		return []trampoline{
+			// mov x8, #139; svc #0: rt_sigreturn. Before the saved registers are siginfo, 128 bytes, and of ucontext 176,
+			// and the address of the fault.
+			{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}, 1},
+		}
+	}
+	return []trampoline{
+		// mov $15, %rax; syscall: rt_sigreturn. Before the saved registers are 40 bytes of ucontext.
+		{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Rule{CFA: CFASignal, CFAOff: 40}, 1},
+		// xor %ebp, %ebp; pop %rdi; call *%r9: where a thread begins in musl.
+		{[]byte{0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1}, Rule{CFA: CFAEnd}, 0},
+	}
+}
+
+// findTrampolines lists the trampolines, as ranges with a rule of their own.
+func (b *builder) findTrampolines() error {
+	patterns := trampolines(b.image.arch)
+	longest := 0
+	for _, p := range patterns {
+		b.fixed = append(b.fixed, p.rule)
+		longest = max(longest, len(p.code))
+	}
+	fdes := b.fdes
+	found := len(fdes)
+	var buf []byte
+	search := func(s segment, from, to uint64) error {
+		if to-from < minGap {
+			return nil
+		}
+		if buf == nil {
+			buf = make([]byte, 256<<10)
+		}
+		for at := from; at < to; {
+			piece := buf[:min(uint64(len(buf)), to-at)]
+			if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
+				return err
+			}
+			for i, p := range patterns {
+				b.findIn(piece, at, s, i, p)
+			}
+			if at+uint64(len(piece)) == to {
+				break
+			}
+			at += uint64(len(piece) - longest + 1) // the next may begin in this one
+		}
+		return nil
+	}
+	for _, s := range b.text {
+		at := s.addr
+		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
+			if err := search(s, at, fdes[0].start); err != nil {
+				return err
+			}
+			at = max(at, fdes[0].end)
+		}
+		if err := search(s, at, s.end()); err != nil {
+			return err
+		}
+	}
+	if len(b.fdes) > found {
+		b.sort()
+	}
+	return nil
+}
+
+// findIn lists the places of a trampoline in a piece of code.
+func (b *builder) findIn(piece []byte, addr uint64, s segment, index int, p trampoline) {
+	for off := 0; ; off++ {
+		i := bytes.Index(piece[off:], p.code)
+		if i < 0 {
+			return
+		}
+		off += i
+		start := addr + uint64(off)
+		end := start + uint64(len(p.code))
+		if start-s.addr >= p.before {
+			start -= p.before
+		}
+		b.fdes = append(b.fdes, fde{start: start, end: end, from: uint32(index), cie: fixedCIE})
+	}
+}
