@@ -148,7 +148,7 @@ func (b *builder) sort() {
 func (b *builder) build() *Table {
 	b.rows = newRowWriter(b.image.arch, b.text)
 	gap := b.rows.dict.index(Rule{CFA: CFAFramePointer})
-	in := interpreter{regs: registersOf(b.image.arch)}
+	var in interpreter
 	in.row = func(pc uint64) {
 		b.rows.add(pc, b.rows.dict.index(in.state.rule(b.image.arch, in.cie.signal)))
 	}
@@ -170,7 +170,7 @@ func (b *builder) build() *Table {
 		if at < s.end() {
 			b.rows.add(at, gap)
 		}
-		b.rows.continueTo(s.end() - 1)
+		b.rows.end(s, gap)
 	}
 	return b.rows.table()
 }

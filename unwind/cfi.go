@@ -161,6 +161,7 @@ type cie struct {
 	augmented bool  // FDEs have augmentation data
 	signal    bool
 	usable    bool // its FDEs can be read
+	regs      tracked
 	initial   state
 }
 
@@ -353,18 +354,30 @@ func (c *cie) read(r *reader, arch Arch) bool {
 	if r.short || !c.readAugmentation(r, augmentation) {
 		return false
 	}
-	regs := registersOf(arch)
-	if ra != uint64(regs.ra) {
-		return false
-	}
 	// Alignments are 1, 4, -4 or -8.
 	if c.codeAlign > math.MaxUint8 || c.dataAlign != int64(int8(c.dataAlign)) {
 		return false
 	}
-	in := interpreter{cie: c, regs: regs, end: 1, row: func(uint64) {}}
-	ok := in.run(r)
+	c.start(arch, ra)
+	in := interpreter{cie: c, state: c.initial, end: 1, row: func(uint64) {}}
+	if !in.run(r) {
+		in.state = state{ra: save{kind: saveUnsupported}}
+	}
 	c.initial = in.state
-	return ok
+	return true
+}
+
+// start sets which registers FDEs speak of, and the state before all instructions. ra is the column of DWARF's table that
+// has the return address.
+func (c *cie) start(arch Arch, ra uint64) {
+	c.regs = registersOf(arch)
+	if ra == uint64(c.regs.ra) {
+		return
+	}
+	c.regs.ra, c.initial.ra.kind = math.MaxUint8, saveUnsupported
+	if arch == ARM64 && ra < arm64SP { // glibc's vfork keeps it in x15
+		c.regs.ra, c.initial.ra = uint8(ra), registerSave(ra)
+	}
 }
 
 // readAugmentation reads what a string of letters announces.

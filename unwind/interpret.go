@@ -80,20 +80,35 @@ func (s *state) rule(arch Arch, signal bool) Rule {
 			return Rule{CFA: CFASignal, CFAOff: block}
 		}
 	}
+	if s.sp.kind == SaveRegister && s.ra.kind == SaveRegister {
+		return s.jump()
+	}
 	if s.sp.kind != SaveSame || s.ra.kind == saveUnsupported || arch == AMD64 && s.ra.kind == SaveSame || s.cfa == CFAInvalid {
 		return Rule{}
 	}
-	lost := func(v save) save {
-		if v.kind == saveUnsupported {
-			return save{kind: SaveUndefined}
-		}
-		return v
-	}
-	fp, rbx := lost(s.fp), lost(s.rbx)
+	fp, rbx := s.fp.orLost(), s.rbx.orLost()
 	return Rule{
 		CFA: s.cfa, CFAReg: s.cfaReg, CFAOff: s.cfaOff, CFAAdd: s.cfaAdd,
 		FP: fp.kind, FPOff: fp.off, RBX: rbx.kind, RBXOff: rbx.off, RA: s.ra.kind, RAOff: s.ra.off,
 	}
+}
+
+// jump returns the rule for the last instructions of longjmp, when the registers that it jumps with are loaded. The row
+// takes the jmp_buf for its CFA; a rule's CFA is always the next stack pointer.
+func (s *state) jump() Rule {
+	r := Rule{CFA: CFARegister, CFAReg: uint8(s.sp.off), FP: SaveUndefined, RBX: SaveUndefined, RA: s.ra.kind, RAOff: s.ra.off}
+	if s.fp.kind == SaveRegister {
+		r.FP, r.FPOff = s.fp.kind, s.fp.off
+	}
+	return r
+}
+
+// orLost returns the save, or that the register is lost if rules cannot say where it is.
+func (s save) orLost() save {
+	if s.kind == saveUnsupported {
+		return save{kind: SaveUndefined}
+	}
+	return s
 }
 
 // signalBlock returns where from SP the registers are that the kernel saved for a signal handler, if the row says
@@ -111,7 +126,6 @@ func (s *state) signalBlock(arch Arch) (off int32, ok bool) {
 // interpreter runs the instructions of an FDE, or those of a CIE.
 type interpreter struct {
 	cie        *cie
-	regs       tracked
 	state      state
 	remembered []state
 	pc, end    uint64
@@ -225,7 +239,7 @@ func (in *interpreter) define(op uint8, r *reader) bool {
 			s.defineCFA(uint64(s.cfaReg), off)
 		}
 	case cfaDefCFAExpression:
-		s.cfaExpression(r.bytes(r.uleb()), in.regs)
+		s.cfaExpression(r.bytes(r.uleb()), in.cie.regs)
 	case cfaOffsetExtended:
 		in.setOffset(r.uleb(), int64(r.uleb()))
 	case cfaOffsetExtendedSF:
@@ -243,7 +257,7 @@ func (in *interpreter) define(op uint8, r *reader) bool {
 		in.set(reg, registerSave(r.uleb()))
 	case cfaExpression:
 		reg := r.uleb()
-		in.set(reg, addressExpression(r.bytes(r.uleb()), in.regs))
+		in.set(reg, addressExpression(r.bytes(r.uleb()), in.cie.regs))
 	case cfaValOffset, cfaValOffsetSF:
 		in.valueOffset(r.uleb(), r.sleb())
 	case cfaValExpression:
@@ -283,14 +297,14 @@ func (s *state) at(reg uint64, regs tracked) *save {
 }
 
 func (in *interpreter) set(reg uint64, v save) {
-	if p := in.state.at(reg, in.regs); p != nil {
+	if p := in.state.at(reg, in.cie.regs); p != nil {
 		*p = v
 	}
 }
 
 // setOffset says that a register is saved at CFA + n * data alignment.
 func (in *interpreter) setOffset(reg uint64, n int64) {
-	if p := in.state.at(reg, in.regs); p != nil {
+	if p := in.state.at(reg, in.cie.regs); p != nil {
 		*p = wordSave(SaveAtCFA, in.factored(n))
 	}
 }
@@ -298,14 +312,14 @@ func (in *interpreter) setOffset(reg uint64, n int64) {
 // valueOffset says that a register is CFA + n * data alignment. That of SP is what the CFA is.
 func (in *interpreter) valueOffset(reg uint64, n int64) {
 	v := save{kind: saveUnsupported}
-	if reg == uint64(in.regs.sp) && n == 0 {
+	if reg == uint64(in.cie.regs.sp) && n == 0 {
 		v = save{kind: SaveSame}
 	}
 	in.set(reg, v)
 }
 
 func (in *interpreter) restore(reg uint64) {
-	if p := in.cie.initial.at(reg, in.regs); p != nil {
+	if p := in.cie.initial.at(reg, in.cie.regs); p != nil {
 		in.set(reg, *p)
 	}
 }

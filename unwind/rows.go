@@ -57,6 +57,14 @@ func (w *rowWriter) continueTo(addr uint64) {
 	}
 }
 
+// end goes to the last page of a segment, of which the rest gets the rule of a gap.
+func (w *rowWriter) end(s segment, gap uint16) {
+	w.continueTo(s.end() - 1)
+	if s.end()&(pageSize-1) != 0 {
+		w.add(s.end(), gap)
+	}
+}
+
 // closePage ends the page, and gives it the rows of an earlier one if they are the same.
 func (w *rowWriter) closePage() {
 	rows := w.t.Rows[w.first:]
