@@ -16,8 +16,12 @@ type Options struct {
 	DebugSize int64
 }
 
-// maxRules bounds the rules of a table, by the width of a row. The largest programs have some thousand.
-const maxRules = math.MaxUint16
+const (
+	// maxRules bounds the rules of a table, by the width of a row. The largest programs have some thousand.
+	maxRules = math.MaxUint16
+	// maxFDEs bounds the functions of a file. Browsers have half a million.
+	maxFDEs = 2 << 20
+)
 
 // Build makes the table of the ELF file of size bytes in r: 64-bit, little-endian, for AMD64 or ARM64, linked. The vDSO's
 // image is one too.
@@ -28,8 +32,8 @@ const maxRules = math.MaxUint16
 //
 // ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
 // its own range only. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
-// information and to the code without any; what it holds at most while it works is the size of the unwind
-// information and some 6 bytes for each of its bytes.
+// information and to the code without any. While it works it holds the unwind information, at most 64 MiB, and some 5 bytes
+// for each of its bytes.
 func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 	m, err := readImage(r, size)
 	if err != nil {
@@ -42,7 +46,7 @@ func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 	if err := b.readFDEs(opts); err != nil {
 		return nil, err
 	}
-	if err := b.findTrampolines(); err != nil {
+	if err := b.findRestorers(); err != nil {
 		return nil, err
 	}
 	return b.build(), nil
@@ -54,7 +58,6 @@ type builder struct {
 	text  []segment
 	cies  []cie
 	fdes  []fde // in the order of their addresses, each within one segment, once they are all read
-	fixed []Rule
 	rows  rowWriter
 }
 
@@ -117,6 +120,9 @@ func (b *builder) scan(section *frames, covered []fde) error {
 	if err := s.scan(); err != nil {
 		return err
 	}
+	if len(b.fdes) == maxFDEs {
+		return fmt.Errorf("%s: more than %d functions", section.name, maxFDEs)
+	}
 	b.sort()
 	return nil
 }
@@ -125,7 +131,7 @@ func (b *builder) scan(section *frames, covered []fde) error {
 // that it throws away to zero.
 func (b *builder) add(f fde) {
 	for _, s := range b.text {
-		if f.start >= s.addr && f.start < s.end() {
+		if f.start >= s.addr && f.start < s.end() && len(b.fdes) < maxFDEs {
 			f.end = min(f.end, s.end())
 			b.fdes = append(b.fdes, f)
 			return
@@ -146,7 +152,7 @@ func (b *builder) sort() {
 
 // build writes the rows.
 func (b *builder) build() *Table {
-	b.rows = newRowWriter(b.image.arch, b.text)
+	b.rows = newRowWriter(b.image.arch, b.text, 4*len(b.fdes))
 	gap := b.rows.dict.index(Rule{CFA: CFAFramePointer})
 	var in interpreter
 	in.row = func(pc uint64) {
@@ -177,8 +183,8 @@ func (b *builder) build() *Table {
 
 // function writes the rows of a function.
 func (b *builder) function(f *fde, in *interpreter) {
-	if f.cie == fixedCIE {
-		b.rows.add(f.start, b.rows.dict.index(b.fixed[f.from]))
+	if f.cie == restorerCIE {
+		b.rows.add(f.start, b.rows.dict.index(restorerOf(b.image.arch).rule))
 		return
 	}
 	c := &b.cies[f.cie]
@@ -190,100 +196,98 @@ func (b *builder) function(f *fde, in *interpreter) {
 	}
 }
 
+// A restorer is where a signal handler returns to: the call of rt_sigreturn. glibc describes its own, others are known by
+// their instructions.
+type restorer struct {
+	code []byte
+	rule Rule
+}
+
+func restorerOf(arch Arch) restorer {
+	if arch == ARM64 {
+		// mov x8, #139; svc #0. On the stack are siginfo, 128 bytes, and in ucontext, before the registers, 176 and the
+		// address of the fault.
+		return restorer{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}}
+	}
+	// mov $15, %rax; syscall. On the stack is ucontext, with 40 bytes before the registers.
+	return restorer{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Rule{CFA: CFASignal, CFAOff: 40}}
+}
+
 // minGap is the shortest piece of code without unwind information that is searched: compilers pad functions to 16
 // bytes.
 const minGap = 16
 
-// trampoline is code that is known by its instructions.
-type trampoline struct {
-	code []byte
-	rule Rule
-	// before is how many bytes before the code its range begins. A signal handler returns to the first instruction,
-	// and is looked up one byte before.
-	before uint64
-}
-
-// trampolines returns what is searched for in code without unwind information.
-func trampolines(arch Arch) []trampoline {
-	if arch == ARM64 {
-		return []trampoline{
-			// mov x8, #139; svc #0: rt_sigreturn. Before the saved registers are siginfo, 128 bytes, and of ucontext 176,
-			// and the address of the fault.
-			{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}, 1},
-		}
-	}
-	return []trampoline{
-		// mov $15, %rax; syscall: rt_sigreturn. Before the saved registers are 40 bytes of ucontext.
-		{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Rule{CFA: CFASignal, CFAOff: 40}, 1},
-		// xor %ebp, %ebp; pop %rdi; call *%r9: where a thread begins in musl.
-		{[]byte{0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1}, Rule{CFA: CFAEnd}, 0},
-	}
-}
-
-// findTrampolines lists the trampolines, as ranges with a rule of their own.
-func (b *builder) findTrampolines() error {
-	patterns := trampolines(b.image.arch)
-	longest := 0
-	for _, p := range patterns {
-		b.fixed = append(b.fixed, p.rule)
-		longest = max(longest, len(p.code))
-	}
+// findRestorers lists restorers in code without unwind information as ranges of their own, and marks the functions that
+// are one: what assembles CFI for musl, and older vDSOs of arm64, describe them as common functions.
+func (b *builder) findRestorers() error {
+	want := restorerOf(b.image.arch)
+	var found []fde
 	fdes := b.fdes
-	found := len(fdes)
-	var buf []byte
-	search := func(s segment, from, to uint64) error {
-		if to-from < minGap {
-			return nil
-		}
-		if buf == nil {
-			buf = make([]byte, 256<<10)
-		}
-		for at := from; at < to; {
-			piece := buf[:min(uint64(len(buf)), to-at)]
-			if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
-				return err
-			}
-			for i, p := range patterns {
-				b.findIn(piece, at, s, i, p)
-			}
-			if at+uint64(len(piece)) == to {
-				break
-			}
-			at += uint64(len(piece) - longest + 1) // the next may begin in this one
-		}
-		return nil
-	}
+	buf := make([]byte, 256<<10)
 	for _, s := range b.text {
 		at := s.addr
 		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
-			if err := search(s, at, fdes[0].start); err != nil {
+			f := &fdes[0]
+			if gap := f.start - at; gap >= minGap {
+				if err := b.searchGap(s, at, f.start, want, buf, &found); err != nil {
+					return err
+				}
+			}
+			if err := b.markRestorer(s, f, want, buf); err != nil {
 				return err
 			}
-			at = max(at, fdes[0].end)
+			at = f.end
 		}
-		if err := search(s, at, s.end()); err != nil {
+		if err := b.searchGap(s, at, s.end(), want, buf, &found); err != nil {
 			return err
 		}
 	}
-	if len(b.fdes) > found {
+	if len(found) > 0 {
+		b.fdes = append(b.fdes, found...)
 		b.sort()
 	}
 	return nil
 }
 
-// findIn lists the places of a trampoline in a piece of code.
-func (b *builder) findIn(piece []byte, addr uint64, s segment, index int, p trampoline) {
-	for off := 0; ; off++ {
-		i := bytes.Index(piece[off:], p.code)
-		if i < 0 {
-			return
+// searchGap lists the restorers from one address to another. buf holds what is read at a time.
+func (b *builder) searchGap(s segment, from, to uint64, want restorer, buf []byte, found *[]fde) error {
+	n := uint64(len(want.code))
+	for at := from; to-at >= n; {
+		piece := buf[:min(uint64(len(buf)), to-at)]
+		if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
+			return err
 		}
-		off += i
-		start := addr + uint64(off)
-		end := start + uint64(len(p.code))
-		if start-s.addr >= p.before {
-			start -= p.before
+		for off := 0; ; off++ {
+			i := bytes.Index(piece[off:], want.code)
+			if i < 0 {
+				break
+			}
+			off += i
+			start := at + uint64(off)
+			f := fde{start: start, end: start + n, cie: restorerCIE}
+			// The handler returns to the first instruction, and so is looked up one byte before.
+			f.start -= min(1, start-s.addr)
+			*found = append(*found, f)
 		}
-		b.fdes = append(b.fdes, fde{start: start, end: end, from: uint32(index), cie: fixedCIE})
+		// The next one may begin in the end of this piece.
+		at += uint64(len(piece)) - (n - 1)
 	}
+	return nil
+}
+
+// markRestorer makes a function a restorer if that is all it has, after a nop or so.
+func (b *builder) markRestorer(s segment, f *fde, want restorer, buf []byte) error {
+	const before = 4
+	size, n := f.end-f.start, uint64(len(want.code))
+	if size < n || size > n+before {
+		return nil
+	}
+	code := buf[:size]
+	if err := b.image.read(code, s.off+(f.start-s.addr)); err != nil {
+		return err
+	}
+	if bytes.HasSuffix(code, want.code) {
+		f.cie = restorerCIE
+	}
+	return nil
 }

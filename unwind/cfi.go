@@ -172,8 +172,8 @@ type fde struct {
 	cie        uint32
 }
 
-// fixedCIE says that the rule of a range does not come from instructions: from is an index into builder.fixed.
-const fixedCIE = math.MaxUint32
+// restorerCIE is in place of a CIE for code that was found by its instructions; see restorer.
+const restorerCIE = math.MaxUint32
 
 // scanner lists the FDEs of a section.
 type scanner struct {
@@ -196,7 +196,7 @@ func (s *scanner) scan() error {
 	for {
 		data, err := s.section.data.upTo(pos + longest)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.section.naming, err)
+			return fmt.Errorf("%s: %w", s.section.name, err)
 		}
 		if pos+4 > uint64(len(data)) {
 			return nil
@@ -216,7 +216,7 @@ func (s *scanner) scan() error {
 		}
 		end := start + length
 		if data, err = s.section.data.upTo(end); err != nil {
-			return fmt.Errorf("%s: %w", s.section.naming, err)
+			return fmt.Errorf("%s: %w", s.section.name, err)
 		}
 		s.entry(reader{data: data[:end], pos: int(start)}, long)
 		pos = end

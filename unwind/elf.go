@@ -22,7 +22,11 @@ const (
 	// maxText bounds the addresses from the first byte of code to the last. Code refers to code by offsets of 31 bits.
 	maxText = 1 << 30
 	// maxFrames bounds a section of unwind information. Browsers have 30 MB.
-	maxFrames = 128 << 20
+	maxFrames = 64 << 20
+	// maxInflated bounds .debug_frame where it is compressed, and maxRatio to how much more: unwind information shrinks to
+	// a third or so.
+	maxInflated = 32 << 20
+	maxRatio    = 16
 )
 
 // ErrNotELF is the error of a file that is not an ELF file at all.
@@ -53,7 +57,6 @@ type image struct {
 	r        io.ReaderAt
 	size     uint64
 	arch     Arch
-	entry    uint64
 	segments []segment // those that lie within the file
 	sections []section // likewise, or without bytes
 }
@@ -86,7 +89,6 @@ func readImage(r io.ReaderAt, size int64) (*image, error) {
 	default:
 		return nil, fmt.Errorf("machine %v has no tables", machine)
 	}
-	m.entry = le.Uint64(head[24:])
 	if err := m.readSegments(le.Uint64(head[32:]), le.Uint16(head[54:]), le.Uint16(head[56:])); err != nil {
 		return nil, fmt.Errorf("program headers: %w", err)
 	}
@@ -202,10 +204,15 @@ func (m *image) text() ([]segment, error) {
 		return nil, nil
 	}
 	slices.SortFunc(text, func(a, b segment) int { return compare(a.addr, b.addr) })
+	total := text[0].size
 	for i, s := range text[1:] {
 		if s.addr < text[i].end() {
 			return nil, fmt.Errorf("executable segments overlap at %#x", s.addr)
 		}
+		total += s.size
+	}
+	if total > m.size { // the same bytes again and again: work without end for a small file
+		return nil, fmt.Errorf("%d bytes of code in a file of %d", total, m.size)
 	}
 	if first, last := text[0].addr, text[len(text)-1].end(); last-first > maxText || last > 1<<63 {
 		return nil, fmt.Errorf("code from %#x to %#x: more than %d MiB", first, last, maxText>>20)
@@ -251,16 +258,16 @@ func (m *image) loaded(addr uint64) (off, size uint64, ok bool) {
 
 // frames is a section of unwind information.
 type frames struct {
-	data   lazyBytes
-	addr   uint64 // of its first byte when it is loaded
-	eh     bool   // .eh_frame, not .debug_frame
-	naming string
+	data lazyBytes
+	addr uint64 // of its first byte when it is loaded
+	eh   bool   // .eh_frame, not .debug_frame
+	name string
 }
 
 // ehFrame finds .eh_frame by the section table, or as the runtime does, through PT_GNU_EH_FRAME. It returns nil
 // if the file has none.
 func (m *image) ehFrame() (*frames, error) {
-	f := &frames{eh: true, naming: ".eh_frame"}
+	f := &frames{eh: true, name: ".eh_frame"}
 	if s := m.section(".eh_frame"); s != nil {
 		if s.size > maxFrames {
 			return nil, fmt.Errorf(".eh_frame has %d bytes, at most %d are read", s.size, maxFrames)
@@ -308,7 +315,7 @@ func (m *image) debugFrame() (*frames, error) {
 	if s == nil {
 		return nil, nil
 	}
-	f := &frames{naming: ".debug_frame", data: lazyBytes{m: m, off: s.off, size: s.size}}
+	f := &frames{name: ".debug_frame", data: lazyBytes{m: m, off: s.off, size: s.size}}
 	if s.flags&elf.SHF_COMPRESSED != 0 {
 		inflated, err := m.inflate(s)
 		if err != nil {
@@ -336,9 +343,8 @@ func (m *image) inflate(s *section) ([]byte, error) {
 	if typ := elf.CompressionType(le.Uint32(head)); typ != elf.COMPRESS_ZLIB {
 		return nil, fmt.Errorf("compression %v is not read", typ)
 	}
-	// Unwind information shrinks to a quarter or so; what claims far more is not unwind information.
 	size := le.Uint64(head[8:])
-	if size > maxFrames || size/64 > s.size {
+	if size > maxInflated || size/maxRatio > s.size {
 		return nil, fmt.Errorf("%d bytes compressed to %d", size, s.size)
 	}
 	z, err := zlib.NewReader(io.NewSectionReader(m.r, int64(s.off+chdr), int64(s.size-chdr)))

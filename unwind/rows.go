@@ -11,9 +11,10 @@ type rowWriter struct {
 	byHash map[uint32]Page // pages by the hash of their rows
 }
 
-func newRowWriter(arch Arch, text []segment) rowWriter {
+// newRowWriter returns a writer for code in some segments, with room for a number of rows.
+func newRowWriter(arch Arch, text []segment, room int) rowWriter {
 	w := rowWriter{dict: newDictionary(), byHash: map[uint32]Page{}}
-	w.t.Arch = arch
+	w.t.Arch, w.t.Rows = arch, make([]Row, 0, room)
 	if len(text) > 0 {
 		first, last := text[0].addr, text[len(text)-1].end()-1
 		w.t.FirstPage = first >> pageBits
