@@ -52,18 +52,27 @@ type Table struct {
 // Find returns the rule for an address. It reports false if the address is outside of the file's code: code without
 // unwind information has a rule, CFAFramePointer.
 func (t *Table) Find(addr uint64) (Rule, bool) {
-	page := addr>>pageBits - t.FirstPage
-	if page >= uint64(len(t.Pages)) {
+	rows := t.page(addr)
+	if len(rows) == 0 {
 		return Rule{}, false
 	}
-	p := t.Pages[page]
-	if p.Count == 0 {
-		return Rule{}, false
+	return t.Rules[rows[find(rows, addr)].Rule], true
+}
+
+// page returns the rows of the page of an address.
+func (t *Table) page(addr uint64) []Row {
+	i := addr>>pageBits - t.FirstPage
+	if i >= uint64(len(t.Pages)) {
+		return nil
 	}
-	rows := t.Rows[p.First : p.First+p.Count]
+	p := t.Pages[i]
+	return t.Rows[p.First : p.First+p.Count]
+}
+
+// find returns the index of the row for an address in its page, which has rows.
+func find(rows []Row, addr uint64) int {
 	off := uint16(addr & (pageSize - 1))
-	i := sort.Search(len(rows), func(i int) bool { return rows[i].Offset > off })
-	return t.Rules[rows[i-1].Rule], true
+	return sort.Search(len(rows), func(i int) bool { return rows[i].Offset > off }) - 1
 }
 
 // Bytes returns the size of the table as the kernel holds it, without its rules, which tables share.
@@ -82,11 +91,8 @@ func (t *Table) Ranges() iter.Seq[Range] {
 		for i, p := range t.Pages {
 			page := (t.FirstPage + uint64(i)) << pageBits
 			rows := t.Rows[p.First : p.First+p.Count]
-			for j, row := range rows {
-				r := Range{page + uint64(row.Offset), page + pageSize, t.Rules[row.Rule]}
-				if j+1 < len(rows) {
-					r.End = page + uint64(rows[j+1].Offset)
-				}
+			for j := range rows {
+				r := t.rowRange(rows, j, page)
 				if r.Start == last.End && r.Rule == last.Rule {
 					last.End = r.End
 					continue
@@ -101,4 +107,23 @@ func (t *Table) Ranges() iter.Seq[Range] {
 			yield(last)
 		}
 	}
+}
+
+// Range returns the piece of code that an address is in, within its page. It reports false if the address is outside of the
+// file's code.
+func (t *Table) Range(addr uint64) (Range, bool) {
+	rows := t.page(addr)
+	if len(rows) == 0 {
+		return Range{}, false
+	}
+	return t.rowRange(rows, find(rows, addr), addr&^(pageSize-1)), true
+}
+
+// rowRange returns what a row covers in its page.
+func (t *Table) rowRange(rows []Row, i int, page uint64) Range {
+	r := Range{page + uint64(rows[i].Offset), page + pageSize, t.Rules[rows[i].Rule]}
+	if i+1 < len(rows) {
+		r.End = page + uint64(rows[i+1].Offset)
+	}
+	return r
 }

@@ -16,6 +16,7 @@ import (
 // inspectCmd shows what Pilotlight knows of single things, for people who look for an error in it.
 type inspectCmd struct {
 	Symbols inspectSymbolsCmd `cmd:"" help:"Name addresses of an ELF file, with their inlined calls."`
+	Unwind  inspectUnwindCmd  `cmd:"" help:"Show how stacks are walked through the code of an ELF file."`
 }
 
 // inspectSymbolsCmd names addresses as the profiler does. For each address it prints the function and, where it
@@ -88,18 +89,11 @@ func parseAddress(s string) (uint64, error) {
 
 // openSymbols opens a file that exists by name. The symbolizer reads from it until it is closed.
 func openSymbols(path string) (*symbolize.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err // names the operation and the path
-	}
-	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
-		return nil, fmt.Errorf("%s: not a regular file: give an executable or a shared object", path)
-	}
-	f, err := os.Open(path)
+	f, size, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
-	file, err := symbolize.Open(f, info.Size())
+	file, err := symbolize.Open(f, size)
 	if err != nil {
 		f.Close()
 		if errors.Is(err, symbolize.ErrNotELF) {
@@ -108,6 +102,19 @@ func openSymbols(path string) (*symbolize.File, error) {
 		return nil, fmt.Errorf("read symbols of %s: %w", path, err)
 	}
 	return file, nil
+}
+
+// openRegular opens a file to inspect.
+func openRegular(path string) (f *os.File, size int64, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, err // names the operation and the path
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return nil, 0, fmt.Errorf("%s: not a regular file: give an executable or a shared object", path)
+	}
+	f, err = os.Open(path)
+	return f, info.Size(), err
 }
 
 func printSymbols(w io.Writer, names []resolved) error {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inspect runs the command line `inspect symbols args...`.
+// inspect runs the command line `inspect args...`.
 func inspect(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var c inspectCmd
@@ -23,7 +23,7 @@ func inspect(t *testing.T, args ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := parser.Parse(append([]string{"symbols"}, args...))
+	ctx, err := parser.Parse(args)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +90,12 @@ func TestInspectSymbols(t *testing.T) {
 	}
 
 	for _, arg := range []string{addr, strings.TrimPrefix(addr, "0x"), strings.ToUpper(addr)} {
-		got, err := inspect(t, self, arg, "1")
+		got, err := inspect(t, "symbols", self, arg, "1")
 		if err != nil || got != text+"0x1: ??\n" {
 			t.Errorf("%s: got %v\n%s\nwant\n%s", arg, err, got, text)
 		}
 	}
-	out, err := inspect(t, "--json", self, addr, "1")
+	out, err := inspect(t, "symbols", "--json", self, addr, "1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestInspectSymbolsErrors(t *testing.T) {
 		{"large address", "any", "10000000000000000", `address "10000000000000000": give up to 16`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			out, err := inspect(t, test.file, test.addr)
+			out, err := inspect(t, "symbols", test.file, test.addr)
 			if out != "" {
 				t.Errorf("printed %q", out)
 			}
