@@ -2,10 +2,12 @@ package unwind
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Options add to what Build reads. The zero value adds nothing.
@@ -27,8 +29,9 @@ const (
 // image is one too.
 //
 // Rules come from .eh_frame, which is found by the section table or by the program headers, and from .debug_frame
-// for code that .eh_frame does not have. Signal trampolines without either are found by their instructions. All
-// other code, and that of Go programs, which keep frame pointers, has the rule CFAFramePointer.
+// for code that .eh_frame does not have. Signal trampolines without either are found by their instructions, procedure
+// linkage tables by the section table. All other code, and that of Go programs, which keep frame pointers, has the rule
+// CFAFramePointer.
 //
 // ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
 // its own range only. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
@@ -46,6 +49,7 @@ func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 	if err := b.readFDEs(opts); err != nil {
 		return nil, err
 	}
+	b.addStubs()
 	if err := b.findRestorers(); err != nil {
 		return nil, err
 	}
@@ -57,6 +61,7 @@ type builder struct {
 	image *image
 	text  []segment
 	cies  []cie
+	fixed []Rule
 	fdes  []fde // in the order of their addresses, each within one segment, once they are all read
 	rows  rowWriter
 }
@@ -107,13 +112,7 @@ func (b *builder) scan(section *frames, covered []fde) error {
 		return nil
 	}
 	s := scanner{arch: b.image.arch, section: section, cies: &b.cies, found: func(f fde) {
-		i, _ := slices.BinarySearchFunc(covered, f.start, func(c fde, addr uint64) int {
-			if c.end <= addr {
-				return -1
-			}
-			return 1
-		})
-		if i == len(covered) || covered[i].start > f.start {
+		if !covers(covered, f.start) {
 			b.add(f)
 		}
 	}}
@@ -127,9 +126,23 @@ func (b *builder) scan(section *frames, covered []fde) error {
 	return nil
 }
 
+// covers reports whether one of the ranges, which are in order, has an address.
+func covers(ranges []fde, addr uint64) bool {
+	i, _ := slices.BinarySearchFunc(ranges, addr, func(f fde, addr uint64) int {
+		if f.end <= addr {
+			return -1
+		}
+		return 1
+	})
+	return i < len(ranges) && ranges[i].start <= addr
+}
+
 // add lists a function, cut off where its segment ends, unless it is not in the program's code: the linker sets those
 // that it throws away to zero.
 func (b *builder) add(f fde) {
+	if f.end <= f.start {
+		return
+	}
 	for _, s := range b.text {
 		if f.start >= s.addr && f.start < s.end() && len(b.fdes) < maxFDEs {
 			f.end = min(f.end, s.end())
@@ -183,8 +196,8 @@ func (b *builder) build() *Table {
 
 // function writes the rows of a function.
 func (b *builder) function(f *fde, in *interpreter) {
-	if f.cie == restorerCIE {
-		b.rows.add(f.start, b.rows.dict.index(restorerOf(b.image.arch).rule))
+	if f.cie == fixedCIE {
+		b.rows.add(f.start, b.rows.dict.index(b.fixed[f.from]))
 		return
 	}
 	c := &b.cies[f.cie]
@@ -194,6 +207,30 @@ func (b *builder) function(f *fde, in *interpreter) {
 	} else if in.pc < f.end {
 		in.row(in.pc)
 	}
+}
+
+// fix adds a rule for ranges that have no instructions, and returns a range without addresses that has it.
+func (b *builder) fix(r Rule) fde {
+	b.fixed = append(b.fixed, r)
+	return fde{from: uint32(len(b.fixed) - 1), cie: fixedCIE}
+}
+
+// addStubs lists the procedure linkage tables that nothing describes: those of arm64, and of static programs. Their
+// entries jump to functions, with the stack as the caller left it.
+func (b *builder) addStubs() {
+	r := Rule{CFA: CFARegister, CFAReg: amd64RSP, CFAOff: 8, RA: SaveAtCFA, RAOff: -1}
+	if b.image.arch == ARM64 {
+		r = Rule{CFA: CFARegister, CFAReg: arm64SP}
+	}
+	stub := b.fix(r)
+	n := len(b.fdes)
+	for _, s := range b.image.sections {
+		if strings.HasPrefix(s.name, ".plt") && s.flags&elf.SHF_EXECINSTR != 0 && !covers(b.fdes[:n], s.addr) {
+			stub.start, stub.end = s.addr, s.addr+s.size
+			b.add(stub)
+		}
+	}
+	b.sort()
 }
 
 // A restorer is where a signal handler returns to: the call of rt_sigreturn. glibc describes its own, others are known by
@@ -221,7 +258,14 @@ const minGap = 16
 // are one: what assembles CFI for musl, and older vDSOs of arm64, describe them as common functions.
 func (b *builder) findRestorers() error {
 	want := restorerOf(b.image.arch)
+	mark := b.fix(want.rule)
 	var found []fde
+	add := func(s segment, start uint64) {
+		f := mark
+		// The handler returns to the first instruction, and so is looked up one byte before.
+		f.start, f.end = start-min(1, start-s.addr), start+uint64(len(want.code))
+		found = append(found, f)
+	}
 	fdes := b.fdes
 	buf := make([]byte, 256<<10)
 	for _, s := range b.text {
@@ -229,16 +273,20 @@ func (b *builder) findRestorers() error {
 		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
 			f := &fdes[0]
 			if gap := f.start - at; gap >= minGap {
-				if err := b.searchGap(s, at, f.start, want, buf, &found); err != nil {
+				if err := b.searchGap(s, at, f.start, want.code, buf, add); err != nil {
 					return err
 				}
 			}
-			if err := b.markRestorer(s, f, want, buf); err != nil {
+			is, err := b.endsIn(s, f, want.code, buf)
+			if err != nil {
 				return err
+			}
+			if is {
+				f.cie, f.from = mark.cie, mark.from
 			}
 			at = f.end
 		}
-		if err := b.searchGap(s, at, s.end(), want, buf, &found); err != nil {
+		if err := b.searchGap(s, at, s.end(), want.code, buf, add); err != nil {
 			return err
 		}
 	}
@@ -249,25 +297,22 @@ func (b *builder) findRestorers() error {
 	return nil
 }
 
-// searchGap lists the restorers from one address to another. buf holds what is read at a time.
-func (b *builder) searchGap(s segment, from, to uint64, want restorer, buf []byte, found *[]fde) error {
-	n := uint64(len(want.code))
+// searchGap calls found with each place of an instruction sequence between two addresses. buf holds what is read at a
+// time.
+func (b *builder) searchGap(s segment, from, to uint64, code, buf []byte, found func(segment, uint64)) error {
+	n := uint64(len(code))
 	for at := from; to-at >= n; {
 		piece := buf[:min(uint64(len(buf)), to-at)]
 		if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
 			return err
 		}
 		for off := 0; ; off++ {
-			i := bytes.Index(piece[off:], want.code)
+			i := bytes.Index(piece[off:], code)
 			if i < 0 {
 				break
 			}
 			off += i
-			start := at + uint64(off)
-			f := fde{start: start, end: start + n, cie: restorerCIE}
-			// The handler returns to the first instruction, and so is looked up one byte before.
-			f.start -= min(1, start-s.addr)
-			*found = append(*found, f)
+			found(s, at+uint64(off))
 		}
 		// The next one may begin in the end of this piece.
 		at += uint64(len(piece)) - (n - 1)
@@ -275,19 +320,13 @@ func (b *builder) searchGap(s segment, from, to uint64, want restorer, buf []byt
 	return nil
 }
 
-// markRestorer makes a function a restorer if that is all it has, after a nop or so.
-func (b *builder) markRestorer(s segment, f *fde, want restorer, buf []byte) error {
+// endsIn reports whether a function is an instruction sequence, after a nop or so.
+func (b *builder) endsIn(s segment, f *fde, code, buf []byte) (bool, error) {
 	const before = 4
-	size, n := f.end-f.start, uint64(len(want.code))
+	size, n := f.end-f.start, uint64(len(code))
 	if size < n || size > n+before {
-		return nil
+		return false, nil
 	}
-	code := buf[:size]
-	if err := b.image.read(code, s.off+(f.start-s.addr)); err != nil {
-		return err
-	}
-	if bytes.HasSuffix(code, want.code) {
-		f.cie = restorerCIE
-	}
-	return nil
+	err := b.image.read(buf[:size], s.off+(f.start-s.addr))
+	return err == nil && bytes.HasSuffix(buf[:size], code), err
 }

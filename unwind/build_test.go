@@ -290,6 +290,51 @@ func TestRestorers(t *testing.T) {
 	}
 }
 
+// TestStubs has a procedure linkage table with and without an FDE.
+func TestStubs(t *testing.T) {
+	if got, want := lines(mustBuild(t, testFile{plt: true})), "0x1fc0-0x2000 rsp+8 ra c-8\n"; got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got, want := lines(mustBuild(t, testFile{plt: true, machine: elf.EM_AARCH64})), "0x1fc0-0x2000 sp+0\n"; got != want {
+		t.Errorf("arm64: got\n%swant\n%s", got, want)
+	}
+	var eh frameSection
+	eh.addCIE("zR", initialAMD64...)
+	eh.addFDE(0x1fb0, 0x20, cfaDefCFAOffset, 16)
+	if got, want := lines(mustBuild(t, testFile{plt: true, ehFrame: eh.b})), "0x1fb0-0x1fd0 rsp+16 ra c-8\n"; got != want {
+		t.Errorf("described: got\n%swant\n%s", got, want)
+	}
+}
+
+// TestWithoutSections builds a library whose section table is cut off, as packers do.
+func TestWithoutSections(t *testing.T) {
+	path := firstThere(t, "/lib/*-linux-gnu/libc.so.6", "/lib64/libc.so.6")
+	if path == "" {
+		skip(t, "no glibc on this machine")
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(b[40:48], make([]byte, 8)) // where the section table is
+	copy(b[58:64], make([]byte, 6)) // its size, and where names are
+	got, err := Build(bytes.NewReader(b), int64(len(b)), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, got)
+	ranges := 0
+	for r := range buildFile(t, path, Options{}).Ranges() {
+		ranges++
+		if rule, ok := got.Find(r.Start); !ok || rule != r.Rule {
+			t.Fatalf("%#x: %+v, with sections %+v", r.Start, rule, r.Rule)
+		}
+	}
+	if ranges < 1000 {
+		t.Errorf("%d ranges", ranges)
+	}
+}
+
 func TestBuildErrors(t *testing.T) {
 	var eh frameSection
 	eh.addCIE("zR", initialAMD64...)

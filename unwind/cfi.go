@@ -172,8 +172,9 @@ type fde struct {
 	cie        uint32
 }
 
-// restorerCIE is in place of a CIE for code that was found by its instructions; see restorer.
-const restorerCIE = math.MaxUint32
+// fixedCIE is in place of a CIE for code whose rule does not come from unwind information; from is then an index into
+// builder.fixed.
+const fixedCIE = math.MaxUint32
 
 // scanner lists the FDEs of a section.
 type scanner struct {

@@ -15,6 +15,7 @@ type testFile struct {
 	debugFrame []byte
 	compressed bool // debugFrame is a zlib stream with its header
 	goProgram  bool
+	plt        bool // the last 64 bytes of the text are a section .plt
 	noSections bool // .eh_frame is found by PT_GNU_EH_FRAME alone
 }
 
@@ -57,7 +58,7 @@ func (f testFile) image() []byte {
 		load(elf.PF_R, ehOff, testEH, uint64(len(f.ehFrame)+len(hdr))),
 		{Type: uint32(elf.PT_GNU_EH_FRAME), Off: hdrOff, Vaddr: testEH + uint64(len(f.ehFrame)), Filesz: uint64(len(hdr))},
 	}
-	names := "\x00.eh_frame\x00.debug_frame\x00.gopclntab\x00"
+	names := "\x00.eh_frame\x00.debug_frame\x00.gopclntab\x00.text\x00.plt\x00"
 	sections := []elf.Section64{
 		{},
 		{Type: uint32(elf.SHT_STRTAB), Off: debugOff + uint64(len(f.debugFrame)), Size: uint64(len(names))},
@@ -78,6 +79,13 @@ func (f testFile) image() []byte {
 	}
 	if f.goProgram {
 		sections = append(sections, elf.Section64{Name: 24, Type: uint32(elf.SHT_PROGBITS)})
+	}
+	if f.plt {
+		const code = uint64(elf.SHF_ALLOC | elf.SHF_EXECINSTR)
+		n := uint64(len(f.text)) - 64
+		sections = append(sections,
+			elf.Section64{Name: 35, Type: uint32(elf.SHT_PROGBITS), Flags: code, Addr: testText, Off: textOff, Size: n},
+			elf.Section64{Name: 41, Type: uint32(elf.SHT_PROGBITS), Flags: code, Addr: testText + n, Off: textOff + n, Size: 64})
 	}
 	if f.noSections {
 		sections = nil

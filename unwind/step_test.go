@@ -81,6 +81,12 @@ func TestStep(t *testing.T) {
 		{"save relative to a lost frame pointer", rule(func(r *Rule) {
 			r.CFA, r.CFAReg, r.CFAOff, r.RBX = CFARegister, amd64RSP, 16, SaveAtFP
 		}), frame(0x4010, false, values{amd64RSP: base, amd64RBX: 1}), frame(0x101, false, values{amd64RSP: base + 16}), nil},
+		{"save relative to a frame pointer that leads nowhere", rule(func(r *Rule) {
+			r.CFA, r.CFAReg, r.CFAOff, r.FP = CFARegister, amd64RSP, 16, SaveAtFP
+		}), frame(0x4010, false, values{amd64RSP: base, amd64RBP: 1}), frame(0x101, false, values{amd64RSP: base + 16}), nil},
+		{"save on a stack that ends", rule(func(r *Rule) {
+			r.CFA, r.CFAReg, r.CFAOff, r.FP, r.FPOff = CFARegister, amd64RSP, 16, SaveAtCFA, size
+		}), leaf(), Registers{}, ErrUnreadable},
 		{"any register in the innermost frame", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFARegister, 5, -0x4444+base+8 }), leaf(),
 			frame(0x100, false, values{amd64RSP: base + 8, amd64RBP: base + 64, amd64RBX: 7}), nil},
 		{"and not in another", rule(func(r *Rule) { r.CFA, r.CFAReg = CFARegister, 5 }),
