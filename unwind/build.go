@@ -30,7 +30,7 @@ const (
 //
 // Rules come from .eh_frame, which is found by the section table or by the program headers, and from .debug_frame
 // for code that .eh_frame does not have. Signal trampolines without either are found by their instructions, procedure
-// linkage tables by the section table. All other code, and that of Go programs, which keep frame pointers, has the rule
+// linkage tables by the section table. Go's functions have rules from the pclntab. All other code has the rule
 // CFAFramePointer.
 //
 // ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
@@ -53,17 +53,19 @@ func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 	if err := b.findRestorers(); err != nil {
 		return nil, err
 	}
-	return b.build(), nil
+	b.addGo()
+	return b.build()
 }
 
 // builder makes one table.
 type builder struct {
-	image *image
-	text  []segment
-	cies  []cie
-	fixed []Rule
-	fdes  []fde // in the order of their addresses, each within one segment, once they are all read
-	rows  rowWriter
+	image  *image
+	text   []segment
+	cies   []cie
+	fixed  []Rule
+	golang *pclntab // nil if this is no Go program that can be read
+	fdes   []fde    // in the order of their addresses, each within one segment, once they are all read
+	rows   rowWriter
 }
 
 // readFDEs lists the functions of all sections of unwind information.
@@ -75,8 +77,8 @@ func (b *builder) readFDEs(opts Options) error {
 	if err := b.scan(eh, nil); err != nil {
 		return err
 	}
-	// Go's .debug_frame does not say where the frame pointer is.
-	if b.image.section(".gopclntab") == nil {
+	// Go's .debug_frame does not say where the frame pointer is; its pclntab does.
+	if b.image.goSection() == nil {
 		if err := b.addDebugFrame(b.image); err != nil {
 			return err
 		}
@@ -164,7 +166,7 @@ func (b *builder) sort() {
 }
 
 // build writes the rows.
-func (b *builder) build() *Table {
+func (b *builder) build() (*Table, error) {
 	b.rows = newRowWriter(b.image.arch, b.text, 4*len(b.fdes))
 	gap := b.rows.dict.index(Rule{CFA: CFAFramePointer})
 	var in interpreter
@@ -183,7 +185,9 @@ func (b *builder) build() *Table {
 			if f.start > at {
 				b.rows.add(at, gap)
 			}
-			b.function(f, &in)
+			if err := b.function(f, &in); err != nil {
+				return nil, err
+			}
 			at = f.end
 		}
 		if at < s.end() {
@@ -191,14 +195,21 @@ func (b *builder) build() *Table {
 		}
 		b.rows.end(s, gap)
 	}
-	return b.rows.table()
+	return b.rows.table(), nil
 }
 
 // function writes the rows of a function.
-func (b *builder) function(f *fde, in *interpreter) {
-	if f.cie == fixedCIE {
+func (b *builder) function(f *fde, in *interpreter) error {
+	switch f.cie {
+	case fixedCIE:
 		b.rows.add(f.start, b.rows.dict.index(b.fixed[f.from]))
-		return
+		return nil
+	case goCIE:
+		return b.golang.rows(f, func(pc uint64, r Rule) {
+			if pc < f.end {
+				b.rows.add(pc, b.rows.dict.index(r))
+			}
+		})
 	}
 	c := &b.cies[f.cie]
 	in.cie, in.state, in.pc, in.end = c, c.initial, f.start, f.end
@@ -207,6 +218,28 @@ func (b *builder) function(f *fde, in *interpreter) {
 	} else if in.pc < f.end {
 		in.row(in.pc)
 	}
+	return nil
+}
+
+// addGo lists the functions of a Go program. Those of one whose pclntab is not known yet, or damaged, keep the rule of
+// code without unwind information: Go keeps frame pointers.
+func (b *builder) addGo() {
+	s := b.image.goSection()
+	if s == nil {
+		return
+	}
+	t, err := readPclntab(b.image, *s)
+	if err != nil {
+		return
+	}
+	b.golang = t
+	covered := slices.Clip(b.fdes)
+	t.functions(func(f fde) {
+		if !covers(covered, f.start) {
+			b.add(f)
+		}
+	})
+	b.sort()
 }
 
 // fix adds a rule for ranges that have no instructions, and returns a range without addresses that has it.
@@ -237,6 +270,8 @@ func (b *builder) addStubs() {
 // their instructions.
 type restorer struct {
 	code []byte
+	// key is where in the code a search begins to compare: the first bytes of some are everywhere.
+	key  int
 	rule Rule
 }
 
@@ -244,10 +279,10 @@ func restorerOf(arch Arch) restorer {
 	if arch == ARM64 {
 		// mov x8, #139; svc #0. On the stack are siginfo, 128 bytes, and in ucontext, before the registers, 176 and the
 		// address of the fault.
-		return restorer{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}}
+		return restorer{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, 0, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}}
 	}
 	// mov $15, %rax; syscall. On the stack is ucontext, with 40 bytes before the registers.
-	return restorer{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Rule{CFA: CFASignal, CFAOff: 40}}
+	return restorer{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, 7, Rule{CFA: CFASignal, CFAOff: 40}}
 }
 
 // minGap is the shortest piece of code without unwind information that is searched: compilers pad functions to 16
@@ -273,7 +308,7 @@ func (b *builder) findRestorers() error {
 		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
 			f := &fdes[0]
 			if gap := f.start - at; gap >= minGap {
-				if err := b.searchGap(s, at, f.start, want.code, buf, add); err != nil {
+				if err := b.searchGap(s, at, f.start, want, buf, add); err != nil {
 					return err
 				}
 			}
@@ -286,7 +321,7 @@ func (b *builder) findRestorers() error {
 			}
 			at = f.end
 		}
-		if err := b.searchGap(s, at, s.end(), want.code, buf, add); err != nil {
+		if err := b.searchGap(s, at, s.end(), want, buf, add); err != nil {
 			return err
 		}
 	}
@@ -297,22 +332,23 @@ func (b *builder) findRestorers() error {
 	return nil
 }
 
-// searchGap calls found with each place of an instruction sequence between two addresses. buf holds what is read at a
-// time.
-func (b *builder) searchGap(s segment, from, to uint64, code, buf []byte, found func(segment, uint64)) error {
-	n := uint64(len(code))
+// searchGap calls found with each restorer between two addresses. buf holds what is read at a time.
+func (b *builder) searchGap(s segment, from, to uint64, want restorer, buf []byte, found func(segment, uint64)) error {
+	n := uint64(len(want.code))
 	for at := from; to-at >= n; {
 		piece := buf[:min(uint64(len(buf)), to-at)]
 		if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
 			return err
 		}
-		for off := 0; ; off++ {
-			i := bytes.Index(piece[off:], code)
+		for off := want.key; ; off++ {
+			i := bytes.Index(piece[off:], want.code[want.key:])
 			if i < 0 {
 				break
 			}
 			off += i
-			found(s, at+uint64(off))
+			if bytes.HasPrefix(piece[off-want.key:], want.code) {
+				found(s, at+uint64(off-want.key))
+			}
 		}
 		// The next one may begin in the end of this piece.
 		at += uint64(len(piece)) - (n - 1)

@@ -231,7 +231,7 @@ func TestDebugFrame(t *testing.T) {
 	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, debugFrame: append(chdr, z.Bytes()...), compressed: true})); got != want {
 		t.Errorf("compressed: got\n%swant\n%s", got, want)
 	}
-	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, debugFrame: debug.b, goProgram: true})); got != ehOnly {
+	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, debugFrame: debug.b, pclntab: []byte{}})); got != ehOnly {
 		t.Errorf("of a Go program: got\n%swant\n%s", got, ehOnly)
 	}
 	program, beside := testFile{ehFrame: eh.b}.image(), testFile{debugFrame: debug.b}.image()

@@ -57,6 +57,7 @@ type image struct {
 	r        io.ReaderAt
 	size     uint64
 	arch     Arch
+	entry    uint64
 	segments []segment // those that lie within the file
 	sections []section // likewise, or without bytes
 }
@@ -89,6 +90,7 @@ func readImage(r io.ReaderAt, size int64) (*image, error) {
 	default:
 		return nil, fmt.Errorf("machine %v has no tables", machine)
 	}
+	m.entry = le.Uint64(head[24:])
 	if err := m.readSegments(le.Uint64(head[32:]), le.Uint16(head[54:]), le.Uint16(head[56:])); err != nil {
 		return nil, fmt.Errorf("program headers: %w", err)
 	}

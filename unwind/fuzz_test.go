@@ -24,6 +24,7 @@ func seeds(t testing.TB) [][]byte {
 		testFile{ehFrame: eh.b, debugFrame: debug.b}.image(),
 		testFile{ehFrame: eh.b, noSections: true}.image(),
 		testFile{machine: elf.EM_AARCH64, ehFrame: eh.b}.image(),
+		testFile{pclntab: goProgram()}.image(),
 		testFile{text: restorerOf(AMD64).code}.image(),
 	}
 }

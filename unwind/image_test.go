@@ -13,10 +13,10 @@ type testFile struct {
 	text       []byte      // nil: 4096 bytes of zeros
 	ehFrame    []byte
 	debugFrame []byte
-	compressed bool // debugFrame is a zlib stream with its header
-	goProgram  bool
-	plt        bool // the last 64 bytes of the text are a section .plt
-	noSections bool // .eh_frame is found by PT_GNU_EH_FRAME alone
+	compressed bool   // debugFrame is a zlib stream with its header
+	pclntab    []byte // .gopclntab
+	plt        bool   // the last 64 bytes of the text are a section .plt
+	noSections bool   // .eh_frame is found by PT_GNU_EH_FRAME alone
 }
 
 const (
@@ -77,8 +77,9 @@ func (f testFile) image() []byte {
 		}
 		sections = append(sections, s)
 	}
-	if f.goProgram {
-		sections = append(sections, elf.Section64{Name: 24, Type: uint32(elf.SHT_PROGBITS)})
+	if f.pclntab != nil {
+		off := debugOff + uint64(len(f.debugFrame)+len(names))
+		sections = append(sections, elf.Section64{Name: 24, Type: uint32(elf.SHT_PROGBITS), Off: off, Size: uint64(len(f.pclntab))})
 	}
 	if f.plt {
 		const code = uint64(elf.SHF_ALLOC | elf.SHF_EXECINSTR)
@@ -97,12 +98,12 @@ func (f testFile) image() []byte {
 	}
 	if len(sections) > 0 {
 		head.Shstrndx = 1
-		head.Shoff = debugOff + uint64(len(f.debugFrame)+len(names))
+		head.Shoff = debugOff + uint64(len(f.debugFrame)+len(names)+len(f.pclntab))
 	}
 	b := put(nil, head, segments)
 	b = append(b, make([]byte, headers-len(b))...)
 	b = append(append(append(append(b, f.text...), f.ehFrame...), hdr...), f.debugFrame...)
-	return put(append(b, names...), sections)
+	return put(append(append(b, names...), f.pclntab...), sections)
 }
 
 // frameSection writes .eh_frame or .debug_frame.

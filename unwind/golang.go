@@ -1,0 +1,235 @@
+package unwind
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sort"
+)
+
+// Go programs have no .eh_frame for their own functions. How far the stack pointer is below the return address is in
+// the pclntab, for the runtime's own tracebacks; it is in every Go program, stripped or not. What is read here is described in the
+// Go source: runtime/symtab.go (pcHeader, functab), runtime/runtime2.go (_func), internal/abi/symtab.go (FuncFlag);
+// cmd/internal/obj/x86/obj6.go and arm64/obj7.go write the prologues. Programs of Go 1.18 and later are read.
+
+const (
+	magicGo118 = 0xfffffff0 // Go 1.18 and 1.19
+	magicGo120 = 0xfffffff1 // Go 1.20 and later
+)
+
+// abi.FuncFlag
+const (
+	goTopFrame = 1 << iota // nobody called it
+	goSPWrite              // it switches stacks: no constant says where its caller is
+	goAsm
+)
+
+// goCIE is in place of a CIE for functions of a pclntab; from is then the offset of the _func.
+const goCIE = math.MaxUint32 - 1
+
+// pclntab has the functions of a Go program, and where their stacks end.
+type pclntab struct {
+	image   *image
+	section section
+	quantum uint64 // the unit of pc deltas: the smallest instruction
+	flags   int    // offset of the flags in a _func
+	names   uint64 // offset of the names in the section
+	pctab   []byte // pc-value tables
+	funcs   []byte // (entry, offset of _func) uint32 each, then the _func records
+	n       int    // functions
+	text    uint64 // address that entries are relative to
+}
+
+// errGoText means that the pclntab's addresses cannot be told.
+var errGoText = errors.New("address of Go's code is not known")
+
+// goSection returns the section of the pclntab, or nil if the file is not a Go program.
+func (m *image) goSection() *section {
+	if s := m.section(".gopclntab"); s != nil {
+		return s
+	}
+	// Up to Go 1.25, position-independent programs have it among the relocated data.
+	return m.section(".data.rel.ro.gopclntab")
+}
+
+// readPclntab reads the table of functions.
+func readPclntab(m *image, s section) (*pclntab, error) {
+	head := make([]byte, 72)
+	if s.size < uint64(len(head)) || s.size > maxFrames {
+		return nil, fmt.Errorf("pclntab of %d bytes", s.size)
+	}
+	if err := m.read(head, s.off); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	t := &pclntab{image: m, section: s, quantum: uint64(head[6]), flags: 41, names: le.Uint64(head[32:])}
+	switch magic := le.Uint32(head); {
+	case magic == magicGo118:
+		t.flags = 37 // before startLine came
+	case magic != magicGo120:
+		return nil, fmt.Errorf("pclntab magic %#x", magic)
+	}
+	n, pctab, funcs := le.Uint64(head[8:]), le.Uint64(head[56:]), le.Uint64(head[64:])
+	if head[7] != 8 || pctab > funcs || funcs > s.size || n == 0 || n > (s.size-funcs)/8 {
+		return nil, errors.New("pclntab header is damaged")
+	}
+	t.n = int(n)
+	b := make([]byte, s.size-pctab)
+	if err := m.read(b, s.off+pctab); err != nil {
+		return nil, err
+	}
+	t.pctab, t.funcs = b[:funcs-pctab], b[funcs-pctab:]
+	if len(t.funcs) < 8*t.n+4 {
+		return nil, errors.New("pclntab ends within its functions")
+	}
+	var err error
+	t.text, err = t.findText(le.Uint64(head[24:]))
+	return t, err
+}
+
+// entry returns the address of a function relative to text; that of the last but one is the end of the last.
+func (t *pclntab) entry(i int) uint64 {
+	return uint64(binary.LittleEndian.Uint32(t.funcs[8*i:]))
+}
+
+// findText returns the address that entries are relative to. Up to Go 1.25 it is in the header, unless the program is
+// position-independent and linked by another linker. From 1.26 on it is in runtime.moduledata, which has a section. In
+// all programs that Go's linker made, .text begins there, which the program's entry confirms.
+func (t *pclntab) findText(header uint64) (uint64, error) {
+	const moduledataText = 22 // word; the first is the address of the pclntab
+	if header != 0 {
+		return header, nil
+	}
+	if s := t.image.section(".go.module"); s != nil && s.size >= 8*(moduledataText+1) {
+		b := make([]byte, 8*(moduledataText+1))
+		if err := t.image.read(b, s.off); err != nil {
+			return 0, err
+		}
+		if text := binary.LittleEndian.Uint64(b[8*moduledataText:]); text != 0 && binary.LittleEndian.Uint64(b) == t.section.addr {
+			return text, nil
+		}
+	}
+	if s := t.image.section(".text"); s != nil {
+		entry := t.image.entry - s.addr
+		i := sort.Search(t.n, func(i int) bool { return t.entry(i) >= entry })
+		if i < t.n && t.entry(i) == entry {
+			return s.addr, nil
+		}
+	}
+	return 0, errGoText
+}
+
+// functions calls found with each function.
+func (t *pclntab) functions(found func(fde)) {
+	le := binary.LittleEndian
+	for i := range t.n {
+		start, end := t.text+t.entry(i), t.text+t.entry(i+1)
+		off := le.Uint32(t.funcs[8*i+4:])
+		if start < end && uint64(off)+uint64(t.flags) < uint64(len(t.funcs)) {
+			found(fde{start: start, end: end, from: off, cie: goCIE})
+		}
+	}
+}
+
+// rows calls row with the rules of a function and where they begin.
+func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
+	le := binary.LittleEndian
+	record := t.funcs[f.from:]
+	flags := record[t.flags]
+	switch {
+	case flags&goTopFrame != 0 && !t.isHandler(le.Uint32(record[4:])):
+		row(f.start, Rule{CFA: CFAEnd})
+		return nil
+	case flags&goSPWrite != 0:
+		row(f.start, Rule{CFA: CFAFramePointer})
+		return nil
+	}
+	saves := true
+	if flags&goAsm != 0 {
+		var err error
+		if saves, err = t.savesFP(f); err != nil {
+			return err
+		}
+	}
+	pcsp := le.Uint32(record[16:])
+	if uint64(pcsp) >= uint64(len(t.pctab)) {
+		row(f.start, Rule{})
+		return nil
+	}
+	r := reader{data: t.pctab, pos: int(pcsp)}
+	pc, depth := f.start, int64(-1)
+	for first := true; pc < f.end; first = false {
+		delta := r.uleb()
+		if r.short || delta == 0 && !first {
+			break
+		}
+		depth += int64(delta>>1) ^ -int64(delta&1)
+		row(pc, t.rule(depth, saves))
+		pc += r.uleb() * t.quantum
+		if r.short || pc < f.start {
+			break
+		}
+	}
+	return nil
+}
+
+// isHandler reports whether a function is the one that the kernel calls for a signal. To the runtime it is the outermost
+// frame; below it is the restorer.
+func (t *pclntab) isHandler(name uint32) bool {
+	want := []byte("runtime.sigtramp\x00")
+	got := make([]byte, len(want))
+	return t.image.read(got, t.section.off+t.names+uint64(name)) == nil && bytes.Equal(got, want)
+}
+
+// savesFP reports whether a function in assembly has the prologue that the assembler gives to functions with a frame, which
+// saves the frame pointer. Others move the stack pointer by hand.
+func (t *pclntab) savesFP(f *fde) (bool, error) {
+	if t.image.arch == ARM64 {
+		return true, nil // with the link register, always
+	}
+	code := make([]byte, min(f.end-f.start, 64))
+	off, size, ok := t.image.loaded(f.start)
+	if !ok || size < uint64(len(code)) {
+		return false, nil
+	}
+	if err := t.image.read(code, off); err != nil {
+		return false, err
+	}
+	for _, prologue := range [][]byte{
+		{0x55, 0x48, 0x89, 0xe5}, // push %rbp; mov %rsp, %rbp
+		{0x48, 0x8d, 0x6c, 0x24}, // lea N(%rsp), %rbp, up to Go 1.20
+		{0x48, 0x8d, 0xac, 0x24}, // with a larger N
+	} {
+		if bytes.Contains(code, prologue) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// rule returns the rule where the stack pointer is so many bytes below where it was at the function's entry. saves says that
+// the frame pointer is saved once it is.
+func (t *pclntab) rule(depth int64, saves bool) Rule {
+	if depth < 0 || depth > math.MaxInt32-8 {
+		return Rule{}
+	}
+	r := Rule{CFA: CFARegister, CFAReg: t.image.arch.SP(), CFAOff: int32(depth)}
+	if t.image.arch == ARM64 {
+		if depth > 0 {
+			r.RA, r.FP, r.FPOff = SaveAtSP, SaveAtSP, -1
+		}
+		return r
+	}
+	r.CFAOff += 8
+	r.RA, r.RAOff = SaveAtCFA, -1
+	switch {
+	case depth == 0:
+	case saves:
+		r.FP, r.FPOff, r.RBX = SaveAtCFA, -2, SaveUndefined
+	default:
+		r.FP, r.RBX = SaveUndefined, SaveUndefined
+	}
+	return r
+}
