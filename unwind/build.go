@@ -34,7 +34,7 @@ const (
 // CFAFramePointer.
 //
 // ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
-// its own range only. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
+// its own range only, a pclntab or .debug_frame in the file itself only what it would have added. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
 // information and to the code without any. While it works it holds the unwind information, at most 64 MiB, and some 5 bytes
 // for each of its bytes.
 func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
@@ -79,9 +79,8 @@ func (b *builder) readFDEs(opts Options) error {
 	}
 	// Go's .debug_frame does not say where the frame pointer is; its pclntab does.
 	if b.image.goSection() == nil {
-		if err := b.addDebugFrame(b.image); err != nil {
-			return err
-		}
+		// Where it is damaged or compressed in a way that is not read, .eh_frame is worth no less.
+		_ = b.addDebugFrame(b.image)
 	}
 	if opts.Debug == nil {
 		return nil
@@ -118,14 +117,12 @@ func (b *builder) scan(section *frames, covered []fde) error {
 			b.add(f)
 		}
 	}}
-	if err := s.scan(); err != nil {
-		return err
-	}
-	if len(b.fdes) == maxFDEs {
-		return fmt.Errorf("%s: more than %d functions", section.name, maxFDEs)
+	err := s.scan()
+	if err == nil && len(b.fdes) == maxFDEs {
+		err = fmt.Errorf("%s: more than %d functions", section.name, maxFDEs)
 	}
 	b.sort()
-	return nil
+	return err
 }
 
 // covers reports whether one of the ranges, which are in order, has an address.
@@ -187,6 +184,9 @@ func (b *builder) build() (*Table, error) {
 			}
 			if err := b.function(f, &in); err != nil {
 				return nil, err
+			}
+			if b.rows.full() {
+				return nil, fmt.Errorf("more than %d rows", maxRows)
 			}
 			at = f.end
 		}

@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -247,11 +248,16 @@ func TestDebugFrame(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "debug file: is for arm64, the program for amd64") {
 		t.Errorf("file of another processor: %v", err)
 	}
-	// A bomb: the header claims what the limits forbid.
+	// A bomb: the header claims what the limits forbid. It costs itself, and .eh_frame nothing.
 	chdr = put(nil, elf.Chdr64{Type: uint32(elf.COMPRESS_ZLIB), Size: 1 << 30})
-	bomb := testFile{debugFrame: append(chdr, z.Bytes()...), compressed: true}.image()
-	if _, err := Build(bytes.NewReader(bomb), int64(len(bomb)), Options{}); err == nil {
-		t.Error("1 GiB of .debug_frame: no error")
+	bomb := testFile{ehFrame: eh.b, debugFrame: append(chdr, z.Bytes()...), compressed: true}
+	if got := lines(mustBuild(t, bomb)); got != ehOnly {
+		t.Errorf("1 GiB of .debug_frame: got\n%swant\n%s", got, ehOnly)
+	}
+	b := bomb.image()
+	_, err = Build(bytes.NewReader(program), int64(len(program)), Options{Debug: bytes.NewReader(b), DebugSize: int64(len(b))})
+	if err == nil || !strings.Contains(err.Error(), "debug file: .debug_frame: 1073741824 bytes compressed to") {
+		t.Errorf("1 GiB of .debug_frame beside: %v", err)
 	}
 }
 
@@ -367,6 +373,54 @@ func TestBuildErrors(t *testing.T) {
 	}
 	if _, err := Build(bytes.NewReader(nil), 0, Options{}); !errors.Is(err, ErrNotELF) {
 		t.Errorf("got %v, want ErrNotELF", err)
+	}
+}
+
+// TestLimits has what would make work grow with the square of the file, or tables without end.
+func TestLimits(t *testing.T) {
+	var eh frameSection
+	eh.addCIE("zR", append(slices.Clone(initialAMD64), make([]byte, maxCIE)...)...)
+	eh.addFDE(testText, 0x40)
+	if got := lines(mustBuild(t, testFile{ehFrame: eh.b})); got != "" {
+		t.Errorf("a CIE of more than %d bytes is read: %s", maxCIE, got)
+	}
+	for n, short := range map[int]bool{1: false, 10: false, maxLEB: false, maxLEB + 1: true} {
+		b := append(bytes.Repeat([]byte{0x80}, n-1), 0)
+		unsigned, signed := reader{data: b}, reader{data: b}
+		if u, s := unsigned.uleb(), signed.sleb(); u != 0 || s != 0 || unsigned.short != short || signed.short != short {
+			t.Errorf("number of %d bytes: %d, %d, short is %t, %t", n, u, s, unsigned.short, signed.short)
+		}
+	}
+	w := newRowWriter(AMD64, []segment{{addr: testText, size: pageSize}}, 0)
+	w.added = maxRows - 1
+	if w.add(testText, 1); w.full() {
+		t.Error("full with as many rows as there may be")
+	}
+	if w.add(testText+1, 2); !w.full() {
+		t.Error("not full with one row more")
+	}
+}
+
+func TestLEB128(t *testing.T) {
+	for _, test := range []struct {
+		b        []byte
+		unsigned uint64
+		signed   int64
+	}{
+		{[]byte{0x00}, 0, 0},
+		{[]byte{0x3f}, 63, 63},
+		{[]byte{0x40}, 64, -64},
+		{[]byte{0x7f}, 127, -1},
+		{[]byte{0x80, 0x01}, 128, 128},
+		{[]byte{0xff, 0x7e}, 16255, -129},
+		{[]byte{0xff, 0x80, 0x00}, 127, 127},
+		{[]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, math.MaxUint64, -1},
+		{[]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x7f}, 1 << 63, math.MinInt64},
+	} {
+		unsigned, signed := reader{data: test.b}, reader{data: test.b}
+		if u, s := unsigned.uleb(), signed.sleb(); u != test.unsigned || s != test.signed || unsigned.short || signed.pos != len(test.b) {
+			t.Errorf("%x: got %d and %d, want %d and %d", test.b, u, s, test.unsigned, test.signed)
+		}
 	}
 }
 

@@ -74,37 +74,42 @@ func (r *reader) bytes(n uint64) []byte {
 	return b
 }
 
+// maxLEB bounds the bytes of a number: ten hold 64 bits, and some linkers pad. A longer one ends the data, so that what
+// is read again and again, from tables that functions share, is read in constant time.
+const maxLEB = 16
+
 func (r *reader) uleb() uint64 {
 	if r.pos < len(r.data) && r.data[r.pos] < 0x80 {
 		r.pos++
 		return uint64(r.data[r.pos-1])
 	}
-	var v uint64
-	for shift := 0; ; shift += 7 {
-		b := r.u8()
-		if shift < 64 {
-			v |= uint64(b&0x7f) << shift
-		}
-		if b < 0x80 {
-			return v
-		}
-	}
+	v, _ := r.leb()
+	return v
 }
 
 func (r *reader) sleb() int64 {
-	var v int64
-	for shift := 0; ; shift += 7 {
+	v, bits := r.leb()
+	if bits < 64 && v>>(bits-1)&1 != 0 {
+		v |= math.MaxUint64 << bits
+	}
+	return int64(v)
+}
+
+// leb reads a number in LEB128 (DWARF 5 section 7.6), and how many bits it was given with.
+func (r *reader) leb() (v uint64, bits int) {
+	for range maxLEB {
 		b := r.u8()
-		if shift < 64 {
-			v |= int64(b&0x7f) << shift
+		if bits < 64 {
+			v |= uint64(b&0x7f) << bits
 		}
+		bits += 7
 		if b < 0x80 {
-			if b&0x40 != 0 && shift+7 < 64 {
-				v |= -1 << (shift + 7)
-			}
-			return v
+			return v, bits
 		}
 	}
+	r.short = true
+	r.pos = len(r.data)
+	return 0, bits
 }
 
 // cstring returns the bytes up to a NUL.
@@ -150,6 +155,13 @@ func (r *reader) pointer(enc uint8, base uint64) (addr uint64, ok bool) {
 		return 0, false
 	}
 }
+
+const (
+	// maxCIE bounds the bytes of a CIE, and maxCIEs their number in a file: FDEs may name any place of a section as their
+	// CIE, and so have the same bytes read for each. Compilers make some 24 bytes, and linkers keep one of the same.
+	maxCIE  = 1 << 10
+	maxCIEs = 1 << 16
+)
 
 // cie is what the descriptions of functions (FDEs) share (DWARF 5 section 6.4.1; LSB Core section 10.6.1).
 type cie struct {
@@ -297,7 +309,7 @@ func (s *scanner) cieAt(off uint64) (uint32, bool) {
 
 // readCIE reads the CIE at a position. It reports false if there is none.
 func (s *scanner) readCIE(off uint64) (cie, bool) {
-	if off >= s.section.data.size {
+	if off >= s.section.data.size || len(*s.cies) == maxCIEs {
 		return cie{}, false
 	}
 	// CIEs precede their FDEs nearly always, and then this reads nothing.
@@ -312,7 +324,7 @@ func (s *scanner) readCIE(off uint64) (cie, bool) {
 		length = r.u64()
 	}
 	end := uint64(r.pos) + length
-	if long && s.section.eh || length > s.section.data.size-uint64(r.pos) {
+	if long && s.section.eh || length > maxCIE || length > s.section.data.size-uint64(r.pos) {
 		return cie{}, false
 	}
 	if data, err = s.section.data.upTo(end); err != nil {

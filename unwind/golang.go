@@ -167,10 +167,11 @@ func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
 		}
 		depth += int64(delta>>1) ^ -int64(delta&1)
 		row(pc, t.rule(depth, saves))
-		pc += r.uleb() * t.quantum
-		if r.short || pc < f.start {
+		step := r.uleb() * t.quantum
+		if r.short || step == 0 || step > f.end-pc {
 			break
 		}
+		pc += step
 	}
 	return nil
 }

@@ -1,5 +1,9 @@
 package unwind
 
+// maxRows bounds the rows of a table, to 64 MiB, which is also what the kernel has for all tables. Those that fold away
+// count too, as they take their time. The largest programs have some million.
+const maxRows = 16 << 20
+
 // rowWriter makes a table from rows that come in the order of their addresses.
 type rowWriter struct {
 	t    Table
@@ -7,6 +11,7 @@ type rowWriter struct {
 	// page is the page that rows are added to, first the index of its first row, rule the rule of its last.
 	page   uint64
 	first  int
+	added  int
 	rule   uint16
 	byHash map[uint32]Page // pages by the hash of their rows
 }
@@ -35,6 +40,7 @@ func (w *rowWriter) begin(s segment) {
 // add says that from addr on a rule applies. Within a segment, the first is added at its beginning.
 func (w *rowWriter) add(addr uint64, rule uint16) {
 	w.continueTo(addr)
+	w.added++
 	off := uint16(addr & (pageSize - 1))
 	switch n := len(w.t.Rows); {
 	case n == w.first:
@@ -99,6 +105,9 @@ func equalRows(a, b []Row) bool {
 	}
 	return true
 }
+
+// full reports whether the table has more rows than it may.
+func (w *rowWriter) full() bool { return w.added > maxRows }
 
 // table returns the table. Nothing is added any more.
 func (w *rowWriter) table() *Table {
