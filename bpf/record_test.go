@@ -21,7 +21,10 @@ func encodeSample(s Sample) []byte {
 		Outcome: samplerOutcome(s.Outcome), Comm: s.Comm, Thread: s.Thread,
 	}
 	if s.InKernel {
-		h.Flags = inKernel
+		h.Flags |= inKernel
+	}
+	if s.Exact {
+		h.Flags |= exactPC
 	}
 	raw := slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&h)), headerSize))
 	for _, words := range [][]uint64{s.Kernel, s.User, s.Registers} {
@@ -37,7 +40,7 @@ func encodeSample(s Sample) []byte {
 func TestSampleRoundTrip(t *testing.T) {
 	want := []Sample{
 		{Time: 1, ProcessStart: 2, PID: 3, TID: 4, CPU: 5, ExecID: 6, Outcome: TooDeep, InKernel: true,
-			Comm: Comm{'a'}, Thread: Comm{'b'}, Kernel: []uint64{7, 8}, User: []uint64{9}, Registers: []uint64{10, 11}, Stack: []byte("0123456789")},
+			Comm: Comm{'a'}, Thread: Comm{'b'}, Kernel: []uint64{7, 8}, User: []uint64{9}, Registers: []uint64{10, 11}, Stack: []byte("0123456789"), Exact: true},
 		{Kernel: []uint64{}, User: []uint64{}, Registers: []uint64{}, Stack: []byte{}},
 	}
 	var got []Sample

@@ -88,13 +88,18 @@ type Sample struct {
 	// addresses. They are valid until the next Read into the same Batch.
 	Kernel []uint64
 	User   []uint64
-	// The user stack from the stack pointer up, where user space is to finish
-	// the walk, together with the registers in the order of the architecture's
-	// pt_regs. Without registers it is a word or two, the first of them the
-	// return address of a leaf without a frame: the top of the stack on amd64,
-	// the link register on arm64.
-	Stack     []byte
+	// Where user space is to finish the walk, Registers are those of the last
+	// frame in User, in the order of the architecture's pt_regs, and Stack is the
+	// user stack from its stack pointer up, as far as it was resident. If that
+	// frame is not the first, only program counter, stack pointer, frame pointer
+	// and, on amd64, rbx mean something.
+	//
+	// Without Registers, Stack is nothing, or two words for a leaf that may have
+	// no frame, the first of them the return address it then has: the top of the
+	// stack on amd64, the link register on arm64.
 	Registers []uint64
+	Stack     []byte
+	Exact     bool // with Registers: the last of User is no return address, but the leaf or what a signal interrupted
 }
 
 const headerSize = int(unsafe.Sizeof(samplerSampleHeader{}))
@@ -132,6 +137,7 @@ func appendSample(dst []Sample, words []uint64, raw []byte) ([]Sample, []uint64,
 		ExecID:       h.ExecId,
 		Outcome:      Outcome(h.Outcome),
 		InKernel:     h.Flags&inKernel != 0,
+		Exact:        h.Flags&exactPC != 0,
 		Comm:         h.Comm,
 		Thread:       h.Thread,
 		Kernel:       take(h.KernelFrames),
@@ -141,8 +147,11 @@ func appendSample(dst []Sample, words []uint64, raw []byte) ([]Sample, []uint64,
 	}), words, nil
 }
 
-// inKernel is SAMPLE_IN_KERNEL of sampler.h.
-const inKernel = 1
+// SAMPLE_IN_KERNEL and SAMPLE_EXACT_PC of sampler.h.
+const (
+	inKernel = 1 << iota
+	exactPC
+)
 
 func wordBytes(words []uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), len(words)*8)

@@ -45,7 +45,8 @@ var ErrNotSupported = errors.New("not supported by this kernel")
 
 // Options configure a Sampler. The zero value is the default.
 type Options struct {
-	Frequency int // samples per second and busy CPU, up to MaxFrequency; 0 is DefaultFrequency
+	Frequency  int // samples per second and busy CPU, up to MaxFrequency; 0 is DefaultFrequency
+	TableBytes int // of kernel memory that unwind tables may take, up to DefaultTableBytes; 0 is that
 }
 
 // Sampler takes samples of all CPUs from Start to Stop. Read belongs to one
@@ -54,6 +55,7 @@ type Sampler struct {
 	frequency int
 	objs      samplerObjects
 	ringBytes int
+	tables    *tables
 
 	poller *os.File // an epoll of the rings: readable when one fills up
 
@@ -92,6 +94,12 @@ func Open(opts Options) (*Sampler, error) {
 	if opts.Frequency < 1 || opts.Frequency > MaxFrequency {
 		return nil, fmt.Errorf("sampling frequency %d Hz: choose 1 to %d", opts.Frequency, MaxFrequency)
 	}
+	if opts.TableBytes == 0 {
+		opts.TableBytes = DefaultTableBytes
+	}
+	if opts.TableBytes < shardBytes || opts.TableBytes > DefaultTableBytes {
+		return nil, fmt.Errorf("%d bytes for unwind tables: choose %d to %d", opts.TableBytes, shardBytes, DefaultTableBytes)
+	}
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load sampler: %w: no BTF at /sys/kernel/btf/vmlinux: use a kernel built with CONFIG_DEBUG_INFO_BTF", ErrNotSupported)
 	}
@@ -109,10 +117,17 @@ func Open(opts Options) (*Sampler, error) {
 	if err := spec.Variables["wake_at_bytes"].Set(uint64(s.ringBytes / 2)); err != nil {
 		return nil, fmt.Errorf("set wake_at_bytes: %w", err)
 	}
+	if err := spec.Variables["ship_below_bytes"].Set(uint64(s.ringBytes / 4 * 3)); err != nil {
+		return nil, fmt.Errorf("set ship_below_bytes: %w", err)
+	}
 	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
 		return nil, fmt.Errorf("load sampler: %w", explain(err))
 	}
-	if s.memory, err = memoryOf(s.objs.Counts, s.objs.Rings, s.objs.Scratches); err == nil {
+	m := &s.objs.samplerMaps
+	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules); err == nil {
+		s.tables, err = newTables(m, opts.TableBytes)
+	}
+	if err == nil {
 		err = s.openPoll()
 	}
 	if err != nil {
@@ -396,6 +411,9 @@ func (s *Sampler) Close() error {
 	s.cpus = nil
 	if s.poller != nil {
 		err = errors.Join(err, s.poller.Close())
+	}
+	if s.tables != nil {
+		err = errors.Join(err, s.tables.close())
 	}
 	return errors.Join(err, s.objs.Close())
 }

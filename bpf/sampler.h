@@ -50,6 +50,88 @@ _Static_assert(sizeof(struct sample_header) == 80, "the Go decoder reads this la
 
 /* The sample interrupted kernel code; without it the first frame is the interrupted user instruction. */
 #define SAMPLE_IN_KERNEL 1
+/* The last user frame is the instruction that comes next, not a return address: the leaf, or what a signal interrupted. */
+#define SAMPLE_EXACT_PC 2
+
+#define STACK_BYTES 16384 /* of user stack that a sample carries at most */
+
+/*
+ * Tables and the mappings of processes lie in shards of words. A position is
+ * shard << 16 | word; what is addressed by one position lies within one shard.
+ */
+#define SHARD_WORDS (1 << 16)
+#define MAX_SHARDS 256
+#define MAX_RULES 16384
+#define MAX_PROCESSES 16384
+#define MAPPING_STEPS 12 /* a search halves what is left in each step */
+#define MAX_MAPPINGS (1 << MAPPING_STEPS)
+
+/* How a rule's CFA is computed, and where a register of the caller is: package unwind has the same, and the meaning. */
+enum cfa_kind {
+	CFA_INVALID,
+	CFA_REGISTER,
+	CFA_DEREF,
+	CFA_DEREF_INDEX,
+	CFA_PLT,
+	CFA_SIGNAL,
+	CFA_FRAME_POINTER,
+	CFA_END,
+};
+enum save_kind {
+	SAVE_SAME,
+	SAVE_AT_CFA,
+	SAVE_AT_FP,
+	SAVE_AT_SP,
+	SAVE_REGISTER,
+	SAVE_UNDEFINED,
+};
+
+/* unwind.Rule */
+struct rule {
+	s32 cfa_offset;
+	s16 fp_offset;
+	s16 rbx_offset;
+	s16 ra_offset;
+	u8 cfa;
+	u8 cfa_register;
+	s8 cfa_add;
+	u8 fp;
+	u8 rbx;
+	u8 ra;
+};
+_Static_assert(sizeof(struct rule) == 16, "user space writes this layout");
+
+enum code_kind {
+	CODE_UNKNOWN,       /* its table is not there yet: user space is to finish the walk */
+	CODE_TABLE,         /* has an unwind table */
+	CODE_FRAME_POINTER, /* keeps frame pointers */
+	CODE_JIT,           /* anonymous */
+	CODE_NONE,          /* a part of a file that its table says is no code */
+};
+
+/* A published process, followed by its mappings in ascending order; at an even position. */
+struct process {
+	u64 start; /* these three as in sample_header */
+	u32 pid;
+	u32 exec_id;
+	u32 mappings;
+	u32 reserved[3];
+};
+_Static_assert(sizeof(struct process) == 32, "the mappings follow it");
+
+/*
+ * A range of code in a process. Its page directory has a word pair for each
+ * page from base on: the position of the page's rows and their number. A row is
+ * a word: offset in the page, rule << 16; it holds until the next one. The
+ * first row of a page has the offset 0.
+ */
+struct mapping {
+	u64 start, end;
+	u64 base;      /* the pc of the first page of the directory */
+	u32 directory; /* position, even; of CODE_TABLE only */
+	enum code_kind kind;
+};
+_Static_assert(sizeof(struct mapping) == 32, "user space writes this layout");
 
 /* One per CPU, written by the program only. */
 struct counters {

@@ -119,6 +119,7 @@ func functionOf(pc uint64) string {
 func TestKernelWholeStack(t *testing.T) {
 	const depth = 5
 	s := open(t, Options{Frequency: 199})
+	runSelf(t, s)
 	tid := burn(depth, 500*time.Millisecond)
 	samples, _ := finish(t, s)
 
@@ -169,6 +170,7 @@ func TestKernelDepth(t *testing.T) {
 	}{{100, Complete}, {500, Complete}, {2000, TooDeep}} {
 		t.Run(fmt.Sprint(tc.depth), func(t *testing.T) {
 			s := open(t, Options{Frequency: 199})
+			runSelf(t, s)
 			tid := burn(tc.depth, 200*time.Millisecond)
 			samples, _ := finish(t, s)
 			deep := map[Outcome]int{}
@@ -192,6 +194,7 @@ func TestKernelSystemCalls(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	s := open(t, Options{Frequency: 199})
+	runSelf(t, s)
 	zero, err := os.Open("/dev/zero")
 	if err != nil {
 		t.Fatal(err)

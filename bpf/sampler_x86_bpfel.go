@@ -13,11 +13,30 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type samplerCodeKind uint32
+
+const (
+	samplerCodeKindCODE_UNKNOWN       samplerCodeKind = 0
+	samplerCodeKindCODE_TABLE         samplerCodeKind = 1
+	samplerCodeKindCODE_FRAME_POINTER samplerCodeKind = 2
+	samplerCodeKindCODE_JIT           samplerCodeKind = 3
+	samplerCodeKindCODE_NONE          samplerCodeKind = 4
+)
+
 type samplerCounters struct {
 	_        structs.HostLayout
 	Taken    uint64
 	Outcomes [10]uint64
 	RunNs    uint64
+}
+
+type samplerMapping struct {
+	_         structs.HostLayout
+	Start     uint64
+	End       uint64
+	Base      uint64
+	Directory uint32
+	Kind      samplerCodeKind
 }
 
 type samplerOutcome uint32
@@ -35,6 +54,29 @@ const (
 	samplerOutcomeOUTCOME_DROPPED_USER samplerOutcome = 9
 	samplerOutcomeOUTCOME_COUNT        samplerOutcome = 10
 )
+
+type samplerProcess struct {
+	_        structs.HostLayout
+	Start    uint64
+	Pid      uint32
+	ExecId   uint32
+	Mappings uint32
+	Reserved [3]uint32
+}
+
+type samplerRule struct {
+	_           structs.HostLayout
+	CfaOffset   int32
+	FpOffset    int16
+	RbxOffset   int16
+	RaOffset    int16
+	Cfa         uint8
+	CfaRegister uint8
+	CfaAdd      int8
+	Fp          uint8
+	Rbx         uint8
+	Ra          uint8
+}
 
 type samplerSampleHeader struct {
 	_            structs.HostLayout
@@ -57,19 +99,49 @@ type samplerSampleHeader struct {
 type samplerScratch struct {
 	_      structs.HostLayout
 	Header samplerSampleHeader
-	Words  [1026]uint64
-	Window [128]uint64
+	Words  [3605]uint64
+	Walk   struct {
+		_           structs.HostLayout
+		Registers   [21]uint64
+		Known       uint64
+		NextFp      uint64
+		NextRbx     uint64
+		NextPc      uint64
+		NextKnown   uint64
+		Process     samplerProcess
+		Mapping     samplerMapping
+		WindowStart uint64
+		WindowLen   uint64
+		Window      [128]uint64
+		Top         [2]uint64
+		TopWords    uint32
+		Mappings    uint32
+		Frames      uint32
+		Outcome     uint32
+		Exact       bool
+		Compat      bool
+		Ship        bool
+		Unfinished  bool
+		_           [4]byte
+	}
+	ShippingSince uint64
+	ShippedBytes  uint64
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	samplerMapCounts      = "counts"
-	samplerMapRings       = "rings"
-	samplerMapScratches   = "scratches"
-	samplerProgSample     = "sample"
-	samplerVarWakeAtBytes = "wake_at_bytes"
+	samplerMapCounts             = "counts"
+	samplerMapProcesses          = "processes"
+	samplerMapRings              = "rings"
+	samplerMapRules              = "rules"
+	samplerMapScratches          = "scratches"
+	samplerMapShards             = "shards"
+	samplerProgSample            = "sample"
+	samplerVarShipBelowBytes     = "ship_below_bytes"
+	samplerVarShipBytesPerSecond = "ship_bytes_per_second"
+	samplerVarWakeAtBytes        = "wake_at_bytes"
 )
 
 // loadSampler returns the embedded CollectionSpec for sampler.
@@ -122,15 +194,20 @@ type samplerProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerMapSpecs struct {
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Processes *ebpf.MapSpec `ebpf:"processes"`
 	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Shards    *ebpf.MapSpec `ebpf:"shards"`
 }
 
 // samplerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerVariableSpecs struct {
-	WakeAtBytes *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
 }
 
 // samplerObjects contains all objects after they have been loaded into the kernel.
@@ -154,15 +231,21 @@ func (o *samplerObjects) Close() error {
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerMaps struct {
 	Counts    *ebpf.Map `ebpf:"counts"`
+	Processes *ebpf.Map `ebpf:"processes"`
 	Rings     *ebpf.Map `ebpf:"rings"`
+	Rules     *ebpf.Map `ebpf:"rules"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
+	Shards    *ebpf.Map `ebpf:"shards"`
 }
 
 func (m *samplerMaps) Close() error {
 	return _SamplerClose(
 		m.Counts,
+		m.Processes,
 		m.Rings,
+		m.Rules,
 		m.Scratches,
+		m.Shards,
 	)
 }
 
@@ -170,7 +253,9 @@ func (m *samplerMaps) Close() error {
 //
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerVariables struct {
-	WakeAtBytes *ebpf.Variable `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
 }
 
 // samplerPrograms contains all programs after they have been loaded into the kernel.

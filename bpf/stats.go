@@ -12,7 +12,10 @@ type Stats struct {
 	Taken    uint64              // samples the kernel took
 	Outcomes [NumOutcomes]uint64 // how their walk in the kernel ended; sums to Taken when no sample is under way
 	Run      time.Duration       // CPU time of the program
-	Memory   uint64              // bytes the kernel holds for the maps, rings included
+	// TableBytes is what unwind tables and the mappings of processes take.
+	TableBytes uint64
+	// Memory is the bytes that the kernel holds for the maps, rings and room for tables included.
+	Memory uint64
 }
 
 // Stats reads the counters of all CPUs. It may be called until Close.
@@ -23,7 +26,8 @@ func (s *Sampler) Stats() (Stats, error) {
 	if err := s.objs.Counts.Lookup(uint32(0), &perCPU); err != nil {
 		return Stats{}, fmt.Errorf("read sampler counters: %w", err)
 	}
-	st := Stats{Memory: s.memory}
+	used, held := s.tables.stats()
+	st := Stats{TableBytes: used, Memory: s.memory + held}
 	for _, c := range perCPU {
 		st.Taken += c.Taken
 		st.Run += time.Duration(c.RunNs)

@@ -20,6 +20,20 @@ type walkbenchCounters struct {
 	RunNs    uint64
 }
 
+type walkbenchRule struct {
+	_           structs.HostLayout
+	CfaOffset   int32
+	FpOffset    int16
+	RbxOffset   int16
+	RaOffset    int16
+	Cfa         uint8
+	CfaRegister uint8
+	CfaAdd      int8
+	Fp          uint8
+	Rbx         uint8
+	Ra          uint8
+}
+
 type walkbenchScratch struct {
 	_      structs.HostLayout
 	Header struct {
@@ -39,8 +53,47 @@ type walkbenchScratch struct {
 		Comm         [16]uint8
 		Thread       [16]uint8
 	}
-	Words  [1026]uint64
-	Window [128]uint64
+	Words [3618]uint64
+	Walk  struct {
+		_         structs.HostLayout
+		Registers [34]uint64
+		Known     uint64
+		NextFp    uint64
+		NextRbx   uint64
+		NextPc    uint64
+		NextKnown uint64
+		Process   struct {
+			_        structs.HostLayout
+			Start    uint64
+			Pid      uint32
+			ExecId   uint32
+			Mappings uint32
+			Reserved [3]uint32
+		}
+		Mapping struct {
+			_         structs.HostLayout
+			Start     uint64
+			End       uint64
+			Base      uint64
+			Directory uint32
+			Kind      uint32
+		}
+		WindowStart uint64
+		WindowLen   uint64
+		Window      [128]uint64
+		Top         [2]uint64
+		TopWords    uint32
+		Mappings    uint32
+		Frames      uint32
+		Outcome     uint32
+		Exact       bool
+		Compat      bool
+		Ship        bool
+		Unfinished  bool
+		_           [4]byte
+	}
+	ShippingSince uint64
+	ShippedBytes  uint64
 }
 
 type walkbenchWalkCost struct {
@@ -54,14 +107,19 @@ type walkbenchWalkCost struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	walkbenchMapCosts       = "costs"
-	walkbenchMapCounts      = "counts"
-	walkbenchMapRings       = "rings"
-	walkbenchMapScratches   = "scratches"
-	walkbenchProgSample     = "sample"
-	walkbenchProgWalkHelper = "walk_helper"
-	walkbenchProgWalkOurs   = "walk_ours"
-	walkbenchVarWakeAtBytes = "wake_at_bytes"
+	walkbenchMapCosts              = "costs"
+	walkbenchMapCounts             = "counts"
+	walkbenchMapProcesses          = "processes"
+	walkbenchMapRings              = "rings"
+	walkbenchMapRules              = "rules"
+	walkbenchMapScratches          = "scratches"
+	walkbenchMapShards             = "shards"
+	walkbenchProgSample            = "sample"
+	walkbenchProgWalkHelper        = "walk_helper"
+	walkbenchProgWalkOurs          = "walk_ours"
+	walkbenchVarShipBelowBytes     = "ship_below_bytes"
+	walkbenchVarShipBytesPerSecond = "ship_bytes_per_second"
+	walkbenchVarWakeAtBytes        = "wake_at_bytes"
 )
 
 // loadWalkbench returns the embedded CollectionSpec for walkbench.
@@ -117,15 +175,20 @@ type walkbenchProgramSpecs struct {
 type walkbenchMapSpecs struct {
 	Costs     *ebpf.MapSpec `ebpf:"costs"`
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Processes *ebpf.MapSpec `ebpf:"processes"`
 	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Shards    *ebpf.MapSpec `ebpf:"shards"`
 }
 
 // walkbenchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkbenchVariableSpecs struct {
-	WakeAtBytes *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
 }
 
 // walkbenchObjects contains all objects after they have been loaded into the kernel.
@@ -150,16 +213,22 @@ func (o *walkbenchObjects) Close() error {
 type walkbenchMaps struct {
 	Costs     *ebpf.Map `ebpf:"costs"`
 	Counts    *ebpf.Map `ebpf:"counts"`
+	Processes *ebpf.Map `ebpf:"processes"`
 	Rings     *ebpf.Map `ebpf:"rings"`
+	Rules     *ebpf.Map `ebpf:"rules"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
+	Shards    *ebpf.Map `ebpf:"shards"`
 }
 
 func (m *walkbenchMaps) Close() error {
 	return _WalkbenchClose(
 		m.Costs,
 		m.Counts,
+		m.Processes,
 		m.Rings,
+		m.Rules,
 		m.Scratches,
+		m.Shards,
 	)
 }
 
@@ -167,7 +236,9 @@ func (m *walkbenchMaps) Close() error {
 //
 // It can be passed to loadWalkbenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkbenchVariables struct {
-	WakeAtBytes *ebpf.Variable `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
 }
 
 // walkbenchPrograms contains all programs after they have been loaded into the kernel.

@@ -34,10 +34,11 @@ static __always_inline int measure(struct bpf_perf_event_data *ctx, u32 by_helpe
 			return 0;
 		cost->frames += n / 8;
 	} else {
-		volatile u64 pc = REGS_PC(&ctx->regs), sp = REGS_SP(&ctx->regs), fp = REGS_FP(&ctx->regs);
-		struct walk w = {.scratch = s, .pc = pc, .sp = sp, .fp = fp};
-		walk_user(&w);
-		cost->frames += w.user_frames;
+		if (bpf_probe_read_kernel(s->walk.registers, sizeof(s->walk.registers), (void *)bpf_task_pt_regs(bpf_get_current_task_btf())))
+			return 0;
+		s->header.kernel_frames = 0;
+		walk_user(s, false);
+		cost->frames += s->walk.frames;
 	}
 	cost->calls++;
 	cost->ns += bpf_ktime_get_ns() - start;

@@ -1,0 +1,667 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"pilotlight/unwind"
+)
+
+// DefaultTableBytes is how much memory unwind tables may take when Options do not say, and the most that they can.
+const DefaultTableBytes = maxShards * shardBytes
+
+const (
+	shardBytes = shardWords * 4
+	maxShards  = 256 // MAX_SHARDS of sampler.h
+
+	pageBits = 12
+	// A page has at most as many rows as bytes.
+	maxRowsPerPage = 1 << pageBits
+	// Rows and page directories are written in pieces of at most this many words: small enough that little of a shard is
+	// left over, large enough that a mapping seldom needs more than one directory.
+	maxPieceWords = shardWords / 4
+	pagesPerPiece = maxPieceWords / 2
+	maxMappings   = 4096 // MAX_MAPPINGS of sampler.h
+)
+
+var (
+	// ErrTableSpace is wrapped by errors of LoadTable and SetProcess when there is no room for the table or the
+	// process: Options.TableBytes are used, or one of the sampler's fixed limits is reached.
+	ErrTableSpace = errors.New("no room for unwind tables")
+	// ErrTableInUse is wrapped by UnloadTable's error while a process refers to the table.
+	ErrTableInUse = errors.New("unwind table in use")
+)
+
+// TableID names a table that was loaded. The zero TableID names none.
+type TableID uint32
+
+// CodeKind says how the stack of some code is unwound.
+type CodeKind uint8
+
+const (
+	// CodeUnknown is code whose table has not been loaded yet. Samples in it carry registers and a piece of stack.
+	CodeUnknown = CodeKind(samplerCodeKindCODE_UNKNOWN)
+	// CodeTable is code with a table.
+	CodeTable = CodeKind(samplerCodeKindCODE_TABLE)
+	// CodeFramePointer is code that keeps frame pointers.
+	CodeFramePointer = CodeKind(samplerCodeKindCODE_FRAME_POINTER)
+	// CodeJIT is anonymous code: a stack ends there.
+	CodeJIT = CodeKind(samplerCodeKindCODE_JIT)
+)
+
+// Code is a range of code in a process.
+type Code struct {
+	Start, End uint64 // of pcs
+	Bias       uint64 // pc - Bias is an address of the table
+	Kind       CodeKind
+	Table      TableID // of CodeTable
+}
+
+// ProcessID names one program run by one process, as Sample does.
+type ProcessID struct {
+	PID    uint32
+	Start  uint64 // Sample.ProcessStart
+	ExecID uint32
+}
+
+// tables is what the sampler knows about code: tables, their rules and the mappings of processes. The program may look
+// at any of it at any time. So nothing is changed in place: what replaces it is written elsewhere and then referred to,
+// and the place of what nothing refers to any more is used again after a grace period.
+type tables struct {
+	shardMap, processMap *ebpf.Map
+	maxShards            int
+
+	mu        sync.Mutex // guards what follows
+	space     space
+	shards    []shard // by number
+	rules     *ruleBook
+	loaded    map[TableID]*table
+	published map[uint32]publication // by pid
+	lastID    TableID
+	retired   []piece // nothing refers to them, but the program may still look at them
+	memory    uint64  // bytes of the shards
+	closed    bool
+}
+
+// shard is a map of one value, words. They are mapped while they are written.
+type shard struct {
+	m      *ebpf.Map
+	memory []byte
+}
+
+// table is a table as it was loaded.
+type table struct {
+	firstPage   uint64
+	pages       int
+	directories []piece // of pagesPerPiece pages each
+	rows        []piece
+	rules       []uint16
+	processes   int // that refer to it
+}
+
+// publication is what was published about a process.
+type publication struct {
+	piece
+	tables map[TableID]bool
+}
+
+func newTables(objs *samplerMaps, limit int) (*tables, error) {
+	rules, err := newRuleBook(objs.Rules)
+	if err != nil {
+		return nil, err
+	}
+	return &tables{
+		shardMap:   objs.Shards,
+		processMap: objs.Processes,
+		maxShards:  limit / shardBytes,
+		rules:      rules,
+		loaded:     map[TableID]*table{},
+		published:  map[uint32]publication{},
+	}, nil
+}
+
+// LoadTable hands a table to the kernel. It is used from the moment that SetProcess names it.
+func (s *Sampler) LoadTable(t *unwind.Table) (TableID, error) { return s.tables.load(t) }
+
+// UnloadTable takes back a table that no process refers to.
+func (s *Sampler) UnloadTable(id TableID) error { return s.tables.unload(id) }
+
+// SetProcess says which code a process has, and replaces what was said before. Code is sorted by Start and does not
+// overlap. Samples of the process whose stacks lead elsewhere carry registers and a piece of stack.
+func (s *Sampler) SetProcess(id ProcessID, code []Code) error { return s.tables.setProcess(id, code) }
+
+// Forget takes back what was said about a process. It does nothing for one that is not known.
+func (s *Sampler) Forget(pid uint32) error { return s.tables.forget(pid) }
+
+func (t *tables) load(table *unwind.Table) (TableID, error) {
+	if err := checkTable(table); err != nil {
+		return 0, fmt.Errorf("load unwind table: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return 0, os.ErrClosed
+	}
+	id, err := t.write(table)
+	if err := errors.Join(err, t.unmap()); err != nil {
+		return 0, fmt.Errorf("load unwind table: %w", err)
+	}
+	return id, nil
+}
+
+// checkTable finds out whether the parts of a table refer to parts that there are.
+func checkTable(t *unwind.Table) error {
+	if t.Arch.String() != runtime.GOARCH {
+		return fmt.Errorf("it is for %s", t.Arch)
+	}
+	for i, p := range t.Pages {
+		if p.Count > maxRowsPerPage || uint64(p.First)+uint64(p.Count) > uint64(len(t.Rows)) {
+			return fmt.Errorf("page %d has rows %d to %d of %d", i, p.First, uint64(p.First)+uint64(p.Count), len(t.Rows))
+		}
+	}
+	for i, r := range t.Rows {
+		if int(r.Rule) >= len(t.Rules) {
+			return fmt.Errorf("row %d has rule %d of %d", i, r.Rule, len(t.Rules))
+		}
+	}
+	return nil
+}
+
+// write takes room for a table and fills it in.
+func (t *tables) write(from *unwind.Table) (TableID, error) {
+	to := &table{firstPage: from.FirstPage, pages: len(from.Pages)}
+	err := t.takeRules(to, from.Rules)
+	var at map[unwind.Page]position
+	if err == nil {
+		at, err = t.writeRows(to, from)
+	}
+	if err == nil {
+		err = t.writeDirectories(to, from.Pages, at)
+	}
+	if err != nil {
+		t.drop(to)
+		return 0, err
+	}
+	t.lastID++
+	t.loaded[t.lastID] = to
+	return t.lastID, nil
+}
+
+// drop gives back what belongs to a table.
+func (t *tables) drop(table *table) {
+	t.retired = append(append(t.retired, table.rows...), table.directories...)
+	t.rules.release(table.rules)
+}
+
+func (t *tables) takeRules(to *table, rules []unwind.Rule) error {
+	for _, rule := range rules {
+		number, ok := t.rules.take(rule)
+		if !ok && t.rules.idle > 0 {
+			if err := t.wait(); err != nil {
+				return err
+			}
+			t.rules.reclaim()
+			number, ok = t.rules.take(rule)
+		}
+		if !ok {
+			return fmt.Errorf("%w: there are %d rules", ErrTableSpace, len(t.rules.entries))
+		}
+		to.rules = append(to.rules, number)
+	}
+	return nil
+}
+
+// writeRows writes the rows of all pages and returns where those of each page are.
+func (t *tables) writeRows(to *table, from *unwind.Table) (map[unwind.Page]position, error) {
+	at := make(map[unwind.Page]position)
+	var group []unwind.Page // that fit one piece
+	n := 0                  // rows of the group
+	flush := func() error {
+		if n == 0 {
+			return nil
+		}
+		p, err := t.alloc(n)
+		if err != nil {
+			return err
+		}
+		to.rows = append(to.rows, p)
+		words, err := t.words(p)
+		if err != nil {
+			return err
+		}
+		next := p.at
+		for _, page := range group {
+			at[page] = next
+			for _, row := range from.Rows[page.First : page.First+page.Count] {
+				words[next-p.at] = uint32(row.Offset) | uint32(to.rules[row.Rule])<<16
+				next++
+			}
+		}
+		group, n = group[:0], 0
+		return nil
+	}
+	for _, page := range from.Pages {
+		if _, done := at[page]; done || page.Count == 0 {
+			continue
+		}
+		if n+int(page.Count) > maxPieceWords {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+		at[page] = 0 // known from here on, placed by flush
+		group = append(group, page)
+		n += int(page.Count)
+	}
+	return at, flush()
+}
+
+// writeDirectories writes where the rows of each page are and how many.
+func (t *tables) writeDirectories(to *table, pages []unwind.Page, at map[unwind.Page]position) error {
+	for len(pages) > 0 {
+		n := min(len(pages), pagesPerPiece)
+		p, err := t.alloc(2 * n)
+		if err != nil {
+			return err
+		}
+		to.directories = append(to.directories, p)
+		words, err := t.words(p)
+		if err != nil {
+			return err
+		}
+		for i, page := range pages[:n] {
+			words[2*i], words[2*i+1] = uint32(at[page]), page.Count
+		}
+		pages = pages[n:]
+	}
+	return nil
+}
+
+func (t *tables) unload(id TableID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return os.ErrClosed
+	}
+	table, ok := t.loaded[id]
+	if !ok {
+		return fmt.Errorf("unload unwind table %d: there is none", id)
+	}
+	if table.processes > 0 {
+		return fmt.Errorf("unload unwind table %d: %w by %d processes", id, ErrTableInUse, table.processes)
+	}
+	delete(t.loaded, id)
+	t.drop(table)
+	return t.trim()
+}
+
+func (t *tables) setProcess(id ProcessID, code []Code) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return os.ErrClosed
+	}
+	err := t.publish(id, code)
+	if err := errors.Join(err, t.unmap()); err != nil {
+		return fmt.Errorf("publish process %d: %w", id.PID, err)
+	}
+	return nil
+}
+
+// publish writes a process and its mappings, and then has the program find them.
+func (t *tables) publish(id ProcessID, code []Code) error {
+	mappings, used, err := t.mappings(code)
+	if err != nil {
+		return err
+	}
+	if len(mappings) > maxMappings {
+		return fmt.Errorf("%w: %d mappings are more than %d", ErrTableSpace, len(mappings), maxMappings)
+	}
+	p, err := t.alloc(unitWords * (1 + len(mappings)))
+	if err != nil {
+		return err
+	}
+	words, err := t.words(p)
+	if err != nil {
+		t.space.free(p)
+		return err
+	}
+	*(*samplerProcess)(unsafe.Pointer(&words[0])) = samplerProcess{Start: id.Start, Pid: id.PID, ExecId: id.ExecID, Mappings: uint32(len(mappings))}
+	if len(mappings) > 0 {
+		copy(unsafe.Slice((*samplerMapping)(unsafe.Pointer(&words[unitWords])), len(mappings)), mappings)
+	}
+	if err := t.processMap.Put(id.PID, uint32(p.at)); err != nil {
+		t.space.free(p)
+		if errors.Is(err, unix.E2BIG) {
+			err = fmt.Errorf("%w: %d processes are published", ErrTableSpace, len(t.published))
+		}
+		return err
+	}
+	t.replace(id.PID, publication{p, used})
+	return nil
+}
+
+// replace notes what is published about a process. The zero publication is nothing.
+func (t *tables) replace(pid uint32, now publication) {
+	for id := range now.tables {
+		t.loaded[id].processes++
+	}
+	if before, ok := t.published[pid]; ok {
+		for id := range before.tables {
+			t.loaded[id].processes--
+		}
+		t.retired = append(t.retired, before.piece)
+	}
+	delete(t.published, pid)
+	if now.words > 0 {
+		t.published[pid] = now
+	}
+}
+
+// mappings returns what the kernel is told about the code of a process, and the tables it refers to.
+func (t *tables) mappings(code []Code) ([]samplerMapping, map[TableID]bool, error) {
+	mappings := make([]samplerMapping, 0, len(code))
+	used := make(map[TableID]bool)
+	last := uint64(0)
+	for _, c := range code {
+		if c.Start >= c.End || c.Start < last {
+			return nil, nil, fmt.Errorf("code %#x to %#x after %#x is out of order", c.Start, c.End, last)
+		}
+		last = c.End
+		if c.Kind != CodeTable {
+			mappings = append(mappings, samplerMapping{Start: c.Start, End: c.End, Kind: samplerCodeKind(c.Kind)})
+			continue
+		}
+		table, ok := t.loaded[c.Table]
+		if !ok {
+			return nil, nil, fmt.Errorf("code %#x to %#x: there is no unwind table %d", c.Start, c.End, c.Table)
+		}
+		used[c.Table] = true
+		mappings = table.appendMappings(mappings, c)
+	}
+	return mappings, used, nil
+}
+
+// appendMappings divides code by the page directories of its table. What lies outside of them is no code.
+func (t *table) appendMappings(dst []samplerMapping, c Code) []samplerMapping {
+	from := c.Start
+	add := func(to uint64, m samplerMapping) {
+		if to = min(to, c.End); to > from {
+			m.Start, m.End = from, to
+			dst = append(dst, m)
+			from = to
+		}
+	}
+	none := samplerMapping{Kind: samplerCodeKindCODE_NONE}
+	base := c.Bias + t.firstPage<<pageBits // of the first directory, in pcs
+	end := base + uint64(t.pages)<<pageBits
+	if base > end || base >= c.End || end <= c.Start {
+		add(c.End, none)
+		return dst
+	}
+	add(base, none)
+	for _, directory := range t.directories {
+		next := min(base+pagesPerPiece<<pageBits, end)
+		add(next, samplerMapping{Base: base, Directory: uint32(directory.at), Kind: samplerCodeKindCODE_TABLE})
+		base = next
+	}
+	add(c.End, none)
+	return dst
+}
+
+func (t *tables) forget(pid uint32) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return os.ErrClosed
+	}
+	if _, ok := t.published[pid]; !ok {
+		return nil
+	}
+	if err := t.processMap.Delete(pid); err != nil {
+		return fmt.Errorf("forget process %d: %w", pid, err)
+	}
+	t.replace(pid, publication{})
+	return t.trim()
+}
+
+// alloc returns a piece of n words, of a new shard if need be.
+func (t *tables) alloc(n int) (piece, error) {
+	if p, ok := t.space.alloc(n); ok {
+		return p, nil
+	}
+	// A grace period takes longer than a new shard: it has to be worth it.
+	if len(t.retired) > 0 && (retiredWords(t.retired) >= shardWords/4 || t.numShards() >= t.maxShards) {
+		if err := t.reclaim(); err != nil {
+			return piece{}, err
+		}
+		if p, ok := t.space.alloc(n); ok {
+			return p, nil
+		}
+	}
+	if t.numShards() >= t.maxShards {
+		return piece{}, fmt.Errorf("%w: %d of %d bytes are used", ErrTableSpace, t.space.used*4, t.maxShards*shardBytes)
+	}
+	if err := t.addShard(); err != nil {
+		return piece{}, err
+	}
+	p, ok := t.space.alloc(n)
+	if !ok {
+		return piece{}, fmt.Errorf("%w: a piece of %d words", ErrTableSpace, n)
+	}
+	return p, nil
+}
+
+func retiredWords(pieces []piece) (n int) {
+	for _, p := range pieces {
+		n += p.words
+	}
+	return n
+}
+
+func (t *tables) numShards() (n int) {
+	for _, s := range t.shards {
+		if s.m != nil {
+			n++
+		}
+	}
+	return n
+}
+
+func (t *tables) addShard() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "shard", Type: ebpf.Array, KeySize: 4, ValueSize: shardBytes, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+	if err != nil {
+		return fmt.Errorf("make shard: %w", err)
+	}
+	number := t.space.add()
+	if err := t.shardMap.Put(uint32(number), m); err != nil {
+		t.space.remove(number)
+		return errors.Join(fmt.Errorf("publish shard %d: %w", number, err), m.Close())
+	}
+	if number == len(t.shards) {
+		t.shards = append(t.shards, shard{})
+	}
+	t.shards[number] = shard{m: m}
+	t.memory += shardBytes
+	return nil
+}
+
+// words returns the words of a piece, mapped until unmap.
+func (t *tables) words(p piece) ([]uint32, error) {
+	s := &t.shards[p.at.shard()]
+	if s.memory == nil {
+		memory, err := unix.Mmap(s.m.FD(), 0, shardBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return nil, fmt.Errorf("map shard %d: %w", p.at.shard(), err)
+		}
+		s.memory = memory
+	}
+	return unsafe.Slice((*uint32)(unsafe.Pointer(&s.memory[p.at.word()*4])), p.words), nil
+}
+
+// unmap unmaps the shards that were written, so that they count once.
+func (t *tables) unmap() error {
+	var err error
+	for i := range t.shards {
+		if s := &t.shards[i]; s.memory != nil {
+			err = errors.Join(err, unix.Munmap(s.memory))
+			s.memory = nil
+		}
+	}
+	return err
+}
+
+// trim gives back shards when much has been retired.
+func (t *tables) trim() error {
+	if retiredWords(t.retired) < shardWords {
+		return nil
+	}
+	if err := t.reclaim(); err != nil {
+		return err
+	}
+	for _, number := range t.space.unused() {
+		if err := t.shardMap.Delete(uint32(number)); err != nil {
+			return fmt.Errorf("remove shard %d: %w", number, err)
+		}
+		t.space.remove(number)
+		err := t.shards[number].m.Close()
+		t.shards[number] = shard{}
+		t.memory -= shardBytes
+		if err != nil {
+			return fmt.Errorf("remove shard %d: %w", number, err)
+		}
+	}
+	return nil
+}
+
+// reclaim frees what was retired.
+func (t *tables) reclaim() error {
+	if err := t.wait(); err != nil {
+		return err
+	}
+	for _, p := range t.retired {
+		t.space.free(p)
+	}
+	t.retired = t.retired[:0]
+	return nil
+}
+
+// wait returns when all runs of the program that were under way have ended.
+//
+// maybe_wait_bpf_programs in kernel/bpf/syscall.c: an update of a map of maps waits for them.
+func (t *tables) wait() error {
+	for number, s := range t.shards {
+		if s.m == nil {
+			continue
+		}
+		if err := t.shardMap.Put(uint32(number), s.m); err != nil {
+			return fmt.Errorf("wait for the sampler: %w", err)
+		}
+		return nil
+	}
+	return nil
+}
+
+// stats returns the bytes in use and those held.
+func (t *tables) stats() (used, memory uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return uint64(t.space.used) * 4, t.memory
+}
+
+func (t *tables) close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	t.closed = true
+	err := errors.Join(t.unmap(), t.rules.close())
+	for _, s := range t.shards {
+		if s.m != nil {
+			err = errors.Join(err, s.m.Close())
+		}
+	}
+	return err
+}
+
+// ruleBook is the dictionary of rules that all tables share. A rule that no table has any more keeps its number until
+// that is needed: tables come back.
+type ruleBook struct {
+	memory  []byte // of the map
+	numbers map[unwind.Rule]uint16
+	entries []ruleEntry
+	free    []uint16
+	idle    int // entries without a table
+}
+
+type ruleEntry struct {
+	rule   unwind.Rule
+	tables int
+}
+
+func newRuleBook(m *ebpf.Map) (*ruleBook, error) {
+	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries()*m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the rules: %w", err)
+	}
+	return &ruleBook{memory: memory, numbers: map[unwind.Rule]uint16{}}, nil
+}
+
+// take returns the number of a rule, for one more table. It reports false if all numbers are taken.
+func (b *ruleBook) take(rule unwind.Rule) (uint16, bool) {
+	number, ok := b.numbers[rule]
+	if ok {
+		if b.entries[number].tables == 0 {
+			b.idle--
+		}
+		b.entries[number].tables++
+		return number, true
+	}
+	const size = int(unsafe.Sizeof(samplerRule{}))
+	switch {
+	case len(b.free) > 0:
+		number, b.free = b.free[len(b.free)-1], b.free[:len(b.free)-1]
+	case (len(b.entries)+1)*size <= len(b.memory):
+		number, b.entries = uint16(len(b.entries)), append(b.entries, ruleEntry{})
+	default:
+		return 0, false
+	}
+	b.entries[number] = ruleEntry{rule, 1}
+	b.numbers[rule] = number
+	*(*samplerRule)(unsafe.Pointer(&b.memory[int(number)*size])) = samplerRule{
+		CfaOffset: rule.CFAOff, FpOffset: rule.FPOff, RbxOffset: rule.RBXOff, RaOffset: rule.RAOff,
+		Cfa: uint8(rule.CFA), CfaRegister: rule.CFAReg, CfaAdd: rule.CFAAdd,
+		Fp: uint8(rule.FP), Rbx: uint8(rule.RBX), Ra: uint8(rule.RA),
+	}
+	return number, true
+}
+
+// release takes back numbers of one table.
+func (b *ruleBook) release(numbers []uint16) {
+	for _, number := range numbers {
+		if b.entries[number].tables--; b.entries[number].tables == 0 {
+			b.idle++
+		}
+	}
+}
+
+// reclaim frees the numbers of rules that no table has. The program must not be looking at them.
+func (b *ruleBook) reclaim() {
+	for number, e := range b.entries {
+		if known, ok := b.numbers[e.rule]; ok && int(known) == number && e.tables == 0 {
+			delete(b.numbers, e.rule)
+			b.free = append(b.free, uint16(number))
+		}
+	}
+	b.idle = 0
+}
+
+func (b *ruleBook) close() error { return unix.Munmap(b.memory) }
