@@ -102,11 +102,12 @@ struct rule {
 _Static_assert(sizeof(struct rule) == 16, "user space writes this layout");
 
 enum code_kind {
-	CODE_UNKNOWN,       /* its table is not there yet: user space is to finish the walk */
-	CODE_TABLE,         /* has an unwind table */
-	CODE_FRAME_POINTER, /* keeps frame pointers */
-	CODE_JIT,           /* anonymous */
-	CODE_NONE,          /* a part of a file that its table says is no code */
+	CODE_UNKNOWN,             /* its table is not there yet: user space is to finish the walk */
+	CODE_TABLE,               /* has an unwind table */
+	CODE_FRAME_POINTER,       /* keeps frame pointers */
+	CODE_FRAME_POINTER_TABLE, /* keeps frame pointers where its table has no other rule */
+	CODE_JIT,                 /* anonymous */
+	CODE_NONE,                /* a part of a file that its table says is no code */
 };
 
 /* A published process, followed by its mappings in ascending order; at an even position. */
@@ -128,7 +129,7 @@ _Static_assert(sizeof(struct process) == 32, "the mappings follow it");
 struct mapping {
 	u64 start, end;
 	u64 base;      /* the pc of the first page of the directory */
-	u32 directory; /* position, even; of CODE_TABLE only */
+	u32 directory; /* position, even; of code with a table */
 	enum code_kind kind;
 };
 _Static_assert(sizeof(struct mapping) == 32, "user space writes this layout");

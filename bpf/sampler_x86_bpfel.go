@@ -16,11 +16,12 @@ import (
 type samplerCodeKind uint32
 
 const (
-	samplerCodeKindCODE_UNKNOWN       samplerCodeKind = 0
-	samplerCodeKindCODE_TABLE         samplerCodeKind = 1
-	samplerCodeKindCODE_FRAME_POINTER samplerCodeKind = 2
-	samplerCodeKindCODE_JIT           samplerCodeKind = 3
-	samplerCodeKindCODE_NONE          samplerCodeKind = 4
+	samplerCodeKindCODE_UNKNOWN             samplerCodeKind = 0
+	samplerCodeKindCODE_TABLE               samplerCodeKind = 1
+	samplerCodeKindCODE_FRAME_POINTER       samplerCodeKind = 2
+	samplerCodeKindCODE_FRAME_POINTER_TABLE samplerCodeKind = 3
+	samplerCodeKindCODE_JIT                 samplerCodeKind = 4
+	samplerCodeKindCODE_NONE                samplerCodeKind = 5
 )
 
 type samplerCounters struct {

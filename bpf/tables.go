@@ -50,7 +50,8 @@ const (
 	CodeUnknown = CodeKind(samplerCodeKindCODE_UNKNOWN)
 	// CodeTable is code with a table.
 	CodeTable = CodeKind(samplerCodeKindCODE_TABLE)
-	// CodeFramePointer is code that keeps frame pointers.
+	// CodeFramePointer is code that keeps frame pointers, such as Go's. If it has a table too, that goes first: Go
+	// programs with C in them.
 	CodeFramePointer = CodeKind(samplerCodeKindCODE_FRAME_POINTER)
 	// CodeJIT is anonymous code: a stack ends there.
 	CodeJIT = CodeKind(samplerCodeKindCODE_JIT)
@@ -61,7 +62,7 @@ type Code struct {
 	Start, End uint64 // of pcs
 	Bias       uint64 // pc - Bias is an address of the table
 	Kind       CodeKind
-	Table      TableID // of CodeTable
+	Table      TableID // of CodeTable, and of CodeFramePointer unless it is zero
 }
 
 // ProcessID names one program run by one process, as Sample does.
@@ -375,7 +376,7 @@ func (t *tables) mappings(code []Code) ([]samplerMapping, map[TableID]bool, erro
 			return nil, nil, fmt.Errorf("code %#x to %#x after %#x is out of order", c.Start, c.End, last)
 		}
 		last = c.End
-		if c.Kind != CodeTable {
+		if c.Kind != CodeTable && (c.Kind != CodeFramePointer || c.Table == 0) {
 			mappings = append(mappings, samplerMapping{Start: c.Start, End: c.End, Kind: samplerCodeKind(c.Kind)})
 			continue
 		}
@@ -399,7 +400,10 @@ func (t *table) appendMappings(dst []samplerMapping, c Code) []samplerMapping {
 			from = to
 		}
 	}
-	none := samplerMapping{Kind: samplerCodeKindCODE_NONE}
+	kind, none := samplerCodeKindCODE_TABLE, samplerMapping{Kind: samplerCodeKindCODE_NONE}
+	if c.Kind == CodeFramePointer {
+		kind = samplerCodeKindCODE_FRAME_POINTER_TABLE
+	}
 	base := c.Bias + t.firstPage<<pageBits // of the first directory, in pcs
 	end := base + uint64(t.pages)<<pageBits
 	if base > end || base >= c.End || end <= c.Start {
@@ -409,7 +413,7 @@ func (t *table) appendMappings(dst []samplerMapping, c Code) []samplerMapping {
 	add(base, none)
 	for _, directory := range t.directories {
 		next := min(base+pagesPerPiece<<pageBits, end)
-		add(next, samplerMapping{Base: base, Directory: uint32(directory.at), Kind: samplerCodeKindCODE_TABLE})
+		add(next, samplerMapping{Base: base, Directory: uint32(directory.at), Kind: kind})
 		base = next
 	}
 	add(c.End, none)

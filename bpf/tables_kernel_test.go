@@ -179,7 +179,11 @@ func (p *target) add(t testing.TB, path string, file *bytes.Reader, table TableI
 			continue
 		}
 		bias := start - prog.Vaddr&^0xfff
-		p.code = append(p.code, Code{Start: start, End: end, Bias: bias, Kind: CodeTable, Table: table})
+		kind := CodeTable
+		if f.Section(".gopclntab") != nil {
+			kind = CodeFramePointer
+		}
+		p.code = append(p.code, Code{Start: start, End: end, Bias: bias, Kind: kind, Table: table})
 		symbols, err := f.Symbols()
 		if err != nil { // stripped
 			p.symbols = append(p.symbols, symbol{start, end, filepath.Base(path)})
@@ -456,7 +460,7 @@ func TestKernelTablesChange(t *testing.T) {
 		}()
 	}()
 	want := recursion(45)
-	samples := p.collect(t, 400)
+	samples := p.collect(t, 200)
 	close(stop)
 	if err := <-stopped; err != nil {
 		t.Fatal(err)

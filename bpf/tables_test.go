@@ -175,6 +175,7 @@ func TestAppendMappings(t *testing.T) {
 		{"the last directory", large, Code{Start: bias + 2*directory, End: bias + 2*directory + 2*page}, []samplerMapping{
 			{Start: bias + 2*directory, End: bias + 2*directory + page, Base: bias + 2*directory, Directory: 24, Kind: code},
 			{Start: bias + 2*directory + page, End: bias + 2*directory + 2*page, Kind: none}}},
+		{"frame pointers", small, Code{Start: bias + 2*page, End: bias + 5*page, Kind: CodeFramePointer}, []samplerMapping{{Start: bias + 2*page, End: bias + 5*page, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_FRAME_POINTER_TABLE}}},
 		{"no page", &table{}, Code{Start: bias, End: bias + page}, []samplerMapping{{Start: bias, End: bias + page, Kind: none}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -353,12 +353,27 @@ static __always_inline u32 step_signal(struct walk *w, const struct rule *r)
 	return registers[REGISTER_PC] ? OUTCOME_COUNT : OUTCOME_BAD_RULE;
 }
 
+/* is_near tells whether a frame record may be the next one above a place in a stack. */
+static __always_inline bool is_near(u64 record, u64 place)
+{
+	return record >= place && record - place <= MAX_FRAME_BYTES;
+}
+
 /*
- * step_frame_pointer goes to the caller by a frame record: {caller's frame
- * pointer, return address}. The ABI marks the outermost one by a frame pointer
- * of zero.
+ * is_switch tells whether the frame record {next, ra} at fp may be where code left one stack for another, as Go's
+ * runtime does for its own work: it was called by the same file's code, and the chain goes up from there.
  */
-static __always_inline u32 step_frame_pointer(struct walk *w)
+static __always_inline bool is_switch(struct walk *w, u64 fp, u64 next, u64 ra)
+{
+	return w->mapping.start < ra && ra < w->mapping.end && (next == 0 || is_near(next, fp + 16));
+}
+
+/*
+ * step_frame_pointer goes to the caller by a frame record: {caller's frame pointer, return address}. The ABI marks the
+ * outermost one by a frame pointer of zero. Only of code that is known to keep frame pointers (kept) is it certain that
+ * the register is one; elsewhere a leaf's zero says nothing, and a record out of reach is none.
+ */
+static __always_inline u32 step_frame_pointer(struct walk *w, bool kept)
 {
 	u64 *registers = w->registers;
 	u64 fp = registers[REGISTER_FP], sp = registers[REGISTER_SP];
@@ -376,14 +391,17 @@ static __always_inline u32 step_frame_pointer(struct walk *w)
 #endif
 	}
 	if (fp == 0)
-		return w->frames > 1 ? OUTCOME_COMPLETE : OUTCOME_NO_TABLE;
-	if (fp < LOWEST_FP(sp) || (fp & 7) || fp - sp > MAX_FRAME_BYTES)
+		return kept || w->frames > 1 ? OUTCOME_COMPLETE : OUTCOME_NO_TABLE;
+	if (fp & 7 || !(kept || is_near(fp, LOWEST_FP(sp))))
 		return OUTCOME_NO_TABLE;
 	if (load(w, fp, &next) || load(w, fp + 8, &ra))
 		return OUTCOME_UNREADABLE;
+	ra = RETURN_PC(ra);
+	if (!is_near(fp, LOWEST_FP(sp)) && !is_switch(w, fp, next, ra))
+		return OUTCOME_NO_TABLE;
 	if (ra == 0)
 		return next == 0 ? OUTCOME_COMPLETE : OUTCOME_NO_TABLE;
-	registers[REGISTER_PC] = RETURN_PC(ra);
+	registers[REGISTER_PC] = ra;
 	registers[REGISTER_SP] = fp + 16;
 	registers[REGISTER_FP] = next;
 	w->known = 1U << DWARF_SP | 1U << DWARF_FP;
@@ -399,7 +417,7 @@ static __always_inline u32 step_compat(struct walk *w)
 
 	if (fp == 0)
 		return w->frames > 1 ? OUTCOME_COMPLETE : OUTCOME_NO_TABLE;
-	if (fp < sp || (fp & 3) || fp - sp > MAX_FRAME_BYTES)
+	if (fp & 3 || !is_near(fp, sp))
 		return OUTCOME_NO_TABLE;
 	if (load(w, fp, &record))
 		return OUTCOME_UNREADABLE;
@@ -452,29 +470,36 @@ static __always_inline u32 step(struct walk *w)
 		return step_compat(w);
 
 	u64 pc = w->registers[REGISTER_PC];
-	u32 lacks = OUTCOME_COUNT;
-	const struct rule *r = 0;
+	u32 kind = CODE_UNKNOWN, lacks = OUTCOME_NO_MAPPING;
 	if (!w->exact)
 		pc--; /* the call, not what comes after it */
-	if (!w->mappings || !find_mapping(w, pc)) {
-		lacks = OUTCOME_NO_MAPPING;
-	} else if (w->mapping.kind == CODE_JIT) {
-		return OUTCOME_JIT_END;
-	} else if (w->mapping.kind == CODE_TABLE) {
+	if (w->mappings && find_mapping(w, pc)) {
+		kind = w->mapping.kind;
+		lacks = OUTCOME_NO_TABLE;
+	}
+	const struct rule *r = 0;
+	bool kept = kind == CODE_FRAME_POINTER || kind == CODE_FRAME_POINTER_TABLE;
+	switch (kind) {
+	case CODE_UNKNOWN:
+		if (!w->ship)
+			break;
+		w->unfinished = true;
+		return lacks;
+	case CODE_TABLE:
+	case CODE_FRAME_POINTER_TABLE:
 		r = find_rule(w, pc);
 		if (!r)
 			return OUTCOME_NO_TABLE;
-	} else if (w->mapping.kind == CODE_NONE) {
+		break;
+	case CODE_FRAME_POINTER:
+		break;
+	case CODE_JIT:
+		return OUTCOME_JIT_END;
+	default:
 		return OUTCOME_NO_TABLE;
-	} else if (w->mapping.kind != CODE_FRAME_POINTER) {
-		lacks = OUTCOME_NO_TABLE;
-	}
-	if (lacks != OUTCOME_COUNT && w->ship) {
-		w->unfinished = true;
-		return lacks;
 	}
 	if (!r || r->cfa == CFA_FRAME_POINTER)
-		return step_frame_pointer(w);
+		return step_frame_pointer(w, kept);
 	if (r->cfa == CFA_END)
 		return OUTCOME_COMPLETE;
 	if (r->cfa == CFA_SIGNAL)
