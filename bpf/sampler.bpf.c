@@ -62,7 +62,7 @@ const volatile u64 ship_bytes_per_second = 2 << 20;
  */
 static __always_inline bool may_ship(struct scratch *s, void *ring, u64 now)
 {
-	if (!ring || bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > ship_below_bytes)
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > ship_below_bytes)
 		return false;
 	if (now - s->shipping_since >= NSEC_PER_SEC) {
 		s->shipping_since = now;
@@ -123,61 +123,77 @@ static __always_inline u64 append(struct scratch *s)
 	return words < MAX_WORDS ? words : MAX_WORDS; /* as above */
 }
 
+/* identify says in the header whose sample it is. */
+static __always_inline void identify(struct sample_header *h, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+
+	h->process_start = leader->start_boottime;
+	h->pid = task->tgid;
+	h->tid = task->pid;
+	h->exec_id = leader->self_exec_id;
+	__builtin_memcpy(h->comm, leader->comm, sizeof(h->comm));
+	__builtin_memcpy(h->thread, task->comm, sizeof(h->thread));
+}
+
+/* walk takes both stacks of a task that the event interrupted. */
+static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch *s, struct task_struct *task, bool ship)
+{
+	struct sample_header *h = &s->header;
+
+	h->kernel_frames = 0;
+	h->user_frames = 0;
+	h->registers = 0;
+	h->stack_bytes = 0;
+	h->flags = 0;
+	s->walk.unfinished = false;
+	s->walk.top_words = 0;
+	if (!REGS_USER_MODE(&ctx->regs)) {
+		h->flags = SAMPLE_IN_KERNEL;
+		long n = bpf_get_stack(ctx, s->words, MAX_KERNEL_FRAMES * 8, 0);
+		if (n > 0)
+			h->kernel_frames = n / 8;
+		if (!task->mm || task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER)) {
+			h->outcome = OUTCOME_KERNEL_ONLY;
+			return;
+		}
+	}
+	/* The entry from user mode left them there, whichever mode the event interrupted. */
+	bpf_probe_read_kernel(s->walk.registers, sizeof(s->walk.registers), (void *)bpf_task_pt_regs(task));
+	walk_user(s, ship);
+}
+
+/* output writes the sample to the ring and returns its outcome. */
+static __always_inline u32 output(void *ring, struct scratch *s)
+{
+	u64 words = append(s);
+	u64 wake = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > wake_at_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_output(ring, s, sizeof(s->header) + words * 8, wake))
+		return OUTCOME_DROPPED_RING;
+	return s->header.outcome;
+}
+
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
 	u64 start = bpf_ktime_get_ns();
-	u32 zero = 0;
+	u32 zero = 0, cpu = bpf_get_smp_processor_id();
 	struct counters *c = bpf_map_lookup_elem(&counts, &zero);
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);
 	if (!c || !s)
 		return 0; /* cannot be: both maps have the key 0 */
 	c->taken++;
 
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_struct *leader = task->group_leader;
-	struct sample_header *h = &s->header;
-	u32 cpu = bpf_get_smp_processor_id();
-	h->time = start;
-	h->process_start = leader->start_boottime;
-	h->pid = task->tgid;
-	h->tid = task->pid;
-	h->cpu = cpu;
-	h->exec_id = leader->self_exec_id;
-	h->registers = 0;
-	h->stack_bytes = 0;
-	h->flags = 0;
-	s->walk.unfinished = false;
-	s->walk.top_words = 0;
-	__builtin_memcpy(h->comm, leader->comm, sizeof(h->comm));
-	__builtin_memcpy(h->thread, task->comm, sizeof(h->thread));
-
-	h->kernel_frames = 0;
-	h->user_frames = 0;
-	h->outcome = OUTCOME_COUNT;
-	if (!REGS_USER_MODE(&ctx->regs)) {
-		h->flags = SAMPLE_IN_KERNEL;
-		long n = bpf_get_stack(ctx, s->words, MAX_KERNEL_FRAMES * 8, 0);
-		if (n > 0)
-			h->kernel_frames = n / 8;
-		if (!task->mm || task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER))
-			h->outcome = OUTCOME_KERNEL_ONLY;
-	}
+	u32 outcome = OUTCOME_DROPPED_RING;
 	void *ring = bpf_map_lookup_elem(&rings, &cpu);
-	if (h->outcome != OUTCOME_KERNEL_ONLY) {
-		/* The entry from user mode left them there, whichever mode the event interrupted. */
-		bpf_probe_read_kernel(s->walk.registers, sizeof(s->walk.registers), (void *)bpf_task_pt_regs(task));
-		walk_user(s, may_ship(s, ring, start));
-	}
-	u64 words = append(s);
-
-	u32 outcome = h->outcome;
 	if (ring) {
-		u64 wake = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > wake_at_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-		if (bpf_ringbuf_output(ring, s, sizeof(*h) + words * 8, wake))
-			outcome = OUTCOME_DROPPED_RING;
-	} else {
-		outcome = OUTCOME_DROPPED_RING;
+		struct task_struct *task = bpf_get_current_task_btf();
+		s->header.time = start;
+		s->header.cpu = cpu;
+		identify(&s->header, task);
+		walk(ctx, s, task, may_ship(s, ring, start));
+		outcome = output(ring, s);
 	}
 	if (outcome < OUTCOME_COUNT)
 		c->outcomes[outcome]++;

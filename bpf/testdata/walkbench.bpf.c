@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
 /*
  * Two programs for one benchmark: the sampler's own walk of the user stack and
- * the kernel's. Each counts its calls, the frames it saw and its time.
+ * the kernel's, of published processes. Each counts its calls, the frames it saw and its time.
  */
 #include "../sampler.bpf.c"
 
@@ -25,7 +25,9 @@ static __always_inline int measure(struct bpf_perf_event_data *ctx, u32 by_helpe
 	u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);
 	struct walk_cost *cost = bpf_map_lookup_elem(&costs, &by_helper);
-	if (!s || !cost || !REGS_USER_MODE(&ctx->regs))
+	struct task_struct *task = bpf_get_current_task_btf();
+	u32 pid = task->tgid;
+	if (!s || !cost || !REGS_USER_MODE(&ctx->regs) || !bpf_map_lookup_elem(&processes, &pid))
 		return 0;
 	u64 start = bpf_ktime_get_ns();
 	if (by_helper) {
@@ -34,11 +36,9 @@ static __always_inline int measure(struct bpf_perf_event_data *ctx, u32 by_helpe
 			return 0;
 		cost->frames += n / 8;
 	} else {
-		if (bpf_probe_read_kernel(s->walk.registers, sizeof(s->walk.registers), (void *)bpf_task_pt_regs(bpf_get_current_task_btf())))
-			return 0;
-		s->header.kernel_frames = 0;
-		walk_user(s, false);
-		cost->frames += s->walk.frames;
+		identify(&s->header, task);
+		walk(ctx, s, task, false);
+		cost->frames += s->header.user_frames;
 	}
 	cost->calls++;
 	cost->ns += bpf_ktime_get_ns() - start;
