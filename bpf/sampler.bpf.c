@@ -75,10 +75,10 @@ static __always_inline bool may_ship(struct scratch *s, void *ring, u64 now)
  * append_stack adds the user's stack from the stack pointer up to the words of a sample, at, and returns how many bytes
  * that are. Pages are read one by one, because what follows the last one of a stack may be nothing.
  */
-static __always_inline u32 append_stack(struct scratch *s, u64 *at)
+static __always_inline u64 append_stack(struct scratch *s, u64 *at)
 {
 	u64 addr = s->walk.registers[REGISTER_SP];
-	u32 bytes = 0;
+	u64 bytes = 0;
 
 	for (int i = 0; i <= STACK_BYTES / PAGE_BYTES; i++) {
 		u64 len = PAGE_BYTES - (addr & (PAGE_BYTES - 1));
@@ -86,6 +86,7 @@ static __always_inline u32 append_stack(struct scratch *s, u64 *at)
 			bytes = STACK_BYTES;
 		if (len > STACK_BYTES - bytes)
 			len = STACK_BYTES - bytes;
+		asm volatile("" : "+r"(len)); /* clang knows the next line to be needless, the verifier of Linux 6.1 does not */
 		if (len > PAGE_BYTES)
 			len = PAGE_BYTES;
 		if (bpf_probe_read_user((u8 *)at + bytes, len, (void *)addr))
@@ -101,7 +102,7 @@ static __always_inline u64 append(struct scratch *s)
 {
 	struct sample_header *h = &s->header;
 	struct walk *w = &s->walk;
-	u32 words = h->kernel_frames + h->user_frames;
+	u64 words = h->kernel_frames + h->user_frames; /* not u32: Linux 6.1 forgets the bounds of those it puts on the stack */
 
 	if (words > MAX_FRAMES) /* never so, but sums of two counts are more than the verifier follows */
 		words = MAX_FRAMES;
