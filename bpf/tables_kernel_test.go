@@ -213,6 +213,9 @@ func (p *target) collect(t testing.TB, n int) []Sample {
 	var samples []Sample
 	var b Batch
 	for start := time.Now(); len(samples) < n; {
+		p.s.mu.Lock()
+		p.s.nextDrain = time.Now().Add(20 * time.Millisecond)
+		p.s.mu.Unlock()
 		if err := p.s.Read(&b); err != nil {
 			t.Fatal(err)
 		}
