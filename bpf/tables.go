@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -29,6 +30,8 @@ const (
 	maxPieceWords = shardWords / 4
 	pagesPerPiece = maxPieceWords / 2
 	maxMappings   = 4096 // MAX_MAPPINGS of sampler.h
+	// worthWaiting is how many retired words are worth a grace period, which takes longer than a new shard.
+	worthWaiting = shardWords / 4
 )
 
 var (
@@ -178,13 +181,12 @@ func checkTable(t *unwind.Table) error {
 // write takes room for a table and fills it in.
 func (t *tables) write(from *unwind.Table) (TableID, error) {
 	to := &table{firstPage: from.FirstPage, pages: len(from.Pages)}
-	err := t.takeRules(to, from.Rules)
-	var at map[unwind.Page]position
+	err := t.makeRoom(len(from.Rows) + 2*len(from.Pages))
 	if err == nil {
-		at, err = t.writeRows(to, from)
+		err = t.takeRules(to, from.Rules)
 	}
 	if err == nil {
-		err = t.writeDirectories(to, from.Pages, at)
+		err = t.writePages(to, from)
 	}
 	if err != nil {
 		t.drop(to)
@@ -219,68 +221,74 @@ func (t *tables) takeRules(to *table, rules []unwind.Rule) error {
 	return nil
 }
 
-// writeRows writes the rows of all pages and returns where those of each page are.
-func (t *tables) writeRows(to *table, from *unwind.Table) (map[unwind.Page]position, error) {
-	at := make(map[unwind.Page]position)
-	var group []unwind.Page // that fit one piece
-	n := 0                  // rows of the group
-	flush := func() error {
-		if n == 0 {
-			return nil
-		}
-		p, err := t.alloc(n)
-		if err != nil {
-			return err
-		}
-		to.rows = append(to.rows, p)
-		words, err := t.words(p)
-		if err != nil {
-			return err
-		}
-		next := p.at
-		for _, page := range group {
-			at[page] = next
-			for _, row := range from.Rows[page.First : page.First+page.Count] {
-				words[next-p.at] = uint32(row.Offset) | uint32(to.rules[row.Rule])<<16
-				next++
-			}
-		}
-		group, n = group[:0], 0
-		return nil
-	}
+// writePages writes the rows of all pages, and the directories of where they are.
+func (t *tables) writePages(to *table, from *unwind.Table) error {
+	at := make(map[unwind.Page]position) // pages may share rows
+	var group []unwind.Page              // whose rows are to be one piece
+	rows := 0                            // of the group
 	for _, page := range from.Pages {
-		if _, done := at[page]; done || page.Count == 0 {
+		if _, ok := at[page]; ok || page.Count == 0 {
 			continue
 		}
-		if n+int(page.Count) > maxPieceWords {
-			if err := flush(); err != nil {
-				return nil, err
+		if rows+int(page.Count) > maxPieceWords {
+			if err := t.writeRows(to, from, group, rows, at); err != nil {
+				return err
 			}
+			group, rows = group[:0], 0
 		}
-		at[page] = 0 // known from here on, placed by flush
+		at[page] = 0 // writeRows knows better
 		group = append(group, page)
-		n += int(page.Count)
+		rows += int(page.Count)
 	}
-	return at, flush()
+	if err := t.writeRows(to, from, group, rows, at); err != nil {
+		return err
+	}
+	for pages := range slices.Chunk(from.Pages, pagesPerPiece) {
+		if err := t.writeDirectory(to, pages, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// writeDirectories writes where the rows of each page are and how many.
-func (t *tables) writeDirectories(to *table, pages []unwind.Page, at map[unwind.Page]position) error {
-	for len(pages) > 0 {
-		n := min(len(pages), pagesPerPiece)
-		p, err := t.alloc(2 * n)
-		if err != nil {
-			return err
+// writeRows writes the rows of some pages and notes where those of each are.
+func (t *tables) writeRows(to *table, from *unwind.Table, pages []unwind.Page, rows int, at map[unwind.Page]position) error {
+	if rows == 0 {
+		return nil
+	}
+	p, err := t.alloc(rows)
+	if err != nil {
+		return err
+	}
+	to.rows = append(to.rows, p)
+	words, err := t.words(p)
+	if err != nil {
+		return err
+	}
+	next := p.at
+	for _, page := range pages {
+		at[page] = next
+		for _, row := range from.Rows[page.First : page.First+page.Count] {
+			words[next-p.at] = uint32(row.Offset) | uint32(to.rules[row.Rule])<<16
+			next++
 		}
-		to.directories = append(to.directories, p)
-		words, err := t.words(p)
-		if err != nil {
-			return err
-		}
-		for i, page := range pages[:n] {
-			words[2*i], words[2*i+1] = uint32(at[page]), page.Count
-		}
-		pages = pages[n:]
+	}
+	return nil
+}
+
+// writeDirectory writes where the rows of some pages are and how many.
+func (t *tables) writeDirectory(to *table, pages []unwind.Page, at map[unwind.Page]position) error {
+	p, err := t.alloc(2 * len(pages))
+	if err != nil {
+		return err
+	}
+	to.directories = append(to.directories, p)
+	words, err := t.words(p)
+	if err != nil {
+		return err
+	}
+	for i, page := range pages {
+		words[2*i], words[2*i+1] = uint32(at[page]), page.Count
 	}
 	return nil
 }
@@ -436,13 +444,13 @@ func (t *tables) forget(pid uint32) error {
 	return t.trim()
 }
 
-// alloc returns a piece of n words, of a new shard if need be.
+// alloc returns a piece of n words: of what is free, of what was retired if that is much or all that is left, or of a
+// new shard.
 func (t *tables) alloc(n int) (piece, error) {
 	if p, ok := t.space.alloc(n); ok {
 		return p, nil
 	}
-	// A grace period takes longer than a new shard: it has to be worth it.
-	if len(t.retired) > 0 && (retiredWords(t.retired) >= shardWords/4 || t.numShards() >= t.maxShards) {
+	if retiredWords(t.retired) >= worthWaiting || len(t.retired) > 0 && t.numShards() >= t.maxShards {
 		if err := t.reclaim(); err != nil {
 			return piece{}, err
 		}
@@ -450,17 +458,28 @@ func (t *tables) alloc(n int) (piece, error) {
 			return p, nil
 		}
 	}
-	if t.numShards() >= t.maxShards {
-		return piece{}, fmt.Errorf("%w: %d of %d bytes are used", ErrTableSpace, t.space.used*4, t.maxShards*shardBytes)
+	if t.numShards() < t.maxShards {
+		if err := t.addShards(1); err != nil {
+			return piece{}, err
+		}
+		if p, ok := t.space.alloc(n); ok {
+			return p, nil
+		}
 	}
-	if err := t.addShard(); err != nil {
-		return piece{}, err
+	return piece{}, fmt.Errorf("%w: %d of %d bytes are used", ErrTableSpace, t.space.used*4, t.maxShards*shardBytes)
+}
+
+// makeRoom adds the shards that a large table needs all at once. Where there cannot be so many, it is for alloc to find
+// out.
+func (t *tables) makeRoom(words int) error {
+	free := func() int { return t.numShards()*shardWords - t.space.used }
+	if free() < words && retiredWords(t.retired) >= worthWaiting {
+		if err := t.reclaim(); err != nil {
+			return err
+		}
 	}
-	p, ok := t.space.alloc(n)
-	if !ok {
-		return piece{}, fmt.Errorf("%w: a piece of %d words", ErrTableSpace, n)
-	}
-	return p, nil
+	missing := max(0, words-free()+shardWords-1) / shardWords
+	return t.addShards(min(missing, t.maxShards-t.numShards()))
 }
 
 func retiredWords(pieces []piece) (n int) {
@@ -479,22 +498,66 @@ func (t *tables) numShards() (n int) {
 	return n
 }
 
-func (t *tables) addShard() error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "shard", Type: ebpf.Array, KeySize: 4, ValueSize: shardBytes, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
-	if err != nil {
-		return fmt.Errorf("make shard: %w", err)
+func (t *tables) addShards(n int) error {
+	var numbers []int
+	var err error
+	for ; n > 0 && err == nil; n-- {
+		var m *ebpf.Map
+		m, err = ebpf.NewMap(&ebpf.MapSpec{Name: "shard", Type: ebpf.Array, KeySize: 4, ValueSize: shardBytes, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+		if err != nil {
+			err = fmt.Errorf("make shard: %w", err)
+			break
+		}
+		number := t.space.add()
+		if number == len(t.shards) {
+			t.shards = append(t.shards, shard{})
+		}
+		t.shards[number] = shard{m: m}
+		t.memory += shardBytes
+		numbers = append(numbers, number)
 	}
-	number := t.space.add()
-	if err := t.shardMap.Put(uint32(number), m); err != nil {
+	published := atOnce(numbers, func(number int) error { return t.shardMap.Put(uint32(number), t.shards[number].m) })
+	if published != nil {
+		err = errors.Join(err, fmt.Errorf("publish shards: %w", published), t.removeShards(numbers))
+	}
+	return err
+}
+
+// removeShards takes back shards of which nothing is in use.
+func (t *tables) removeShards(numbers []int) error {
+	err := atOnce(numbers, func(number int) error {
+		err := t.shardMap.Delete(uint32(number))
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // it could not be published
+			return nil
+		}
+		return err
+	})
+	for _, number := range numbers {
 		t.space.remove(number)
-		return errors.Join(fmt.Errorf("publish shard %d: %w", number, err), m.Close())
+		err = errors.Join(err, t.shards[number].m.Close())
+		t.shards[number] = shard{}
+		t.memory -= shardBytes
 	}
-	if number == len(t.shards) {
-		t.shards = append(t.shards, shard{})
+	if err != nil {
+		return fmt.Errorf("remove shards: %w", err)
 	}
-	t.shards[number] = shard{m: m}
-	t.memory += shardBytes
 	return nil
+}
+
+// atOnce does something to several shards. Each change of the map of shards waits for the program; they do so together.
+func atOnce(numbers []int, do func(number int) error) error {
+	const threads = 16
+	var err error
+	for some := range slices.Chunk(numbers, threads) {
+		errs := make([]error, len(some))
+		var wg sync.WaitGroup
+		for i, number := range some {
+			wg.Go(func() { errs[i] = do(number) })
+		}
+		wg.Wait()
+		err = errors.Join(err, errors.Join(errs...))
+	}
+	return err
 }
 
 // words returns the words of a piece, mapped until unmap.
@@ -530,19 +593,7 @@ func (t *tables) trim() error {
 	if err := t.reclaim(); err != nil {
 		return err
 	}
-	for _, number := range t.space.unused() {
-		if err := t.shardMap.Delete(uint32(number)); err != nil {
-			return fmt.Errorf("remove shard %d: %w", number, err)
-		}
-		t.space.remove(number)
-		err := t.shards[number].m.Close()
-		t.shards[number] = shard{}
-		t.memory -= shardBytes
-		if err != nil {
-			return fmt.Errorf("remove shard %d: %w", number, err)
-		}
-	}
-	return nil
+	return t.removeShards(t.space.unused())
 }
 
 // reclaim frees what was retired.
