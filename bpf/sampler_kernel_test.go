@@ -120,6 +120,10 @@ func TestKernelWholeStack(t *testing.T) {
 	const depth = 5
 	s := open(t, Options{Frequency: 199})
 	runSelf(t, s)
+	start, err := monotonic()
+	if err != nil {
+		t.Fatal(err)
+	}
 	tid := burn(depth, 500*time.Millisecond)
 	samples, _ := finish(t, s)
 
@@ -128,7 +132,7 @@ func TestKernelWholeStack(t *testing.T) {
 	// burnLeaf has no frame of its own: its caller is on top of the stack.
 	want := slices.Concat([]string{"burnLeaf"}, slices.Repeat([]string{"burnAt"}, depth+1), []string{"burn.func1", "goexit"})
 	for _, sample := range samples {
-		if sample.TID != tid {
+		if sample.TID != tid || sample.Time < start {
 			continue
 		}
 		taken++

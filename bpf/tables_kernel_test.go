@@ -402,6 +402,28 @@ func TestKernelUnfinished(t *testing.T) {
 	})
 }
 
+// TestKernelUnknownByFramePointers takes more samples of an unknown process than may carry stacks.
+func TestKernelUnknownByFramePointers(t *testing.T) {
+	s := open(t, Options{Frequency: MaxFrequency})
+	p := run(t, s, compile(t, "recursion.c", "-fno-omit-frame-pointer"), "45")
+	want := recursion(45)
+	shipped, walked := 0, 0
+	for _, sample := range p.collect(t, 1000) {
+		if len(sample.Registers) > 0 {
+			shipped++
+			continue
+		}
+		walked++
+		// The C library keeps no frame pointers.
+		if stack := p.names(sample.User); len(stack) < len(want) || !slices.Equal(stack[:len(want)], want) {
+			t.Fatalf("%v: %v, want %v and more", sample.Outcome, stack, want)
+		}
+	}
+	if shipped == 0 || walked == 0 {
+		t.Errorf("%d samples with stacks, %d walked: want both", shipped, walked)
+	}
+}
+
 func TestKernelTablesJIT(t *testing.T) {
 	s := open(t, Options{Frequency: 499})
 	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "45")

@@ -33,6 +33,7 @@
 #define REGISTER_FP 4
 #define REGISTER_RBX 5
 #define REGISTER_PC 16
+#define REGISTER_CS 17
 #define REGISTER_SP 19
 #define DWARF_FP 6
 #define DWARF_SP 7
@@ -45,7 +46,7 @@
 #define FOLLOWED (1 << DWARF_SP | 1 << DWARF_FP | 1 << DWARF_RBX)
 #define RETURN_PC(ra) (ra)
 #define LOWEST_FP(sp) (sp)
-#define IS_COMPAT(registers) ((registers)[17] == 0x23) /* cs is __USER32_CS */
+#define IS_COMPAT(registers) ((registers)[REGISTER_CS] == 0x23) /* __USER32_CS */
 #define SIGNAL_WORDS 17
 #else
 #define NUM_REGISTERS 34
@@ -53,6 +54,7 @@
 #define REGISTER_LR 30
 #define REGISTER_SP 31
 #define REGISTER_PC 32
+#define REGISTER_PSTATE 33
 #define DWARF_FP 29
 #define DWARF_LR 30
 #define DWARF_SP 31
@@ -65,7 +67,7 @@
 #define RETURN_PC(ra) ((ra) & ((1ULL << 48) - 1))
 /* Go keeps the frame record one word below the stack pointer. */
 #define LOWEST_FP(sp) ((sp) - 8)
-#define IS_COMPAT(registers) (((registers)[33] & 0x10) != 0) /* PSR_MODE32_BIT */
+#define IS_COMPAT(registers) (((registers)[REGISTER_PSTATE] & 0x10) != 0) /* PSR_MODE32_BIT */
 #define SIGNAL_WORDS 33
 #endif
 
@@ -316,7 +318,7 @@ static __always_inline u32 frame_address(struct walk *w, const struct rule *r, u
 	base += (s64)r->cfa_offset;
 	if (kind == CFA_REGISTER) {
 		*cfa = base;
-		/* Loads above may go to another stack; this cannot. A frame of a link register may be empty. */
+		/* From memory a CFA may be on another stack, not so from a register. With a link register a leaf's frame may be empty. */
 		if (base < sp + (HAS_LINK_REGISTER && w->exact ? 0 : 8))
 			return OUTCOME_BAD_RULE;
 		return OUTCOME_COUNT;
@@ -404,7 +406,7 @@ static __always_inline u32 step_frame_pointer(struct walk *w, bool kept)
 	registers[REGISTER_PC] = ra;
 	registers[REGISTER_SP] = fp + 16;
 	registers[REGISTER_FP] = next;
-	w->known = 1U << DWARF_SP | 1U << DWARF_FP;
+	w->known &= FOLLOWED;
 	w->exact = false;
 	return OUTCOME_COUNT;
 }
