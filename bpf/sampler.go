@@ -52,20 +52,20 @@ type Options struct {
 // Sampler takes samples of all CPUs from Start to Stop. Read belongs to one
 // goroutine; the other methods may be called from any.
 type Sampler struct {
-	frequency int
 	objs      samplerObjects
 	ringBytes int
 	tables    *tables
 
 	poller *os.File // an epoll of the rings: readable when one fills up
 
-	mu      sync.Mutex // guards what follows
-	cpus    []*cpu
-	online  []int  // CPUs that are sampled
-	memory  uint64 // bytes of all maps
-	started bool
-	stopped bool
-	closed  bool
+	mu        sync.Mutex // guards what follows
+	frequency int        // Hz
+	cpus      []*cpu
+	online    []int  // CPUs that are sampled
+	memory    uint64 // bytes of all maps
+	started   bool
+	stopped   bool
+	closed    bool
 
 	reading    sync.Mutex // held by Read, guards what follows
 	nextDrain  time.Time
@@ -91,8 +91,8 @@ func Open(opts Options) (*Sampler, error) {
 	if opts.Frequency == 0 {
 		opts.Frequency = DefaultFrequency
 	}
-	if opts.Frequency < 1 || opts.Frequency > MaxFrequency {
-		return nil, fmt.Errorf("sampling frequency %d Hz: choose 1 to %d", opts.Frequency, MaxFrequency)
+	if err := checkFrequency(opts.Frequency); err != nil {
+		return nil, err
 	}
 	if opts.TableBytes == 0 {
 		opts.TableBytes = DefaultTableBytes
@@ -193,8 +193,42 @@ func (s *Sampler) poll(fd int) error {
 	return nil
 }
 
+func checkFrequency(hz int) error {
+	if hz < 1 || hz > MaxFrequency {
+		return fmt.Errorf("sampling frequency %d Hz: choose 1 to %d", hz, MaxFrequency)
+	}
+	return nil
+}
+
 // Frequency returns the sampling frequency in Hz.
-func (s *Sampler) Frequency() int { return s.frequency }
+func (s *Sampler) Frequency() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.frequency
+}
+
+// SetFrequency changes the sampling frequency, on all CPUs within a period of
+// the one before. An error may leave some of them at that.
+func (s *Sampler) SetFrequency(hz int) error {
+	if err := checkFrequency(hz); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frequency = hz
+	for _, c := range s.cpus {
+		if c.event < 0 {
+			continue
+		}
+		// The kernel turns the frequency of a clock event into a period when the
+		// event is opened (perf_swevent_init_hrtimer), and so takes a period here.
+		period := uint64(time.Second) / uint64(hz)
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.event), unix.PERF_EVENT_IOC_PERIOD, uintptr(unsafe.Pointer(&period))); errno != 0 {
+			return fmt.Errorf("set frequency of CPU %d to %d Hz: %w", c.id, hz, errno)
+		}
+	}
+	return nil
+}
 
 // Start begins to sample on every online CPU. The side-band records of all
 // CPUs are on before the first sample is taken, so whoever reads /proc after

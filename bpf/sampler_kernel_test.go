@@ -191,6 +191,28 @@ func TestKernelDepth(t *testing.T) {
 	}
 }
 
+// TestKernelFrequencyChanges compares the samples of equal work before and after.
+func TestKernelFrequencyChanges(t *testing.T) {
+	s := open(t, Options{Frequency: 997})
+	fast := burn(1, 500*time.Millisecond)
+	if err := s.SetFrequency(97); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Frequency(); got != 97 {
+		t.Errorf("frequency is %d Hz, want 97", got)
+	}
+	slow := burn(1, 500*time.Millisecond)
+	samples, _ := finish(t, s)
+	of := map[uint32]int{}
+	for _, sample := range samples {
+		of[sample.TID]++
+	}
+	// About 498 and 48; a busy machine takes from both.
+	if of[slow] == 0 || of[fast] < 5*of[slow] || of[slow] > 60 {
+		t.Errorf("%d samples of 0.5 s at 997 Hz, %d at 97 Hz", of[fast], of[slow])
+	}
+}
+
 // maxUserFrames is MAX_USER_FRAMES of sampler.h.
 const maxUserFrames = 896
 
