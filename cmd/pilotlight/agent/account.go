@@ -25,7 +25,8 @@ type Report struct {
 	Hostname    string
 	Started     time.Time
 	WindowStart time.Time
-	Frequency   int     // Hz
+	Frequency   int     // Hz, when the window began
+	Level       int     // of what is shed to keep to the limits, when the window ended; 0: nothing
 	CPUs        int     // online
 	RSS         uint64  // bytes
 	BPFMemory   uint64  // bytes
@@ -82,7 +83,8 @@ type account struct {
 	started time.Time
 
 	mu         sync.Mutex // guards what follows
-	busyStart  float64    // CPU seconds that were busy when sampling began
+	busy       float64    // CPU seconds that have been busy, as counted last
+	due        float64    // samples that should have been taken since sampling began
 	takenStart uint64     // samples taken by then
 	outcomes   [bpf.NumOutcomes]uint64
 	skipped    uint64
@@ -90,6 +92,7 @@ type account struct {
 	missed     uint64
 	reported   Account
 	table      process.TableStats
+	level      int
 }
 
 var (
@@ -100,6 +103,8 @@ var (
 	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent, in user space and in the kernel.", nil, nil)
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
+	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
+	descFrequency = prometheus.NewDesc("pilotlight_agent_frequency_hertz", "Samples per second of each busy CPU, at present.", nil, nil)
 	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
 )
 
@@ -124,20 +129,41 @@ func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
 
 // begin starts to count missed samples.
 func (a *account) begin() error {
-	busy, st, err := a.read()
+	busy, err := process.ReadBusy(a.proc)
+	if err != nil {
+		return err
+	}
+	st, err := a.sampler.Stats()
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.busyStart, a.takenStart = busy, st.Taken
+	a.busy, a.takenStart = busy.Total, st.Taken
+	return nil
+}
+
+// count adds what has become due since it was called last. The frequency must
+// not have changed in between.
+func (a *account) count() error {
+	busy, err := process.ReadBusy(a.proc)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.due += max(0, busy.Total-a.busy) * float64(a.sampler.Frequency())
+	a.busy = busy.Total
 	return nil
 }
 
 // end reads what was taken, and what should have been, when w ended. table is
 // the process table's at that time.
 func (a *account) end(w *window, table process.TableStats) error {
-	busy, st, err := a.read()
+	if err := a.count(); err != nil {
+		return err
+	}
+	st, err := a.sampler.Stats()
 	if err != nil {
 		return err
 	}
@@ -145,19 +171,22 @@ func (a *account) end(w *window, table process.TableStats) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.table = table
-	due := (busy - a.busyStart) * float64(a.sampler.Frequency())
-	a.missed = max(a.missed, uint64(max(0, due-float64(st.Taken-a.takenStart))))
+	a.missed = max(a.missed, uint64(max(0, a.due-float64(st.Taken-a.takenStart))))
 	return nil
 }
 
-// read returns the CPU seconds that were busy since boot, and the sampler's counters.
-func (a *account) read() (busy float64, st bpf.Stats, err error) {
-	b, err := process.ReadBusy(a.proc)
+// cost returns what the agent and the sampler have taken so far.
+func (a *account) cost() (cost, error) {
+	st, err := a.sampler.Stats()
 	if err != nil {
-		return 0, bpf.Stats{}, err
+		return cost{}, err
 	}
-	st, err = a.sampler.Stats()
-	return b.Total, st, err
+	cpu, err := ownCPU()
+	if err != nil {
+		return cost{}, err
+	}
+	rss, err := ownRSS(a.proc)
+	return cost{cpu + st.Run, rss + st.Memory}, err
 }
 
 // settle counts what became of the samples of a window: those of a profile that
@@ -178,6 +207,13 @@ func (a *account) settle(w *window) {
 		}
 	}
 	a.skipped += w.skipped
+}
+
+// setLevel tells the governor's level.
+func (a *account) setLevel(level int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.level = level
 }
 
 // report closes the books of a window.
@@ -209,7 +245,8 @@ func (a *account) report(w *window) (Report, error) {
 		Hostname:    a.opts.Hostname,
 		Started:     a.started,
 		WindowStart: w.start,
-		Frequency:   a.sampler.Frequency(),
+		Frequency:   w.frequency,
+		Level:       w.level,
 		CPUs:        runtime.NumCPU(),
 		RSS:         rss,
 		BPFMemory:   st.Memory,
@@ -228,7 +265,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency} {
 		ch <- d
 	}
 }
@@ -246,7 +283,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	a.mu.Lock()
-	missed, totals, frames, table := a.missed, a.totals(st), maps.Clone(a.frames), a.table
+	missed, totals, frames, table, level := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
@@ -265,7 +302,10 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	counter(descTable, float64(table.ReadErrors), "read_error")
 	counter(descCPU, cpu.Seconds())
 	counter(descBPFRun, st.Run.Seconds())
-	ch <- prometheus.MustNewConstMetric(descBPFMemory, prometheus.GaugeValue, float64(st.Memory))
+	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	gauge(descBPFMemory, float64(st.Memory))
+	gauge(descLevel, float64(level))
+	gauge(descFrequency, float64(a.sampler.Frequency()))
 }
 
 // ownCPU returns the CPU time that this process used.

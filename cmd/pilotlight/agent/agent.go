@@ -43,6 +43,7 @@ type Sampler interface {
 	Stop() error
 	Stats() (bpf.Stats, error)
 	Frequency() int // Hz
+	SetFrequency(hz int) error
 }
 
 // Appender takes the profiles of a window, all or none. What it has acknowledged
@@ -58,6 +59,8 @@ type Options struct {
 	Hostname    string                // empty: the machine's
 	PID         uint32                // keep samples of this process and its descendants only; 0: of all
 	ReadEnviron bool                  // allow OTEL_SERVICE_NAME to name a service
+	CPULimit    float64               // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
+	MemoryLimit int64                 // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
 	OnReport    func(Report)          // called once a window; nil: nobody wants to know
 	Registerer  prometheus.Registerer // nil: metrics are kept and not registered
 	Logger      *slog.Logger          // nil: slog.Default()
@@ -75,6 +78,9 @@ type Agent struct {
 	table     *process.Table
 	files     *process.Files
 	window    *window
+	rates     rates
+	governor  *governor
+	full      int  // Hz, at which is sampled unless the governor objects
 	lost      bool // records were lost since the last snapshot
 	snapshots time.Time
 
@@ -119,6 +125,7 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		opts:     opts,
 		log:      opts.Logger,
 		clock:    systemClock,
+		rates:    rates{{hz: s.Frequency()}},
 		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.ReadEnviron}),
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
@@ -149,7 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 
-	enc, err := newEncoder(a.symbols, a.opts, a.sampler.Frequency())
+	enc, err := newEncoder(a.symbols, a.opts)
 	if err != nil {
 		return err
 	}
@@ -169,6 +176,9 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) drain(windows chan *window) error {
 	begin, _ := a.clock()
 	a.window = a.newWindow(begin, begin)
+	if err := a.beginGoverning(begin); err != nil {
+		return err
+	}
 	var b bpf.Batch
 	for {
 		err := a.sampler.Read(&b)
@@ -184,6 +194,9 @@ func (a *Agent) drain(windows chan *window) error {
 			return err
 		}
 		a.table.Expire(b.Upto)
+		if err := a.govern(b.Upto); err != nil {
+			return err
+		}
 		if a.lost && time.Since(a.snapshots) > time.Second {
 			a.lost, a.snapshots = false, time.Now()
 			if err := a.table.Snapshot(); err != nil {
@@ -226,6 +239,7 @@ func (a *Agent) turn(now uint64, windows chan *window) error {
 }
 
 func (a *Agent) send(windows chan *window) error {
+	a.window.level = a.governor.level
 	if err := a.account.end(a.window, a.table.Stats()); err != nil {
 		return fmt.Errorf("account for window: %w", err)
 	}
@@ -270,7 +284,7 @@ func (a *Agent) sample(s *bpf.Sample) {
 		return
 	}
 	w := a.window
-	w.begin(p, s)
+	w.begin(p, s, period(a.rates.at(s.Time)))
 	for i, pc := range s.Kernel {
 		if i > 0 {
 			pc-- // a return address

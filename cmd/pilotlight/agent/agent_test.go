@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -26,8 +27,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // replay is a Sampler that plays batches.
 type replay struct {
-	batches []bpf.Batch
-	stats   bpf.Stats
+	batches   []bpf.Batch
+	stats     bpf.Stats
+	frequency int // 0: 100
 }
 
 func (r *replay) Read(b *bpf.Batch) error {
@@ -40,7 +42,8 @@ func (r *replay) Read(b *bpf.Batch) error {
 }
 func (r *replay) Stop() error               { r.batches = nil; return nil }
 func (r *replay) Stats() (bpf.Stats, error) { return r.stats, nil }
-func (r *replay) Frequency() int            { return 100 }
+func (r *replay) Frequency() int            { return cmp.Or(r.frequency, 100) }
+func (r *replay) SetFrequency(hz int) error { r.frequency = hz; return nil }
 
 // collector is an Appender that keeps everything, unless fail is set.
 type collector struct {

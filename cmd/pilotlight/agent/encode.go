@@ -23,17 +23,16 @@ type encoder struct {
 	symbols  *symbols
 	hostname string
 	version  string
-	period   int64 // ns of CPU that one sample stands for
 	plain    bytes.Buffer
 	gzip     *gzip.Writer
 }
 
-func newEncoder(s *symbols, o Options, frequency int) (*encoder, error) {
+func newEncoder(s *symbols, o Options) (*encoder, error) {
 	gz, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	if err != nil {
 		return nil, err
 	}
-	return &encoder{symbols: s, hostname: o.Hostname, version: o.Version, period: 1e9 / int64(frequency), gzip: gz}, nil
+	return &encoder{symbols: s, hostname: o.Hostname, version: o.Version, gzip: gz}, nil
 }
 
 // encode names the locations of w and returns a profile for each process. id
@@ -105,7 +104,7 @@ func (e *encoder) profile(w *window, st *stacks, names []named) *profile.Profile
 		profile: &profile.Profile{
 			SampleType:    []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
 			PeriodType:    &profile.ValueType{Type: "cpu", Unit: "nanoseconds"},
-			Period:        e.period,
+			Period:        period(w.frequency),
 			TimeNanos:     w.start.UnixNano(),
 			DurationNanos: int64(w.length),
 			Comments:      []string{"pilotlight " + e.version, "host " + e.hostname},
@@ -117,7 +116,7 @@ func (e *encoder) profile(w *window, st *stacks, names []named) *profile.Profile
 		l := w.labels.list[r.labels]
 		b.profile.Sample = append(b.profile.Sample, &profile.Sample{
 			Location: b.stack(r, e.symbols),
-			Value:    []int64{r.count, r.count * e.period},
+			Value:    []int64{r.count, r.cpu},
 			Label:    map[string][]string{"pid": {pid}, "comm": {text(l.comm)}, "thread": {text(l.thread)}},
 		})
 	}

@@ -65,6 +65,7 @@ type row struct {
 	leafCaller uint32   // 1 + location of what may be the leaf's caller, 0 if there is none
 	userLeaf   uint32   // index in locations of the user leaf
 	count      int64
+	cpu        int64 // ns that the samples stand for
 }
 
 // stacks are those of one process in a window.
@@ -85,6 +86,8 @@ type stacks struct {
 type window struct {
 	start              time.Time // wall clock, as it was when the window began
 	length             time.Duration
+	frequency          int    // Hz, when the window began
+	level              int    // the governor's, when the window ended
 	monoStart, monoEnd uint64 // the same on the monotonic clock
 
 	processes map[process.Key]*stacks
@@ -152,6 +155,7 @@ func (a *Agent) newWindow(from, now uint64) *window {
 	w := &window{
 		start:     start,
 		length:    start.Truncate(Window).Add(Window).Sub(start),
+		frequency: a.rates.at(from),
 		monoStart: mono + uint64(start.Sub(wall)),
 		processes: make(map[process.Key]*stacks),
 		mapped:    make(map[mapped]uint32),
@@ -170,8 +174,8 @@ func (w *window) end(mono uint64) {
 
 func (w *window) binary(b codeBinary) uint32 { return w.binaries.id(b) }
 
-// begin begins the stack of a sample of p.
-func (w *window) begin(p *process.Process, s *bpf.Sample) {
+// begin begins the stack of a sample of p, which stands for period ns of CPU time.
+func (w *window) begin(p *process.Process, s *bpf.Sample, period int64) {
 	st := w.processes[p.Key]
 	if st == nil {
 		// The table goes on to change p: what the profile says is what held
@@ -182,7 +186,7 @@ func (w *window) begin(p *process.Process, s *bpf.Sample) {
 		w.order = append(w.order, st)
 	}
 	w.current = st
-	w.stack = row{labels: w.labels.id(labels{s.Comm, s.Thread}), locations: w.stack.locations[:0], count: 1}
+	w.stack = row{labels: w.labels.id(labels{s.Comm, s.Thread}), locations: w.stack.locations[:0], count: 1, cpu: period}
 }
 
 // add adds a frame, going from the leaf to the root.
@@ -216,6 +220,7 @@ func (w *window) commit(outcome bpf.Outcome) {
 	w.key = key
 	if i, ok := st.index[string(key)]; ok {
 		st.rows[i].count++
+		st.rows[i].cpu += w.stack.cpu
 		return
 	}
 	st.index[string(key)] = uint32(len(st.rows))
