@@ -186,7 +186,7 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 	}
 	named := m.Kind == FileBacked && strings.HasPrefix(m.Path, "/") && !strings.HasPrefix(m.Path, "//")
 
-	if f.alive(p) {
+	if f.Alive(p) {
 		h, err := f.open.Open(mapFile(base, m.Start, m.End))
 		if errors.Is(err, fs.ErrNotExist) {
 			// The VMA may have been split or merged since. One of the same name is
@@ -202,7 +202,7 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 			file = try(f.open.OpenBelow(base+"/root", m.Path))
 		}
 		if file != nil {
-			if f.alive(p) {
+			if f.Alive(p) {
 				return file, nil
 			}
 			file.Close() // it may be that of the next bearer of the pid
@@ -216,8 +216,8 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 	return nil, failure
 }
 
-// alive reports whether p still bears its pid.
-func (f *Files) alive(p *Process) bool {
+// Alive reports whether p still bears its pid.
+func (f *Files) Alive(p *Process) bool {
 	st, err := readStat(f.proc, p.PID)
 	return err == nil && st.start/tick == p.Start/tick
 }

@@ -327,8 +327,8 @@ func (t *Table) expireFirst() {
 // process that the table knows nothing of, and that is gone, gives one that has
 // only what the sample says.
 //
-// The Process belongs to the table, and the next Lookup of the same process
-// changes its Comm and Mappings; another Key is another Process.
+// The Process belongs to the table, and the next Lookup or Current of the same
+// process changes its Comm and Mappings; another Key is another Process.
 func (t *Table) Lookup(time uint64, s Sample) *Process {
 	t.now = max(t.now, time)
 	e := t.find(s)
@@ -357,6 +357,22 @@ func (t *Table) Lookup(time uint64, s Sample) *Process {
 	if s.Comm != "" {
 		e.comm = s.Comm
 	}
+	return t.show(e)
+}
+
+// Current returns the process as the records tell it so far, or false if it has
+// exited or called exec, or is not known by its exact start and exec count: only
+// samples tell those. As for the Process, see Lookup.
+func (t *Table) Current(k Key) (*Process, bool) {
+	e := t.pids[k.PID]
+	if e == nil || e.exited != 0 || !e.exact || e.start != k.Start || !e.execKnown || e.exec != k.Exec {
+		return nil, false
+	}
+	return t.show(e), true
+}
+
+// show returns the entry's Process as of now.
+func (t *Table) show(e *entry) *Process {
 	if e.view == nil {
 		t.describe(e)
 	}

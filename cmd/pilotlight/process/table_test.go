@@ -605,3 +605,37 @@ func BenchmarkFirstLookup(b *testing.B) {
 		table.Lookup(2, sample(pid, st.start+1, n, "x"))
 	}
 }
+
+// TestCurrentIsWhatRunsNow asks for a process by what a sample said of it.
+func TestCurrentIsWhatRunsNow(t *testing.T) {
+	proc := newProc()
+	proc.put(shellPID, shell())
+	table := NewTable(proc, Options{})
+	snapshot(t, table)
+	if _, ok := table.Current(Key{shellPID, shellStart, 3}); ok {
+		t.Error("known by a start and exec count that no sample has told")
+	}
+	key := table.Lookup(10, sample(shellPID, shellStart, 3, "sh")).Key
+	before, ok := table.Current(key)
+	if !ok {
+		t.Fatal("not known after a sample")
+	}
+	mappings := before.Mappings
+	table.Mmap(20, shellPID, Record{Start: 0x1000, End: 0x2000, Path: "/lib/new.so", BuildID: []byte{1}})
+	now, ok := table.Current(key)
+	if !ok || len(now.Mappings) != len(mappings)+1 {
+		t.Errorf("%d mappings after one was added to %d", len(now.Mappings), len(mappings))
+	}
+	if len(mappings) != 2 {
+		t.Errorf("mappings that were handed out have changed: %v", mappings)
+	}
+	table.Exec(30, shellPID, "ls")
+	if p, ok := table.Current(key); ok {
+		t.Errorf("runs %s, still called the program before", p.Comm)
+	}
+	key = table.Lookup(40, sample(shellPID, shellStart, 4, "ls")).Key
+	table.Exit(50, shellPID, shellPID)
+	if _, ok := table.Current(key); ok {
+		t.Error("there although it has exited")
+	}
+}
