@@ -136,8 +136,8 @@ var errNoWay = fmt.Errorf("process is gone: %w", fs.ErrNotExist)
 var errBuildID = errors.New("build ID differs from that of the mapping")
 
 // Open opens and identifies the file behind m, a mapping of p, and remembers the
-// outcome in m.Object, from where Object.File and Mapping.Addr take it. In turn
-// it tries
+// outcome in m.Object, from where Object.File and Mapping.Addr take it; that p is
+// gone it does not, as others share the Object. In turn it tries
 //
 //  1. /proc/PID/map_files/START-END, which is the mapped file itself, even if it
 //     has been deleted, lies in another mount namespace or is a memfd. The range
@@ -157,7 +157,7 @@ func (f *Files) Open(p *Process, m Mapping) (*OpenFile, error) {
 	file, err := f.find(p, m)
 	if err != nil {
 		err = fmt.Errorf("open %s of process %d: %w", m.Path, p.PID, err)
-		if m.file == nil {
+		if m.file == nil && !errors.Is(err, errNoWay) { // another process of the lineage may yet be there
 			m.err = err
 		}
 		return nil, err
