@@ -93,6 +93,18 @@ type account struct {
 	reported   Account
 	table      process.TableStats
 	level      int
+	unwind     unwindStats
+}
+
+// unwindStats are what tables, unwinder and finisher count.
+type unwindStats struct {
+	tables    tableStats
+	published unwinderStats
+	finished  [finishOutcomes]uint64
+}
+
+func (a *Agent) unwindStats() unwindStats {
+	return unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts}
 }
 
 var (
@@ -105,6 +117,10 @@ var (
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
 	descFrequency = prometheus.NewDesc("pilotlight_agent_frequency_hertz", "Samples per second of each busy CPU, at present.", nil, nil)
+	descTables    = prometheus.NewDesc("pilotlight_unwind_tables_total", "Unwind tables by where they came from; of a failed one, frames are walked by frame pointers; a damaged one was on disk and is built again.", []string{"source"}, nil)
+	descFinished  = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
+	descRefused   = prometheus.NewDesc("pilotlight_unwind_refused_total", "Tables and processes that the sampler had no room for.", []string{"kind"}, nil)
+	descTabBytes  = prometheus.NewDesc("pilotlight_unwind_table_bytes", "Memory of the unwind tables that the sampler has.", nil, nil)
 	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
 )
 
@@ -157,9 +173,9 @@ func (a *account) count() error {
 	return nil
 }
 
-// end reads what was taken, and what should have been, when w ended. table is
-// the process table's at that time.
-func (a *account) end(w *window, table process.TableStats) error {
+// end reads what was taken, and what should have been, when w ended. table and
+// unwind are those of that time.
+func (a *account) end(w *window, table process.TableStats, unwind unwindStats) error {
 	if err := a.count(); err != nil {
 		return err
 	}
@@ -170,7 +186,7 @@ func (a *account) end(w *window, table process.TableStats) error {
 	w.stats = st
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.table = table
+	a.table, a.unwind = table, unwind
 	a.missed = max(a.missed, uint64(max(0, a.due-float64(st.Taken-a.takenStart))))
 	return nil
 }
@@ -265,7 +281,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descTabBytes} {
 		ch <- d
 	}
 }
@@ -283,7 +299,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	a.mu.Lock()
-	missed, totals, frames, table, level := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level
+	missed, totals, frames, table, level, unwind := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.unwind
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
@@ -300,10 +316,20 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	counter(descTable, float64(table.RefusedMappings), "refused_mapping")
 	counter(descTable, float64(table.ExpiredEarly), "expired_early")
 	counter(descTable, float64(table.ReadErrors), "read_error")
+	counter(descTables, float64(unwind.tables.built), "built")
+	counter(descTables, float64(unwind.tables.cached), "cached")
+	counter(descTables, float64(unwind.tables.failed), "failed")
+	counter(descTables, float64(unwind.tables.damaged), "damaged")
+	for i, n := range unwind.finished {
+		counter(descFinished, float64(n), finishNames[i])
+	}
+	counter(descRefused, float64(unwind.published.refusedTables), "table")
+	counter(descRefused, float64(unwind.published.refusedProcesses), "process")
 	counter(descCPU, cpu.Seconds())
 	counter(descBPFRun, st.Run.Seconds())
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(descBPFMemory, float64(st.Memory))
+	gauge(descTabBytes, float64(st.TableBytes))
 	gauge(descLevel, float64(level))
 	gauge(descFrequency, float64(a.sampler.Frequency()))
 }

@@ -1,12 +1,14 @@
 // Package agent turns the samples of the whole machine into one pprof profile
 // per process and window.
 //
-// Two goroutines share the work. One drains the sampler: it merges samples with
-// what happened to processes meanwhile, turns each program counter into an
-// address of a file, and counts equal stacks. The other, once a window, names
-// the addresses, encodes the profiles and appends them as one batch. What the
-// first must do at once (open a file before its process is gone) and what may
-// take its time (read a symbol table) so never wait for each other.
+// Three goroutines share the work. One drains the sampler: it merges samples with
+// what happened to processes meanwhile, finishes stacks that the sampler could
+// not, turns each program counter into an address of a file, and counts equal
+// stacks; it also tells the sampler which code processes run, and how to unwind
+// it. Another reads or builds the unwind tables for that. The third, once a
+// window, names the addresses, encodes the profiles and appends them as one batch.
+// What the first must do at once (open a file before its process is gone) and what
+// may take its time (read a symbol table) so never wait for each other.
 package agent
 
 import (
@@ -26,6 +28,7 @@ import (
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/profilestore"
+	"pilotlight/unwind"
 )
 
 // Window is the time that one profile covers. Windows are aligned to the wall
@@ -36,6 +39,10 @@ const Window = 10 * time.Second
 // is slower for longer than that, whole windows are dropped and counted.
 const queuedWindows = 6
 
+// lastTables is how long the last samples may wait for their tables when
+// sampling has ended.
+const lastTables = time.Second
+
 // Sampler is where samples come from: a bpf.Sampler, or a replay of recorded
 // batches.
 type Sampler interface {
@@ -44,6 +51,12 @@ type Sampler interface {
 	Stats() (bpf.Stats, error)
 	Frequency() int // Hz
 	SetFrequency(hz int) error
+
+	// As of bpf.Sampler: what the kernel knows of code.
+	LoadTable(*unwind.Table) (bpf.TableID, error)
+	UnloadTable(bpf.TableID) error
+	SetProcess(bpf.ProcessID, []bpf.Code) error
+	Forget(pid uint32) error
 }
 
 // Appender takes the profiles of a window, all or none. What it has acknowledged
@@ -59,6 +72,7 @@ type Options struct {
 	Hostname    string                // empty: the machine's
 	PID         uint32                // keep samples of this process and its descendants only; 0: of all
 	ReadEnviron bool                  // allow OTEL_SERVICE_NAME to name a service
+	CacheDir    string                // where unwind tables are kept from one run to the next; empty: nowhere
 	CPULimit    float64               // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
 	MemoryLimit int64                 // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
 	OnReport    func(Report)          // called once a window; nil: nobody wants to know
@@ -77,6 +91,9 @@ type Agent struct {
 	// Of the goroutine that drains.
 	table     *process.Table
 	files     *process.Files
+	tables    *tables
+	unwinder  *unwinder
+	finisher  *finisher
 	window    *window
 	rates     rates
 	governor  *governor
@@ -130,6 +147,9 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
 	}
+	ag.tables = newTables(ag.files, ag.log)
+	ag.unwinder = newUnwinder(s, ag.table, ag.tables, ag.log)
+	ag.finisher = &finisher{tables: ag.tables}
 	now, _ := ag.clock()
 	run := sha256.Sum256(binary.NativeEndian.AppendUint64([]byte(boot), now))
 	copy(ag.run[:], run[:])
@@ -166,10 +186,35 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer close(published)
 		a.publish(ctx, enc, windows)
 	}()
+	stopTables := a.makeTables()
 	err = a.drain(windows)
 	close(windows)
 	<-published
-	return errors.Join(err, a.symbols.close())
+	return errors.Join(err, stopTables(), a.symbols.close())
+}
+
+// makeTables begins to make unwind tables, and returns what ends that.
+func (a *Agent) makeTables() (stop func() error) {
+	var cache *tableCache
+	if a.opts.CacheDir != "" {
+		var err error
+		if cache, err = openTableCache(a.opts.CacheDir, cacheBytes); err != nil {
+			a.log.Warn("unwind tables are built anew each time: name another directory with --cache", "err", err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.tables.run(cache)
+	}()
+	return func() error {
+		err := a.tables.close()
+		<-done
+		if cache != nil {
+			err = errors.Join(err, cache.close())
+		}
+		return err
+	}
 }
 
 // drain reads the sampler until it is closed.
@@ -183,6 +228,9 @@ func (a *Agent) drain(windows chan *window) error {
 	for {
 		err := a.sampler.Read(&b)
 		if errors.Is(err, os.ErrClosed) {
+			if len(a.finisher.pending) > 0 {
+				a.tables.wait(lastTables)
+			}
 			mono, _ := a.clock()
 			a.window.end(mono)
 			return a.send(windows)
@@ -190,20 +238,35 @@ func (a *Agent) drain(windows chan *window) error {
 		if err != nil {
 			return fmt.Errorf("read samples: %w", err)
 		}
-		if err := a.merge(&b, windows); err != nil {
+		if err := a.take(&b, windows); err != nil {
 			return err
-		}
-		a.table.Expire(b.Upto)
-		if err := a.govern(b.Upto); err != nil {
-			return err
-		}
-		if a.lost && time.Since(a.snapshots) > time.Second {
-			a.lost, a.snapshots = false, time.Now()
-			if err := a.table.Snapshot(); err != nil {
-				return fmt.Errorf("read processes again: %w", err)
-			}
 		}
 	}
+}
+
+// take does what is to be done after each read.
+func (a *Agent) take(b *bpf.Batch, windows chan *window) error {
+	if a.tables.collect() {
+		a.unwinder.arrived()
+		a.finisher.retry(false, a.add)
+	}
+	if err := a.merge(b, windows); err != nil {
+		return err
+	}
+	a.unwinder.flush()
+	a.tables.evict(maxUnwindBytes)
+	a.table.Expire(b.Upto)
+	if err := a.govern(b.Upto); err != nil {
+		return err
+	}
+	if a.lost && time.Since(a.snapshots) > time.Second {
+		a.lost, a.snapshots = false, time.Now()
+		if err := a.table.Snapshot(); err != nil {
+			return fmt.Errorf("read processes again: %w", err)
+		}
+		a.unwinder.check()
+	}
+	return nil
 }
 
 // merge applies the samples and events of b in the order of their time.
@@ -239,8 +302,10 @@ func (a *Agent) turn(now uint64, windows chan *window) error {
 }
 
 func (a *Agent) send(windows chan *window) error {
+	a.finisher.retry(true, a.add)
+	a.unwinder.trim(a.window.monoEnd)
 	a.window.level = a.governor.level
-	if err := a.account.end(a.window, a.table.Stats()); err != nil {
+	if err := a.account.end(a.window, a.table.Stats(), a.unwindStats()); err != nil {
 		return fmt.Errorf("account for window: %w", err)
 	}
 	select {
@@ -258,6 +323,7 @@ func (a *Agent) event(ev *bpf.Event) {
 		a.table.Fork(ev.Time, ev.PPID, ev.PID, ev.TID)
 	case bpf.EventExec:
 		a.table.Exec(ev.Time, ev.PID, ev.Comm)
+		a.unwinder.forget(ev.PID)
 	case bpf.EventComm:
 		a.table.Comm(ev.Time, ev.PID, ev.TID, ev.Comm)
 	case bpf.EventMmap:
@@ -265,8 +331,12 @@ func (a *Agent) event(ev *bpf.Event) {
 			Start: ev.Mapping.Start, End: ev.Mapping.End, Offset: ev.Mapping.Offset,
 			Path: ev.Mapping.Path, BuildID: ev.Mapping.BuildID,
 		})
+		a.unwinder.mapped(ev.PID)
 	case bpf.EventExit:
 		a.table.Exit(ev.Time, ev.PID, ev.TID)
+		if ev.TID == ev.PID {
+			a.unwinder.forget(ev.PID)
+		}
 	case bpf.EventLost:
 		a.table.Lost()
 		a.lost = true
@@ -274,7 +344,7 @@ func (a *Agent) event(ev *bpf.Event) {
 	}
 }
 
-// sample adds one sample to the window.
+// sample adds one sample to the window, or has it wait until it can be finished.
 func (a *Agent) sample(s *bpf.Sample) {
 	p := a.table.Lookup(s.Time, process.Sample{
 		PID: s.PID, TID: s.TID, Start: s.ProcessStart, Exec: s.ExecID, Comm: s.Comm.String(),
@@ -283,6 +353,23 @@ func (a *Agent) sample(s *bpf.Sample) {
 		a.window.skipped++
 		return
 	}
+	if s.Outcome == bpf.NoMapping || s.Outcome == bpf.NoTable {
+		a.unwinder.unfinished(p, s)
+	}
+	if len(s.Registers) > 0 {
+		switch {
+		case !a.governor.finishes():
+			a.finisher.counts[finishShed]++
+		case a.finisher.finish(p, s):
+		case a.finisher.wait(p, s):
+			return
+		}
+	}
+	a.add(p, s)
+}
+
+// add adds one sample to the window.
+func (a *Agent) add(p *process.Process, s *bpf.Sample) {
 	w := a.window
 	w.begin(p, s, period(a.rates.at(s.Time)))
 	for i, pc := range s.Kernel {
@@ -330,7 +417,7 @@ func (a *Agent) addUser(w *window, p *process.Process, s *bpf.Sample) bpf.Outcom
 		if m.Kind == process.Anonymous && i == len(s.User)-1 && outcome.Truncated() && outcome != bpf.TooDeep {
 			outcome = bpf.JITEnd
 		}
-		if !caller && len(s.Stack) >= 8 {
+		if !caller && len(s.Stack) >= 8 && (len(s.Registers) == 0 || len(s.User) == 1) {
 			a.addLeafCaller(w, p, m, binary.NativeEndian.Uint64(s.Stack)-1)
 		}
 	}

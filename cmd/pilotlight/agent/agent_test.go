@@ -21,6 +21,7 @@ import (
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/profilestore"
+	"pilotlight/unwind"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,10 +41,14 @@ func (r *replay) Read(b *bpf.Batch) error {
 	r.stats.Taken += uint64(len(b.Samples))
 	return nil
 }
-func (r *replay) Stop() error               { r.batches = nil; return nil }
-func (r *replay) Stats() (bpf.Stats, error) { return r.stats, nil }
-func (r *replay) Frequency() int            { return cmp.Or(r.frequency, 100) }
-func (r *replay) SetFrequency(hz int) error { r.frequency = hz; return nil }
+func (r *replay) Stop() error                                  { r.batches = nil; return nil }
+func (r *replay) Stats() (bpf.Stats, error)                    { return r.stats, nil }
+func (r *replay) Frequency() int                               { return cmp.Or(r.frequency, 100) }
+func (r *replay) LoadTable(*unwind.Table) (bpf.TableID, error) { return 1, nil }
+func (r *replay) UnloadTable(bpf.TableID) error                { return nil }
+func (r *replay) SetProcess(bpf.ProcessID, []bpf.Code) error   { return nil }
+func (r *replay) Forget(uint32) error                          { return nil }
+func (r *replay) SetFrequency(hz int) error                    { r.frequency = hz; return nil }
 
 // collector is an Appender that keeps everything, unless fail is set.
 type collector struct {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -132,9 +133,13 @@ func (a *Agent) govern(now uint64) error {
 	if err != nil {
 		return err
 	}
-	changed, _ := a.governor.look(now, c)
+	changed, memory := a.governor.look(now, c)
 	if !changed {
 		return nil
+	}
+	if memory {
+		a.tables.evict(maxUnwindBytes / 8)
+		debug.FreeOSMemory()
 	}
 	level := a.governor.level
 	a.account.setLevel(level)

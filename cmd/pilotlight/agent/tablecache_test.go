@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/unwind"
+)
+
+// testTable has one rule, of a function that pushed one register, for n pages
+// from address 0 on.
+func testTable(n int) *unwind.Table {
+	return &unwind.Table{
+		Arch:  unwind.AMD64,
+		Pages: slices.Repeat([]unwind.Page{{Count: 1}}, n),
+		Rows:  []unwind.Row{{}},
+		Rules: []unwind.Rule{{CFA: unwind.CFARegister, CFAReg: 7, CFAOff: 16, RA: unwind.SaveAtCFA, RAOff: -1}},
+	}
+}
+
+func openCache(t *testing.T, dir string, limit int64) *tableCache {
+	t.Helper()
+	c, err := openTableCache(dir, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func TestTableCache(t *testing.T) {
+	dir, want, key := t.TempDir(), testTable(100), process.FileKey{1}
+	c := openCache(t, dir, 1<<20)
+	if _, err := c.get(key); !errors.Is(err, errNotCached) {
+		t.Errorf("get from an empty cache: %v", err)
+	}
+	if err := c.put(key, want); err != nil {
+		t.Fatal(err)
+	}
+	again := openCache(t, dir, 1<<20)
+	if got, err := again.get(key); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if again.size != c.size || c.size == 0 {
+		t.Errorf("%d bytes after opening again, %d before", again.size, c.size)
+	}
+	info, err := os.Stat(filepath.Join(dir, "unwind"))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("cache directory: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestDamagedTableIsRemoved has files that hold no table, one of them not even in the directory.
+func TestDamagedTableIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 1<<20)
+	if err := c.put(process.FileKey{1}, testTable(1)); err != nil {
+		t.Fatal(err)
+	}
+	path := func(key process.FileKey) string { return filepath.Join(dir, "unwind", key.String()) }
+	whole, err := os.ReadFile(path(process.FileKey{1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(t.TempDir(), "table")
+	flipped := append([]byte(nil), whole...)
+	flipped[len(flipped)/2] ^= 0xff
+	for i, content := range [][]byte{{}, whole[:len(whole)/2], flipped, []byte("no table")} {
+		key := process.FileKey{2, byte(i)}
+		if err := os.WriteFile(path(key), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if table, err := c.get(key); err == nil || errors.Is(err, errNotCached) {
+			t.Errorf("file %d: table %v, error %v", i, table, err)
+		}
+		if _, err := c.get(key); !errors.Is(err, errNotCached) {
+			t.Errorf("file %d is still there: %v", i, err)
+		}
+	}
+	if err := os.WriteFile(outside, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := process.FileKey{3}
+	if err := os.Symlink(outside, path(link)); err != nil {
+		t.Fatal(err)
+	}
+	if table, err := c.get(link); err == nil {
+		t.Errorf("a link out of the directory was followed: %v", table)
+	}
+	if _, err := os.Stat(outside); err != nil {
+		t.Errorf("what the link leads to was touched: %v", err)
+	}
+}
+
+func TestTableCacheOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "unwind"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "unwind"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := openTableCache(dir, 1<<20); err == nil {
+		t.Errorf("opened although everybody may write it: %v", c.close())
+	}
+}
+
+func TestTableCacheForgetsWhatWasNotUsed(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 1<<30)
+	for i := range 8 {
+		key := process.FileKey{byte(i)}
+		if err := c.put(key, testTable(1000)); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(time.Duration(i-100) * time.Minute)
+		if err := c.dir.Chtimes(key.String(), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.get(process.FileKey{0}); err != nil { // the oldest is used
+		t.Fatal(err)
+	}
+	for name, age := range map[string]time.Duration{temporary + "1": 2 * staleTemporary, temporary + "2": 0} {
+		if err := os.WriteFile(filepath.Join(dir, "unwind", name), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.dir.Chtimes(name, time.Now(), time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.limit = c.size / 2
+	if err := c.evict(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		_, err := c.get(process.FileKey{byte(i)})
+		if there, want := err == nil, i == 0 || i >= 6; there != want {
+			t.Errorf("table %d is there: %v, want %v", i, there, want)
+		}
+	}
+	for name, want := range map[string]bool{temporary + "1": false, temporary + "2": true} {
+		if _, err := c.dir.Stat(name); (err == nil) != want {
+			t.Errorf("%s: %v, want it kept: %v", name, err, want)
+		}
+	}
+}

@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/symbolize"
+	"pilotlight/unwind"
+)
+
+const (
+	// Unwind tables of all files together, in bytes of memory; the least recently
+	// used go when it is more, and are read from the disk when they are wanted. The
+	// sampler has copies of its own: these are for what is finished here.
+	maxUnwindBytes = 8 << 20
+	// Files that are remembered, with those that have no table. Any user can make more.
+	maxUnwindFiles = 8192
+	// Files, open, that wait for their table. When there are more, they are asked
+	// for again.
+	queuedTables = 256
+)
+
+// tables has the unwind tables of mapped files: in memory, else from the disk
+// cache, else built from the file. Reading and building is the work of a
+// goroutine of its own, run; all the rest belongs to the draining goroutine.
+type tables struct {
+	files   *process.Files
+	log     *slog.Logger
+	entries map[process.FileKey]*tableEntry
+	vdso    *unwind.Table // nil if the kernel has none
+	bytes   int           // of the tables in entries
+	uses    uint64        // counts uses, to tell which was used last
+	queued  int           // jobs whose result is still to come
+	jobs    chan tableJob
+	results chan tableResult
+	stats   tableStats
+}
+
+// tableStats count where tables came from.
+type tableStats struct {
+	built, cached uint64
+	failed        uint64 // files that could not be read, which are walked by frame pointers
+	damaged       uint64 // tables on disk that could not be read, and were built again
+}
+
+// tableEntry is a file.
+type tableEntry struct {
+	table *unwind.Table // nil unless state is codeTable
+	state codeKind
+	asked process.Key // which process it was asked for
+	used  uint64
+}
+
+// codeKind says how frames in a piece of code are walked.
+type codeKind uint8
+
+const (
+	codeLoading      codeKind = iota // by a table that is not here yet
+	codeTable                        // by a table
+	codeFramePointer                 // by frame pointers, for want of anything better
+	codeJIT                          // not at all: it was made at run time
+	codeMissing                      // by frame pointers, if it has them: its file cannot be had
+)
+
+// code is a piece of code of a process.
+type code struct {
+	kind  codeKind
+	table *unwind.Table
+	bias  uint64 // pc - address in the file
+}
+
+type tableJob struct {
+	key   process.FileKey
+	file  *process.OpenFile
+	build bool // if it is not in the cache
+}
+
+type tableResult struct {
+	key   process.FileKey
+	table *unwind.Table // nil: there is none
+	err   error         // errNotCached, or why the file has no table
+	// How it went.
+	cached, damaged bool
+}
+
+func newTables(files *process.Files, log *slog.Logger) *tables {
+	t := &tables{
+		files:   files,
+		log:     log,
+		entries: make(map[process.FileKey]*tableEntry),
+		jobs:    make(chan tableJob, queuedTables),
+		results: make(chan tableResult, queuedTables+1), // never full: a job is queued where its result has room
+	}
+	image, err := symbolize.VDSO()
+	if err == nil {
+		t.vdso, err = unwind.Build(bytes.NewReader(image), int64(len(image)), unwind.Options{})
+	}
+	if err != nil {
+		log.Warn("stacks through the vDSO will be walked by frame pointers", "err", err)
+	}
+	return t
+}
+
+// run makes tables until there are no more jobs. cache may be nil.
+//
+// It keeps its thread's priority: in `run` one thread runs Go code at a time, so
+// one that the kernel lets wait would keep the draining goroutine waiting too. Go
+// takes it off the CPU every 10 ms, and after each table it rests as long as the
+// table took, so that many new files cost half a CPU at most.
+func (t *tables) run(cache *tableCache) {
+	for job := range t.jobs {
+		begin := time.Now()
+		t.results <- t.make(cache, job)
+		if len(t.jobs) > 0 {
+			time.Sleep(time.Since(begin))
+		}
+	}
+}
+
+// make gets the table of a file, and closes the file.
+func (t *tables) make(cache *tableCache, job tableJob) (r tableResult) {
+	defer func() {
+		if err := job.file.Close(); err != nil {
+			t.log.Warn("close binary", "err", err)
+		}
+	}()
+	r.key = job.key
+	if cache != nil {
+		r.table, r.err = cache.get(job.key)
+		if r.err == nil {
+			r.cached = true
+			return r
+		}
+		if !errors.Is(r.err, errNotCached) {
+			r.damaged = true
+			t.log.Warn("building an unwind table again", "err", r.err)
+		}
+	}
+	if !job.build {
+		r.err = errNotCached
+		return r
+	}
+	size := job.file.Size
+	if r.table, r.err = unwind.Build(io.NewSectionReader(job.file, 0, size), size, unwind.Options{}); r.err != nil {
+		return r
+	}
+	if cache != nil {
+		if err := cache.put(job.key, r.table); err != nil {
+			t.log.Warn("unwind table is not kept on disk", "err", err)
+		}
+	}
+	return r
+}
+
+// collect takes the tables that were made meanwhile and reports whether there
+// were any.
+func (t *tables) collect() (arrived bool) {
+	for {
+		select {
+		case r := <-t.results:
+			t.take(r)
+			arrived = true
+		default:
+			return arrived
+		}
+	}
+}
+
+// wait takes the tables that are under way, those that come in time.
+func (t *tables) wait(limit time.Duration) {
+	timeout := time.After(limit)
+	for t.queued > 0 {
+		select {
+		case r := <-t.results:
+			t.take(r)
+		case <-timeout:
+			return
+		}
+	}
+}
+
+func (t *tables) take(r tableResult) {
+	t.queued--
+	if r.damaged {
+		t.stats.damaged++
+	}
+	e := t.entries[r.key] // never evicted while it is loading
+	switch {
+	case r.cached:
+		t.stats.cached++
+	case r.table != nil:
+		t.stats.built++
+	case errors.Is(r.err, errNotCached):
+		e.state = codeMissing
+		return
+	default:
+		t.stats.failed++
+		t.log.Debug("walking a file by frame pointers", "key", r.key, "err", r.err)
+		e.state = codeFramePointer
+		return
+	}
+	e.table, e.state = r.table, codeTable
+	t.bytes += bytesOf(e.table)
+}
+
+func bytesOf(t *unwind.Table) int { return t.Bytes() + 16*len(t.Rules) }
+
+// evict lets go of tables that were not used lately until no more than limit
+// bytes are left.
+func (t *tables) evict(limit int) {
+	for t.bytes > limit || len(t.entries) > maxUnwindFiles {
+		var oldest *tableEntry
+		var key process.FileKey
+		for k, e := range t.entries {
+			if e.state != codeLoading && (t.bytes <= limit || e.table != nil) && (oldest == nil || e.used < oldest.used) {
+				oldest, key = e, k
+			}
+		}
+		if oldest == nil {
+			return
+		}
+		if oldest.table != nil {
+			t.bytes -= bytesOf(oldest.table)
+		}
+		delete(t.entries, key)
+	}
+}
+
+// identify has the file behind m opened once, so that it is known which it is,
+// and returns it; nil if that cannot be found out.
+func (t *tables) identify(p *process.Process, m process.Mapping) *process.File {
+	file, err := m.File()
+	if file != nil || err != nil || !m.Openable() {
+		return file
+	}
+	open, err := t.files.Open(p, m)
+	if err == nil {
+		err = open.Close()
+	}
+	if err != nil {
+		t.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
+	}
+	file, _ = m.File()
+	return file
+}
+
+// code says how a frame at pc, in the mapping m of p, is walked. A table that is
+// not there is asked for: the answer is codeLoading meanwhile.
+func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
+	file := t.identify(p, m)
+	addr, ok := m.Addr(pc)
+	bias := pc - addr
+	switch {
+	case m.Kind == process.VDSO && t.vdso != nil:
+		return code{codeTable, t.vdso, bias}
+	case file == nil && m.Kind == process.Anonymous: // a memfd may hold an ELF file
+		return code{kind: codeJIT}
+	case file == nil && m.Openable():
+		return code{kind: codeMissing}
+	case file == nil || !ok:
+		return code{kind: codeFramePointer}
+	}
+	e := t.known(p, file.Key)
+	if e == nil {
+		e = t.request(p, m)
+	}
+	return code{e.state, e.table, bias}
+}
+
+// known returns the entry of a file, or nil if it is to be asked for. Of files
+// whose processes are gone when they are looked at, those that another process
+// runs later are worth building a table.
+func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
+	e := t.entries[key]
+	if e == nil || e.state == codeMissing && e.asked != p.Key {
+		return nil
+	}
+	t.uses++
+	e.used = t.uses
+	return e
+}
+
+// request has the table of the file behind m made, unless too many are under way.
+func (t *tables) request(p *process.Process, m process.Mapping) *tableEntry {
+	if t.queued == queuedTables {
+		return &tableEntry{state: codeLoading} // it will be asked for again
+	}
+	open, err := t.files.Open(p, m)
+	if err != nil {
+		t.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
+		return &tableEntry{state: codeMissing}
+	}
+	build := t.entries[open.Key] != nil || t.files.Alive(p)
+	t.uses++
+	e := &tableEntry{state: codeLoading, asked: p.Key, used: t.uses}
+	t.entries[open.Key] = e
+	t.queued++
+	t.jobs <- tableJob{key: open.Key, file: open, build: build}
+	return e
+}
+
+// close ends run once it is done with the table that it makes.
+func (t *tables) close() error {
+	close(t.jobs)
+	var err error
+	for job := range t.jobs {
+		err = errors.Join(err, job.file.Close())
+	}
+	return err
+}

@@ -1,0 +1,248 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/unwind"
+)
+
+// tableIdle is how long a table stays in the kernel after the last process that
+// used it: compilers and shells come back.
+const tableIdle = time.Minute
+
+// unwinder tells the sampler how to walk the stacks of processes. It begins when
+// a sample of a process comes unfinished, so that processes that come and go
+// unsampled cost nothing, and collects what changes until flush, once a drain. It
+// belongs to the draining goroutine.
+type unwinder struct {
+	sampler   Sampler
+	table     *process.Table
+	tables    *tables
+	log       *slog.Logger
+	processes map[uint32]*published // by pid
+	changed   map[uint32]bool       // pids of those to be published at the next flush
+	loaded    map[process.FileKey]*loadedTable
+	stats     unwinderStats
+}
+
+// unwinderStats count what could not be told to the sampler.
+type unwinderStats struct {
+	refusedTables    uint64
+	refusedProcesses uint64
+}
+
+// published is a process that the sampler knows, or is to know.
+type published struct {
+	key     process.Key
+	told    bool              // the sampler knows it
+	tables  []process.FileKey // that the sampler has for it, each once
+	loading bool              // some code was still unknown
+}
+
+// loadedTable is a table that the sampler has.
+type loadedTable struct {
+	id     bpf.TableID
+	users  int    // processes
+	unused uint64 // CLOCK_MONOTONIC ns since when users is 0
+}
+
+func newUnwinder(s Sampler, table *process.Table, ts *tables, log *slog.Logger) *unwinder {
+	return &unwinder{
+		sampler: s, table: table, tables: ts, log: log,
+		processes: make(map[uint32]*published),
+		changed:   make(map[uint32]bool),
+		loaded:    make(map[process.FileKey]*loadedTable),
+	}
+}
+
+// unfinished tells that the sampler could not walk a stack of p to its end, for
+// want of a mapping or a table.
+func (u *unwinder) unfinished(p *process.Process, s *bpf.Sample) {
+	known := u.processes[s.PID]
+	if known != nil && known.key != p.Key {
+		u.forget(s.PID) // the record of its end was lost
+		known = nil
+	}
+	// A sample taken while its process called exec may be of neither program.
+	if known == nil && s.ExecID == p.Exec {
+		u.processes[s.PID] = &published{key: p.Key}
+		u.changed[s.PID] = true
+	}
+}
+
+// mapped tells that a process has a new mapping.
+func (u *unwinder) mapped(pid uint32) {
+	if u.processes[pid] != nil {
+		u.changed[pid] = true
+	}
+}
+
+// forget tells that a process has ended, or runs another program.
+func (u *unwinder) forget(pid uint32) {
+	known := u.processes[pid]
+	if known == nil {
+		return
+	}
+	delete(u.processes, pid)
+	delete(u.changed, pid)
+	u.withdraw(pid, known)
+}
+
+// withdraw takes back what the sampler was told about a process.
+func (u *unwinder) withdraw(pid uint32, known *published) {
+	if !known.told {
+		return
+	}
+	if err := u.sampler.Forget(pid); err != nil {
+		u.log.Warn("forget process", "pid", pid, "err", err)
+	}
+	u.release(known.tables)
+	known.told, known.tables = false, nil
+}
+
+// arrived tells that tables are there that were missing.
+func (u *unwinder) arrived() {
+	for pid, known := range u.processes {
+		if known.loading {
+			u.changed[pid] = true
+		}
+	}
+}
+
+// check looks at all processes again, after records were lost.
+func (u *unwinder) check() {
+	for pid := range u.processes {
+		u.changed[pid] = true
+	}
+}
+
+// flush publishes what has changed.
+func (u *unwinder) flush() {
+	for pid := range u.changed {
+		known := u.processes[pid]
+		p, ok := u.table.Current(known.key)
+		if !ok {
+			u.forget(pid)
+			continue
+		}
+		if err := u.publish(known, p); err != nil {
+			u.stats.refusedProcesses++
+			u.log.Debug("publish process", "pid", pid, "err", err)
+			u.withdraw(pid, known) // and not told again before something changes
+		}
+	}
+	clear(u.changed)
+}
+
+// publish tells the sampler where p has which code.
+func (u *unwinder) publish(known *published, p *process.Process) error {
+	known.loading = false
+	codes := make([]bpf.Code, 0, len(p.Mappings))
+	var used []process.FileKey
+	for _, m := range p.Mappings {
+		c := bpf.Code{Start: m.Start, End: m.End}
+		key, l := u.load(p, m, &c)
+		if l != nil && !slices.Contains(used, key) {
+			used = append(used, key)
+			l.users++
+		}
+		known.loading = known.loading || c.Kind == bpf.CodeUnknown
+		codes = append(codes, c)
+	}
+	id := bpf.ProcessID{PID: p.PID, Start: p.Start, ExecID: p.Exec}
+	err := u.sampler.SetProcess(id, codes)
+	if errors.Is(err, bpf.ErrTableSpace) {
+		u.unload(func(*loadedTable) bool { return true })
+		err = u.sampler.SetProcess(id, codes)
+	}
+	if err != nil {
+		u.release(used)
+		return err
+	}
+	u.release(known.tables)
+	known.told, known.tables = true, used
+	return nil
+}
+
+// load says in c what is known about a mapping of p, and returns the table that
+// it needs, if the sampler has it or has room for it. The key is zero for the
+// vDSO. Code that stays unknown is walked here.
+func (u *unwinder) load(p *process.Process, m process.Mapping, c *bpf.Code) (key process.FileKey, l *loadedTable) {
+	file := u.tables.identify(p, m)
+	if file != nil {
+		key = file.Key
+	}
+	addr, ok := m.Addr(m.Start)
+	c.Bias = m.Start - addr
+	if ok && (file != nil || m.Kind == process.VDSO) {
+		l = u.loaded[key]
+	}
+	if l != nil { // its table need not be in memory here
+		c.Kind, c.Table = bpf.CodeTable, l.id
+		return key, l
+	}
+	switch code := u.tables.code(p, m, m.Start); code.kind {
+	case codeJIT:
+		c.Kind = bpf.CodeJIT
+	case codeFramePointer, codeMissing:
+		c.Kind = bpf.CodeFramePointer
+	case codeTable:
+		if l = u.hand(code.table); l != nil {
+			u.loaded[key] = l
+			c.Kind, c.Table = bpf.CodeTable, l.id
+		}
+	}
+	return key, l
+}
+
+// hand hands a table to the sampler. It returns nil if there is no room.
+func (u *unwinder) hand(table *unwind.Table) *loadedTable {
+	id, err := u.sampler.LoadTable(table)
+	if errors.Is(err, bpf.ErrTableSpace) {
+		u.unload(func(*loadedTable) bool { return true })
+		id, err = u.sampler.LoadTable(table)
+	}
+	if err != nil {
+		u.stats.refusedTables++
+		u.log.Debug("load unwind table", "err", err)
+		return nil
+	}
+	return &loadedTable{id: id}
+}
+
+// release gives up one use of each table.
+func (u *unwinder) release(keys []process.FileKey) {
+	for _, key := range keys {
+		l := u.loaded[key]
+		l.users--
+		l.unused = 0
+	}
+}
+
+// trim unloads the tables that no process has used for a while.
+func (u *unwinder) trim(now uint64) {
+	u.unload(func(l *loadedTable) bool {
+		if l.unused == 0 {
+			l.unused = now
+		}
+		return now-l.unused > uint64(tableIdle)
+	})
+}
+
+// unload unloads the tables that no process uses and for which ok is true.
+func (u *unwinder) unload(ok func(*loadedTable) bool) {
+	for key, l := range u.loaded {
+		if l.users > 0 || !ok(l) {
+			continue
+		}
+		if err := u.sampler.UnloadTable(l.id); err != nil {
+			u.log.Warn("unload unwind table", "err", err)
+		}
+		delete(u.loaded, key)
+	}
+}

@@ -1,0 +1,421 @@
+package agent
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/unwind"
+)
+
+// machine is one with processes of its own, on which nothing runs.
+type machine struct {
+	t       *testing.T
+	proc    fakeProc
+	files   map[string][]byte // by path
+	agent   *Agent
+	sampler *fakeSampler
+	now     uint64
+}
+
+type fakeProc struct{ fstest.MapFS }
+
+// fakeSampler keeps what it was told.
+type fakeSampler struct {
+	replay
+	processes map[uint32][]bpf.Code
+	tables    map[bpf.TableID]*unwind.Table
+	last      bpf.TableID
+	room      int  // tables; 0: no bound
+	refuse    bool // any process
+	calls     []string
+}
+
+func (s *fakeSampler) LoadTable(t *unwind.Table) (bpf.TableID, error) {
+	if s.room > 0 && len(s.tables) >= s.room {
+		return 0, bpf.ErrTableSpace
+	}
+	s.last++
+	s.tables[s.last] = t
+	s.calls = append(s.calls, fmt.Sprintf("load %d", s.last))
+	return s.last, nil
+}
+
+func (s *fakeSampler) UnloadTable(id bpf.TableID) error {
+	for pid, codes := range s.processes {
+		for _, c := range codes {
+			if c.Kind == bpf.CodeTable && c.Table == id {
+				return fmt.Errorf("process %d uses it", pid)
+			}
+		}
+	}
+	if s.tables[id] == nil {
+		return errors.New("not loaded")
+	}
+	delete(s.tables, id)
+	s.calls = append(s.calls, fmt.Sprintf("unload %d", id))
+	return nil
+}
+
+func (s *fakeSampler) SetProcess(p bpf.ProcessID, codes []bpf.Code) error {
+	if s.refuse {
+		s.calls = append(s.calls, "refuse")
+		return errors.New("too many mappings")
+	}
+	if !slices.IsSortedFunc(codes, func(a, b bpf.Code) int { return int(a.Start) - int(b.Start) }) {
+		return errors.New("not sorted")
+	}
+	kinds := [...]string{bpf.CodeUnknown: "unknown", bpf.CodeTable: "table", bpf.CodeFramePointer: "fp", bpf.CodeJIT: "jit"}
+	call := fmt.Sprintf("set %d.%d", p.PID, p.ExecID)
+	for _, c := range codes {
+		call += " " + kinds[c.Kind]
+		if c.Kind == bpf.CodeTable {
+			if s.tables[c.Table] == nil {
+				return errors.New("no such table")
+			}
+			call += fmt.Sprint(c.Table)
+		}
+	}
+	s.calls = append(s.calls, call)
+	s.processes[p.PID] = codes
+	return nil
+}
+
+func (s *fakeSampler) Forget(pid uint32) error {
+	if s.processes[pid] == nil {
+		return errors.New("not known")
+	}
+	delete(s.processes, pid)
+	s.calls = append(s.calls, fmt.Sprintf("forget %d", pid))
+	return nil
+}
+
+// newMachine has one file, /bin/app, with code at its offset 0x1000 and address 0x401000.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{t: t, proc: fakeProc{fstest.MapFS{}}, files: map[string][]byte{"/bin/app": image(1)}}
+	m.sampler = &fakeSampler{processes: map[uint32][]bpf.Code{}, tables: map[bpf.TableID]*unwind.Table{}}
+	a, err := New(m.sampler, new(collector), Options{Hostname: "host", Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.clock = func() (uint64, time.Time) { return m.now, wallStart.Add(time.Second + time.Duration(m.now)) }
+	a.table = process.NewTable(m.proc, process.Options{})
+	a.files = process.NewFiles(m.proc, "/proc", host{m})
+	a.tables = newTables(a.files, quiet)
+	a.unwinder = newUnwinder(m.sampler, a.table, a.tables, quiet)
+	a.finisher = &finisher{tables: a.tables}
+	a.governor = newGovernor(Options{}, 0, cost{})
+	a.window = a.newWindow(0, 0)
+	m.agent = a
+	stop := a.makeTables()
+	t.Cleanup(func() {
+		if err := errors.Join(stop(), a.symbols.close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// host opens the files of a machine: of a process that is there by its mappings,
+// else by their path.
+type host struct{ *machine }
+
+func (h host) Open(name string) (process.Handle, error) {
+	if dir, bounds, ok := strings.Cut(name, "/map_files/"); ok {
+		for line := range strings.Lines(string(h.proc.MapFS[path.Base(dir)+"/maps"].Data)) {
+			if fields := strings.Fields(line); fields[0] == bounds {
+				return h.Open(fields[5])
+			}
+		}
+		return nil, fs.ErrNotExist
+	}
+	if h.files[name] == nil {
+		return nil, fs.ErrNotExist
+	}
+	return memoryFile{bytes.NewReader(h.files[name])}, nil
+}
+
+func (h host) OpenBelow(_, name string) (process.Handle, error) { return h.Open(name) }
+
+type memoryFile struct{ *bytes.Reader }
+
+func (memoryFile) Close() error                 { return nil }
+func (f memoryFile) Stat() (fs.FileInfo, error) { return memoryInfo{size: f.Size()}, nil }
+
+type memoryInfo struct {
+	fs.FileInfo
+	size int64
+}
+
+func (i memoryInfo) Size() int64 { return i.size }
+func (memoryInfo) Sys() any      { return nil }
+
+// image is an ELF file with one page of code that pushed nothing, and a number to
+// tell it from others.
+func image(number byte) []byte {
+	h := elf.Header64{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1,
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64,
+	}
+	p := elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: 0x1000, Vaddr: 0x401000, Paddr: 0x401000, Filesz: 0x1000, Memsz: 0x1000, Align: 0x1000}
+	var b bytes.Buffer
+	for _, v := range []any{h, p} {
+		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+			panic(err)
+		}
+	}
+	b.Write(make([]byte, 0x2000-b.Len()))
+	b.Bytes()[0x1000] = number
+	return b.Bytes()
+}
+
+const appMaps = "401000-402000 r-xp 00001000 08:01 11 /bin/app\n"
+
+// start begins a process that shows itself in /proc, with a start time of 1000 ticks.
+func (m *machine) start(pid uint32, maps string) {
+	put := func(name, text string) {
+		m.proc.MapFS[fmt.Sprintf("%d/%s", pid, name)] = &fstest.MapFile{Data: []byte(text)}
+	}
+	put("stat", fmt.Sprintf("%d (app) R 1 1 1 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 1000 0 1 1 1 0\n", pid))
+	put("maps", maps)
+	put("cmdline", "app\x00")
+	put("cgroup", "0::/\n")
+	m.proc.MapFS[fmt.Sprintf("%d/exe", pid)] = &fstest.MapFile{Data: []byte("/bin/app"), Mode: fs.ModeSymlink}
+}
+
+const appStart = 1000 * 10_000_000
+
+// unfinished is a sample of a process in /bin/app that the sampler knows nothing of.
+func (m *machine) unfinished(pid uint32) bpf.Sample {
+	return bpf.Sample{PID: pid, TID: pid, ProcessStart: appStart, ExecID: 1, Outcome: bpf.NoMapping, User: []uint64{0x401010}, Comm: comm("app")}
+}
+
+// drain plays one batch 0.5 s long. Samples and events get times in the order given.
+func (m *machine) drain(what ...any) {
+	m.t.Helper()
+	var b bpf.Batch
+	for i, v := range what {
+		switch v := v.(type) {
+		case bpf.Sample:
+			v.Time = m.now + uint64(i) + 1
+			b.Samples = append(b.Samples, v)
+		case bpf.Event:
+			v.Time = m.now + uint64(i) + 1
+			b.Events = append(b.Events, v)
+		}
+	}
+	m.now += second / 2
+	b.Upto = m.now
+	windows := make(chan *window, 1)
+	if err := m.agent.take(&b, windows); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// built waits for the tables that are under way; the next drain finds them.
+func (m *machine) built() {
+	for len(m.agent.tables.results) < m.agent.tables.queued {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// expect compares what the sampler was told since it was called last.
+func (m *machine) expect(what string, want ...string) {
+	m.t.Helper()
+	if !slices.Equal(m.sampler.calls, want) {
+		m.t.Errorf("%s:\ngot  %q\nwant %q", what, m.sampler.calls, want)
+	}
+	m.sampler.calls = nil
+}
+
+func TestProcessIsPublishedOnce(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain()
+	m.expect("a process that was not sampled")
+	m.drain(m.unfinished(100), m.unfinished(100))
+	m.expect("samples before the table is there", "set 100.1 unknown")
+	m.built()
+	m.drain(m.unfinished(100))
+	m.expect("the table is there", "load 1", "set 100.1 table1")
+	code := m.sampler.processes[100][0]
+	if code.Start != 0x401000 || code.End != 0x402000 || code.Bias != 0 {
+		t.Errorf("published %+v", code)
+	}
+	m.drain(m.unfinished(100))
+	m.expect("another sample")
+
+	mapping := func(at uint64, name string) bpf.Event {
+		return bpf.Event{Kind: bpf.EventMmap, PID: 100, TID: 100, Mapping: bpf.Mapping{Start: at, End: at + 0x1000, Path: name}}
+	}
+	m.agent.tables.evict(0)
+	m.drain(mapping(0x1000, "//anon"), mapping(0x2000, "//anon"), mapping(0x3000, "[vdso]"))
+	m.expect("three mappings in one drain", "load 2", "set 100.1 jit jit table2 table1")
+	if m.agent.tables.queued != 0 {
+		t.Error("a table that the sampler has was asked for again")
+	}
+	m.drain(bpf.Event{Kind: bpf.EventComm, PID: 100, TID: 100, Comm: "other"})
+	m.expect("a new name")
+
+	m.drain(bpf.Event{Kind: bpf.EventExec, PID: 100, TID: 100, Comm: "app"})
+	m.expect("exec", "forget 100")
+	m.drain(bpf.Event{Kind: bpf.EventExit, PID: 100, TID: 100})
+	m.expect("exit of a process that is not published")
+}
+
+func TestExitForgets(t *testing.T) {
+	m := newMachine(t)
+	for pid := range uint32(3) {
+		m.start(100+pid, appMaps)
+	}
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain(m.unfinished(101))
+	m.sampler.calls = nil
+	exit := func(pid, tid uint32) bpf.Event { return bpf.Event{Kind: bpf.EventExit, PID: pid, TID: tid} }
+	m.drain(exit(100, 105))
+	m.expect("the end of a thread")
+	m.drain(exit(100, 100), m.unfinished(102), exit(102, 102))
+	m.expect("the end of a process; another was sampled and is gone by the end of the drain", "forget 100")
+
+	// The table stays for the process that is left, and then for a while.
+	m.drain(exit(101, 101))
+	m.expect("the last one", "forget 101")
+	idle := int(tableIdle / time.Second * 2)
+	for range idle {
+		m.drain()
+	}
+	m.expect("less than a minute later")
+	for range 2 * int(Window/time.Second) * 2 {
+		m.drain()
+	}
+	m.expect("a minute later", "unload 1")
+}
+
+func TestTablesMakeRoom(t *testing.T) {
+	m := newMachine(t)
+	m.sampler.room = 1
+	m.files["/bin/other"] = image(2)
+	m.start(100, appMaps)
+	m.start(101, strings.ReplaceAll(appMaps, "app", "other"))
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain()
+	m.drain(m.unfinished(101))
+	m.built()
+	m.sampler.calls = nil
+	m.drain()
+	m.expect("no room", "set 101.1 unknown")
+	if m.agent.unwinder.stats.refusedTables == 0 {
+		t.Error("not counted")
+	}
+	m.drain(bpf.Event{Kind: bpf.EventExit, PID: 100, TID: 100}, bpf.Event{Kind: bpf.EventMmap, PID: 101, TID: 101, Mapping: bpf.Mapping{Start: 0x1000, End: 0x2000, Path: "//anon"}})
+	m.expect("what is not used makes room", "forget 100", "unload 1", "load 2", "set 101.1 jit table2")
+}
+
+// TestRefusedProcess is not offered again and again, and not left with what was said before.
+func TestRefusedProcess(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain()
+	m.sampler.calls = nil
+	m.sampler.refuse = true
+	mmap := bpf.Event{Kind: bpf.EventMmap, PID: 100, TID: 100, Mapping: bpf.Mapping{Start: 0x1000, End: 0x2000, Path: "//anon"}}
+	m.drain(mmap)
+	m.expect("too many mappings", "refuse", "forget 100")
+	m.drain(m.unfinished(100))
+	m.expect("another sample")
+	m.sampler.refuse = false
+	mmap.Mapping = bpf.Mapping{Start: 0x3000, End: 0x4000, Path: "//anon"}
+	m.drain(mmap)
+	m.expect("another mapping", "set 100.1 jit jit table1")
+}
+
+// TestGoneProgramsAreNotBuilt has processes that are gone when their sample is
+// looked at: the file of the first is not worth a table, that of a second is.
+func TestGoneProgramsAreNotBuilt(t *testing.T) {
+	m := newMachine(t)
+	id := []byte{1, 2, 3}
+	m.files["/bin/app"] = withBuildID(image(1), id)
+	run := func(pid uint32) []any {
+		return []any{
+			bpf.Event{Kind: bpf.EventFork, PPID: 1, PID: pid, TID: pid},
+			bpf.Event{Kind: bpf.EventExec, PID: pid, TID: pid, Comm: "app"},
+			bpf.Event{Kind: bpf.EventMmap, PID: pid, TID: pid, Mapping: bpf.Mapping{Start: 0x401000, End: 0x402000, Offset: 0x1000, Path: "/bin/app", BuildID: id}},
+			carrying(m.unfinished(pid)),
+			bpf.Event{Kind: bpf.EventExit, PID: pid, TID: pid},
+		}
+	}
+	for i, want := range []tableStats{{}, {built: 1}, {built: 1}} {
+		m.drain(run(uint32(200 + i))...)
+		m.built()
+		m.drain()
+		if m.agent.tables.stats != want {
+			t.Errorf("after process %d: %+v, want %+v", i, m.agent.tables.stats, want)
+		}
+	}
+	m.expect("processes that were gone by the end of the drain")
+}
+
+// withBuildID puts a note before the code of an image.
+func withBuildID(image, id []byte) []byte {
+	binary.LittleEndian.PutUint16(image[56:], 2) // e_phnum
+	note := append([]byte{4, 0, 0, 0, byte(len(id)), 0, 0, 0, 3, 0, 0, 0, 'G', 'N', 'U', 0}, id...)
+	copy(image[0x200:], note)
+	var p bytes.Buffer
+	if err := binary.Write(&p, binary.LittleEndian, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 0x200, Filesz: uint64(len(note)), Align: 4}); err != nil {
+		panic(err)
+	}
+	copy(image[64+56:], p.Bytes())
+	return image
+}
+
+// carrying gives a sample registers and a stack whose frame pointers lead from
+// 0x401010 over 0x401020 to the end.
+func carrying(s bpf.Sample) bpf.Sample {
+	const sp = 0x7ff000
+	words := []uint64{0, 0, sp + 48, 0x401021, 0, 0, 0, 0x401031}
+	for _, w := range words {
+		s.Stack = binary.LittleEndian.AppendUint64(s.Stack, w)
+	}
+	s.Registers = make([]uint64, 21)
+	for i, n := range ptRegs {
+		switch n {
+		case pc:
+			s.Registers[i] = 0x401010
+		case arch.SP():
+			s.Registers[i] = sp
+		case arch.FP():
+			s.Registers[i] = sp + 16
+		}
+	}
+	s.Exact = true
+	return s
+}
