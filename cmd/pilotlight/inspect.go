@@ -17,6 +17,7 @@ import (
 type inspectCmd struct {
 	Symbols inspectSymbolsCmd `cmd:"" help:"Name addresses of an ELF file, with their inlined calls."`
 	Unwind  inspectUnwindCmd  `cmd:"" help:"Show how stacks are walked through the code of an ELF file."`
+	Stack   inspectStackCmd   `cmd:"" help:"Show the stacks of a process as they are now."`
 }
 
 // inspectSymbolsCmd names addresses as the profiler does. For each address it prints the function and, where it
