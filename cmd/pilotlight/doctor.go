@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"pilotlight/cmd/pilotlight/agent"
 )
 
 // doctorCmd says whether Pilotlight can work on this machine and, where it cannot, what mends it. It changes
@@ -27,8 +29,9 @@ import (
 // same order on every machine. status is "ok", "warn" (it works, but worse, or it could not be tried) or "fail".
 // detail is one line. mend is the command or setting that mends it, and is empty exactly where status is "ok".
 type doctorCmd struct {
-	Data string `help:"Data directory to look at. Default: the one of run." placeholder:"DIR"`
-	JSON bool   `name:"json" help:"Print JSON."`
+	Data  string `help:"Data directory to look at. Default: the one of run." placeholder:"DIR"`
+	Cache string `help:"Cache directory to look at. Default: the one of run." placeholder:"DIR"`
+	JSON  bool   `name:"json" help:"Print JSON."`
 }
 
 // status is how a check ended.
@@ -111,6 +114,10 @@ func (c *doctorCmd) examine() ([]check, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache, err := cacheDir(c.Cache)
+	if err != nil {
+		return nil, err
+	}
 	owner, err := storeUser()
 	if err != nil {
 		return nil, err
@@ -132,6 +139,7 @@ func (c *doctorCmd) examine() ([]check, error) {
 		checkKallsyms(root, caps, exe),
 		checkMemory(root),
 		checkDisk(lookAtDisk(data, owner)),
+		checkCache(lookAtDisk(cache, nil), agent.CheckCacheDir(cache)),
 		checkFiles(files.Cur, runtime.NumCPU()),
 	), nil
 }

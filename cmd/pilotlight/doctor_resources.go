@@ -18,7 +18,7 @@ import (
 
 // What Pilotlight takes: the agent with its maps at most, and the store while it answers a large query.
 const (
-	agentMemory = (60 + 64) << 20
+	agentMemory = (100 + 64) << 20
 	queryMemory = 512 << 20
 )
 
@@ -186,6 +186,32 @@ func checkDisk(d disk) check {
 		if d.existing != d.dir {
 			c.Detail += fmt.Sprintf(", will be made in %s", d.existing)
 		}
+	}
+	return c
+}
+
+// leastCache is what the unwind tables of an ordinary machine's programs take.
+const leastCache = 32 << 20
+
+// checkCache says whether unwind tables can be kept on disk; without that they are built anew at each start. unusable
+// is what the agent objects to.
+func checkCache(d disk, unusable error) check {
+	c := check{Name: "cache directory", Status: statusWarn, Mend: "give another directory with --cache"}
+	switch {
+	case d.err != nil:
+		c.Detail = d.err.Error()
+	case unusable != nil:
+		c.Detail = unusable.Error()
+		c.Mend = "give a directory that is pilotlight's alone with --cache"
+	case !d.isDir:
+		c.Detail = d.existing + " is not a directory"
+	case d.writable != nil:
+		c.Detail = fmt.Sprintf("user %d may not write %s: %v", d.writer, d.existing, d.writable)
+	case d.free < leastCache:
+		c.Detail = fmt.Sprintf("%s: %s free, unwind tables take %s", d.dir, humanize.Bytes(d.free), humanize.Bytes(leastCache))
+		c.Mend = "free space, or give another directory with --cache"
+	default:
+		return check{Name: c.Name, Status: statusOK, Detail: fmt.Sprintf("%s: %s free", d.dir, humanize.Bytes(d.free))}
 	}
 	return c
 }

@@ -113,8 +113,8 @@ func TestChecks(t *testing.T) {
 		{"no kallsyms", checkKallsyms(machine(nil), all, exe), statusWarn, "no /proc/kallsyms", "CONFIG_KALLSYMS=y"},
 
 		{"memory", checkMemory(meminfo("MemFree: 1 kB\nMemAvailable:   24122112 kB\n")), statusOK, "25 GB available", ""},
-		{"memory for sampling alone", checkMemory(meminfo("MemAvailable:     204800 kB\n")), statusWarn, "210 MB available, a large query takes up to 537 MB", "free 457 MB"},
-		{"little memory", checkMemory(meminfo("MemAvailable:      51200 kB\n")), statusFail, "52 MB available, sampling takes up to 130 MB", "free 78 MB"},
+		{"memory for sampling alone", checkMemory(meminfo("MemAvailable:     204800 kB\n")), statusWarn, "210 MB available, a large query takes up to 537 MB", "free 499 MB"},
+		{"little memory", checkMemory(meminfo("MemAvailable:      51200 kB\n")), statusFail, "52 MB available, sampling takes up to 172 MB", "free 120 MB"},
 		{"memory without a figure", checkMemory(meminfo("MemAvailable: many kB\n")), statusFail, `"MemAvailable: many kB"`, "/proc"},
 		{"memory without a line", checkMemory(meminfo("MemFree: 1 kB\n")), statusFail, "no line MemAvailable", "/proc"},
 		{"no meminfo", checkMemory(machine(nil)), statusFail, "meminfo", "mount /proc"},
@@ -129,6 +129,13 @@ func TestChecks(t *testing.T) {
 		{"other's disk", checkDisk(disk{dir: "/d", existing: "/d", isDir: true, writer: 65534, writable: unix.EACCES}), statusFail, "user 65534 may not write /d: permission denied", "if this one is pilotlight's alone: sudo chown -R 65534 /d"},
 		{"file as disk", checkDisk(disk{dir: "/etc/passwd", existing: "/etc/passwd"}), statusFail, "/etc/passwd is not a directory", "--data"},
 		{"unreachable disk", checkDisk(disk{dir: "/d", err: denied}), statusFail, "not permitted", "--data"},
+
+		{"cache", checkCache(disk{dir: "/c", existing: "/", isDir: true, free: 80e9}, nil), statusOK, "/c: 80 GB free", ""},
+		{"small cache", checkCache(disk{dir: "/c", existing: "/c", isDir: true, free: 1e6}, nil), statusWarn, "1.0 MB free", "free space"},
+		{"read-only cache", checkCache(disk{dir: "/c", existing: "/", isDir: true, writable: unix.EROFS}, nil), statusWarn, "read-only", "--cache"},
+		{"file as cache", checkCache(disk{dir: "/etc/passwd", existing: "/etc/passwd"}, nil), statusWarn, "/etc/passwd is not a directory", "--cache"},
+		{"everybody's cache", checkCache(disk{dir: "/tmp", existing: "/tmp", isDir: true, free: 80e9}, errors.New("others may write it")), statusWarn, "others may write it", "pilotlight's alone"},
+		{"unreachable cache", checkCache(disk{dir: "/c", err: denied}, nil), statusWarn, "not permitted", "--cache"},
 
 		{"files", checkFiles(4096, 2), statusOK, "at most 4096, 2576 are needed", ""},
 		{"few files for many CPUs", checkFiles(1024, 128), statusFail, "128 CPUs take up to 3584", "LimitNOFILE"},
@@ -362,8 +369,8 @@ func TestKernelDoctor(t *testing.T) {
 			if !slices.Equal(failed, test.failed) {
 				t.Errorf("failed %q, want %q", failed, test.failed)
 			}
-			if len(r.Checks) != 21 {
-				t.Errorf("got %d checks, want 21", len(r.Checks))
+			if len(r.Checks) != 22 {
+				t.Errorf("got %d checks, want 22", len(r.Checks))
 			}
 			if code := cmd.ProcessState.ExitCode(); r.OK != (test.failed == nil) || (code == 0) != r.OK || code > 1 {
 				t.Errorf("ok is %t and the exit code %d after failures %q", r.OK, code, failed)

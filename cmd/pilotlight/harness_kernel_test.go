@@ -101,6 +101,7 @@ func pilotlight(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "pilotlight"), args...)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "PILOTLIGHT_CACHE="+filepath.Join(dir, "cache"))
 	return cmd, nil
 }
 

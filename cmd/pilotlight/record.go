@@ -30,6 +30,7 @@ type recordCmd struct {
 	All       bool          `short:"a" name:"all" xor:"whom" help:"Profile the whole machine. This is the default."`
 	Duration  time.Duration `short:"d" help:"How long; with a command, at most so long. Default: 10s, or until the command ends."`
 	Frequency hertz         `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
+	Cache     string        `help:"Directory of the unwind tables. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Output    string        `short:"o" help:"File to write." default:"profile.pb.gz" placeholder:"FILE"`
 	Command   []string      `arg:"" optional:"" passthrough:"partial" help:"Command to run and profile, after --."`
 }
@@ -112,6 +113,10 @@ func (c *recordCmd) check() error {
 // record profiles until its time is over, the command ends or a signal comes.
 func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 	fail := func(err error) (*profile.Profile, agent.Report, error) { return nil, agent.Report{}, err }
+	cache, err := cacheDir(c.Cache)
+	if err != nil {
+		return fail(err)
+	}
 	sampler, err := bpf.Open(bpf.Options{Frequency: int(c.Frequency)})
 	if err != nil {
 		return fail(err)
@@ -155,6 +160,7 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 	a, err := agent.New(sampler, &kept, agent.Options{
 		Version:  g.version,
 		PID:      pid,
+		CacheDir: cache,
 		Logger:   g.log,
 		OnReport: func(r agent.Report) { report = r },
 	})

@@ -42,6 +42,7 @@ const gcPercent = 50
 type runCmd struct {
 	Listen    string `help:"Address of the web page and the API." default:"127.0.0.1:7100" placeholder:"HOST:PORT"`
 	Data      string `help:"Directory of the profiles. Default: /var/lib/pilotlight as root, else below XDG_STATE_HOME." placeholder:"DIR"`
+	Cache     string `help:"Directory of the unwind tables. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Frequency hertz  `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
 	storeFlags
 }
@@ -51,6 +52,10 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	data, err := dataDir(c.Data)
+	if err != nil {
+		return err
+	}
+	cache, err := cacheDir(c.Cache)
 	if err != nil {
 		return err
 	}
@@ -94,7 +99,7 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	err = sample(ctx, g, sampler, half, func() {
+	err = sample(ctx, g, sampler, cache, half, func() {
 		g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
 		g.log.Info("serving", "url", "http://"+listener.Addr().String())
 	})
@@ -106,7 +111,7 @@ func (c *runCmd) Run(g *globals) error {
 
 // sample profiles until ctx is done or the store half ends. It calls ready when
 // the store is open.
-func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHalf, ready func()) error {
+func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string, half *storeHalf, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	serving := make(chan struct{})
@@ -127,6 +132,7 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, half *storeHa
 	registry := prometheus.NewRegistry()
 	a, err := agent.New(sampler, half.link, agent.Options{
 		Version:    g.version,
+		CacheDir:   cache,
 		Registerer: registry,
 		Logger:     g.log,
 		OnReport:   func(r agent.Report) { half.report(r, registry) },
@@ -340,6 +346,21 @@ func dataDir(asked string) (string, error) {
 		return "", fmt.Errorf("find a data directory: %w: name one with --data", err)
 	}
 	return filepath.Join(home, ".local", "state", "pilotlight"), nil
+}
+
+// cacheDir returns the cache directory: the one that was asked for, or the default.
+func cacheDir(asked string) (string, error) {
+	if asked != "" {
+		return filepath.Abs(asked)
+	}
+	if os.Geteuid() == 0 {
+		return "/var/cache/pilotlight", nil
+	}
+	dir, err := os.UserCacheDir() // XDG_CACHE_HOME, or ~/.cache
+	if err != nil {
+		return "", fmt.Errorf("find a cache directory: %w: name one with --cache", err)
+	}
+	return filepath.Join(dir, "pilotlight"), nil
 }
 
 // makeDataDir makes the data directory if it is not there and gives it to owner.
