@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
@@ -33,6 +34,9 @@ type File struct {
 	// `go tool buildid` prints it; empty if there is none. Both are looked for
 	// where the kernel looks, in PT_NOTE: Go's linker leaves its GNU note out of it.
 	BuildID string
+	// Go is true for programs in Go, which keep frame pointers: they have Go's
+	// build ID, beside GNU's if a linker for C made them.
+	Go bool
 	// Size is that of the file in bytes.
 	Size int64
 	// Segments are the executable PT_LOADs, in the order of the file.
@@ -104,16 +108,14 @@ func identify(r io.ReaderAt, size int64) (*File, error) {
 	var gnu, golang string
 	for _, ph := range phs {
 		switch {
-		case ph.Type == uint32(elf.PT_NOTE) && gnu == "":
+		case ph.Type == uint32(elf.PT_NOTE) && (gnu == "" || golang == ""):
 			notes := make([]byte, min(ph.Filesz, maxNotes))
 			n, err := in.ReadAt(notes, int64(ph.Off))
 			if err != nil && err != io.EOF {
 				return nil, fmt.Errorf("read notes at %#x: %w", ph.Off, err)
 			}
-			var other string
-			if gnu, other = buildIDs(notes[:n], ph.Align, order); golang == "" {
-				golang = other
-			}
+			first, other := buildIDs(notes[:n], ph.Align, order)
+			gnu, golang = cmp.Or(gnu, first), cmp.Or(golang, other)
 		case ph.Type == uint32(elf.PT_LOAD) && ph.Flags&uint32(elf.PF_X) != 0 && ph.Filesz > 0:
 			seg := Segment{Offset: ph.Off, Addr: ph.Vaddr, FileSize: ph.Filesz}
 			f.Segments = append(f.Segments, seg)
@@ -123,9 +125,7 @@ func identify(r io.ReaderAt, size int64) (*File, error) {
 		}
 	}
 
-	if f.BuildID = gnu; gnu == "" {
-		f.BuildID = golang
-	}
+	f.BuildID, f.Go = cmp.Or(gnu, golang), golang != ""
 
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%q %d\n", f.BuildID, size)

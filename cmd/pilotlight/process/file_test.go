@@ -314,6 +314,9 @@ func TestIdentifyClassesAndNotes(t *testing.T) {
 		if f.BuildID != tc.want || len(f.Segments) != 1 || f.Segments[0] != (Segment{0x80, 0x2080, 0x40}) {
 			t.Errorf("%s: got %+v, want build ID %q", tc.name, f, tc.want)
 		}
+		if want := strings.HasPrefix(tc.name, "Go"); f.Go != want {
+			t.Errorf("%s: Go is %v, want %v", tc.name, f.Go, want)
+		}
 	}
 }
 
