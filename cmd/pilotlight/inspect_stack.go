@@ -297,7 +297,8 @@ func (v *processView) code(pc uint64) (agent.Code, bpf.Outcome) {
 	if f == nil || !ok {
 		return agent.Code{}, bpf.Complete
 	}
-	return agent.Code{Table: f.table, Bias: pc - addr}, bpf.Complete
+	file, _ := m.File()
+	return agent.Code{Table: f.table, Bias: pc - addr, FramePointers: file != nil && file.Go}, bpf.Complete
 }
 
 // frame names pc. That of a caller is a return address: the call is before it.

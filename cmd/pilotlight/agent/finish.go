@@ -94,7 +94,7 @@ func (f *finisher) finish(p *process.Process, s *bpf.Sample) bool {
 			return Code{}, bpf.NoTable
 		default:
 			missing = missing || c.kind == codeMissing
-			return Code{c.table, c.bias}, bpf.Complete
+			return c.Code, bpf.Complete
 		}
 	}
 	pcs, outcome := Walk(regs, &f.stack, f.pcs, find)

@@ -50,7 +50,7 @@ func TestWalk(t *testing.T) {
 	find := func(pc uint64) (Code, bpf.Outcome) {
 		switch {
 		case pc >= bias && pc < bias+0x4000:
-			return Code{table, bias}, bpf.Complete
+			return Code{Table: table, Bias: bias}, bpf.Complete
 		case pc >= atJIT:
 			return Code{}, bpf.JITEnd
 		default:

@@ -61,16 +61,15 @@ type codeKind uint8
 const (
 	codeLoading      codeKind = iota // by a table that is not here yet
 	codeTable                        // by a table
-	codeFramePointer                 // by frame pointers, for want of anything better
+	codeFramePointer                 // by frame pointers, if it has them: its file has no table
 	codeJIT                          // not at all: it was made at run time
 	codeMissing                      // by frame pointers, if it has them: its file cannot be had
 )
 
 // code is a piece of code of a process.
 type code struct {
-	kind  codeKind
-	table *unwind.Table
-	bias  uint64 // pc - address in the file
+	kind codeKind
+	Code // of codeTable
 }
 
 type tableJob struct {
@@ -256,7 +255,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 	bias := pc - addr
 	switch {
 	case m.Kind == process.VDSO && t.vdso != nil:
-		return code{codeTable, t.vdso, bias}
+		return code{codeTable, Code{Table: t.vdso, Bias: bias}}
 	case file == nil && m.Kind == process.Anonymous: // a memfd may hold an ELF file
 		return code{kind: codeJIT}
 	case file == nil && m.Openable():
@@ -268,7 +267,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 	if e == nil {
 		e = t.request(p, m)
 	}
-	return code{e.state, e.table, bias}
+	return code{e.state, Code{Table: e.table, Bias: bias, FramePointers: file.Go}}
 }
 
 // known returns the entry of a file, or nil if it is to be asked for. Of files

@@ -182,19 +182,20 @@ func (u *unwinder) load(p *process.Process, m process.Mapping, c *bpf.Code) (key
 	if ok && (file != nil || m.Kind == process.VDSO) {
 		l = u.loaded[key]
 	}
-	if l != nil { // its table need not be in memory here
-		c.Kind, c.Table = bpf.CodeTable, l.id
-		return key, l
+	if l == nil { // else the table need not be in memory here
+		switch code := u.tables.code(p, m, m.Start); code.kind {
+		case codeJIT:
+			c.Kind = bpf.CodeJIT
+		case codeTable:
+			if l = u.hand(code.Table); l != nil {
+				u.loaded[key] = l
+			}
+		}
 	}
-	switch code := u.tables.code(p, m, m.Start); code.kind {
-	case codeJIT:
-		c.Kind = bpf.CodeJIT
-	case codeFramePointer, codeMissing:
-		c.Kind = bpf.CodeFramePointer
-	case codeTable:
-		if l = u.hand(code.table); l != nil {
-			u.loaded[key] = l
-			c.Kind, c.Table = bpf.CodeTable, l.id
+	if l != nil {
+		c.Kind, c.Table = bpf.CodeTable, l.id
+		if file != nil && file.Go {
+			c.Kind = bpf.CodeFramePointer
 		}
 	}
 	return key, l

@@ -57,10 +57,13 @@ func Registers(words []uint64) (regs unwind.Registers, ok bool) {
 
 // Code is what has to be known about the code at a program counter to walk on.
 type Code struct {
-	// Table is nil for code that keeps frame pointers.
+	// Table is nil for code without unwind information, which may have frame pointers.
 	Table *unwind.Table
 	// Bias is what a program counter is above the address in the file.
 	Bias uint64
+	// FramePointers says that code that the table has no other rule for keeps frame
+	// pointers for certain, as Go's does.
+	FramePointers bool
 }
 
 // Walk goes from the frame with the registers regs to the entry of its thread,
@@ -84,7 +87,7 @@ func Walk(regs unwind.Registers, mem io.ReaderAt, pcs []uint64, find func(pc uin
 				return pcs, bpf.NoTable
 			}
 		}
-		if rule.CFA == unwind.CFAFramePointer && !plausible(&regs, len(pcs) == 1) {
+		if rule.CFA == unwind.CFAFramePointer && !code.FramePointers && !plausible(&regs, len(pcs) == 1) {
 			return pcs, bpf.NoTable
 		}
 		next, err := rule.Step(arch, regs, mem)
