@@ -155,6 +155,7 @@ type stat struct {
 	ppid    uint32
 	kernel  bool
 	threads uint32
+	cpu     uint64 // time used, in ticks
 	start   uint64 // ns since boot, whole ticks
 }
 
@@ -205,6 +206,14 @@ func parseStat(data []byte) (stat, error) {
 	if err != nil {
 		return stat{}, err
 	}
+	user, err := field(14)
+	if err != nil {
+		return stat{}, err
+	}
+	system, err := field(15)
+	if err != nil {
+		return stat{}, err
+	}
 	threads, err := field(20)
 	if err != nil {
 		return stat{}, err
@@ -222,6 +231,7 @@ func parseStat(data []byte) (stat, error) {
 		ppid:    uint32(ppid),
 		kernel:  flags&pfKthread != 0,
 		threads: uint32(threads),
+		cpu:     user + system,
 		start:   start * tick,
 	}, nil
 }

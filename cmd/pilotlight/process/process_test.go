@@ -30,6 +30,7 @@ type fakeProcess struct {
 	maps    string
 	cgroup  string
 	environ string
+	cpu     int // ticks
 }
 
 func (f fakeProc) put(pid int, p fakeProcess) {
@@ -43,8 +44,8 @@ func (f fakeProc) put(pid int, p fakeProcess) {
 	put := func(name, text string) {
 		f.MapFS[fmt.Sprintf("%d/%s", pid, name)] = &fstest.MapFile{Data: []byte(text)}
 	}
-	put("stat", fmt.Sprintf("%d (%s) %s %d 1 1 0 -1 %d 0 0 0 0 1 1 0 0 20 0 %d 0 %d 1 1 1 0\n",
-		pid, p.comm, p.state, p.ppid, p.flags, p.threads, p.ticks))
+	put("stat", fmt.Sprintf("%d (%s) %s %d 1 1 0 -1 %d 0 0 0 0 %d 1 0 0 20 0 %d 0 %d 1 1 1 0\n",
+		pid, p.comm, p.state, p.ppid, p.flags, p.cpu, p.threads, p.ticks))
 	put("maps", p.maps)
 	put("cgroup", p.cgroup)
 	put("environ", p.environ)

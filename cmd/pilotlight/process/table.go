@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -90,6 +91,7 @@ type entry struct {
 	execKnown      bool
 	epoch          uint64
 	exited         uint64 // time, 0 if it lives
+	cpu            uint64 // time used when it was read from /proc, in ticks
 	kernel         bool
 	threaded       bool // has, or had, more threads than its leader
 	cgroupKnown    bool // cgroup is of the present image or later
@@ -369,6 +371,25 @@ func (t *Table) Current(k Key) (*Process, bool) {
 		return nil, false
 	}
 	return t.show(e), true
+}
+
+// Busiest returns at most n processes, those that had used most CPU time when
+// Snapshot read them, that first. Of each it says only PID, Start as /proc has
+// it, and Mappings.
+func (t *Table) Busiest(n int) []*Process {
+	var busy []*entry
+	for _, e := range t.pids {
+		if e.exited == 0 && e.cpu > 0 && len(e.space.mappings) > 0 {
+			busy = append(busy, e)
+		}
+	}
+	slices.SortFunc(busy, func(a, b *entry) int { return cmp.Or(cmp.Compare(b.cpu, a.cpu), cmp.Compare(a.pid, b.pid)) })
+	var list []*Process
+	for _, e := range busy[:min(n, len(busy))] {
+		e.space.lent = true
+		list = append(list, &Process{Key: Key{PID: e.pid, Start: e.start}, Mappings: e.space.mappings})
+	}
+	return list
 }
 
 // show returns the entry's Process as of now.

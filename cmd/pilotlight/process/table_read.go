@@ -45,7 +45,7 @@ func (t *Table) reread(e *entry) bool {
 	if !e.exact {
 		e.start = st.start
 	}
-	e.ppid, e.comm, e.kernel = st.ppid, st.comm, st.kernel
+	e.ppid, e.comm, e.kernel, e.cpu = st.ppid, st.comm, st.kernel, st.cpu
 	e.threaded = e.threaded || st.threads > 1
 	switch {
 	case st.state != 'Z':

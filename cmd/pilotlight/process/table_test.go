@@ -639,3 +639,26 @@ func TestCurrentIsWhatRunsNow(t *testing.T) {
 		t.Error("there although it has exited")
 	}
 }
+
+func TestBusiest(t *testing.T) {
+	proc := newProc()
+	for pid, cpu := range map[int]int{10: 5, 11: 500, 12: 50, 13: 1000} {
+		p := shell()
+		p.cpu = cpu
+		proc.put(pid, p)
+	}
+	proc.put(2, fakeProcess{comm: "kthreadd", flags: pfKthread, cpu: 9999})
+	table := NewTable(proc, Options{})
+	snapshot(t, table)
+	table.Exit(5, 13, 13)
+	var got []uint32
+	for _, p := range table.Busiest(2) {
+		got = append(got, p.PID)
+		if p.Start != 1000*tick || len(p.Mappings) != 2 {
+			t.Errorf("got %+v", p)
+		}
+	}
+	if want := []uint32{11, 12}; !reflect.DeepEqual(got, want) {
+		t.Errorf("busiest are %v, want %v", got, want)
+	}
+}
