@@ -103,10 +103,6 @@ type unwindStats struct {
 	finished  [finishOutcomes]uint64
 }
 
-func (a *Agent) unwindStats() unwindStats {
-	return unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts}
-}
-
 var (
 	descTaken     = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
 	descMissed    = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
@@ -173,9 +169,16 @@ func (a *account) count() error {
 	return nil
 }
 
-// end reads what was taken, and what should have been, when w ended. table and
-// unwind are those of that time.
-func (a *account) end(w *window, table process.TableStats, unwind unwindStats) error {
+// unwound tells what was counted of unwinding.
+func (a *account) unwound(st unwindStats) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unwind = st
+}
+
+// end reads what was taken, and what should have been, when w ended. table is
+// the process table's at that time.
+func (a *account) end(w *window, table process.TableStats) error {
 	if err := a.count(); err != nil {
 		return err
 	}
@@ -186,7 +189,7 @@ func (a *account) end(w *window, table process.TableStats, unwind unwindStats) e
 	w.stats = st
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.table, a.unwind = table, unwind
+	a.table = table
 	a.missed = max(a.missed, uint64(max(0, a.due-float64(st.Taken-a.takenStart))))
 	return nil
 }

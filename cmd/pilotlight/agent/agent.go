@@ -39,6 +39,10 @@ const Window = 10 * time.Second
 // is slower for longer than that, whole windows are dropped and counted.
 const queuedWindows = 6
 
+// earlyProcesses is how many processes are looked at, those first that have used
+// most CPU time, to have their tables made before they are sampled.
+const earlyProcesses = 32
+
 // lastTables is how long the last samples may wait for their tables when
 // sampling has ended.
 const lastTables = time.Second
@@ -187,6 +191,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.publish(ctx, enc, windows)
 	}()
 	stopTables := a.makeTables()
+	if a.opts.PID == 0 {
+		a.tables.early(a.table.Busiest(earlyProcesses))
+	}
 	err = a.drain(windows)
 	close(windows)
 	<-published
@@ -228,12 +235,9 @@ func (a *Agent) drain(windows chan *window) error {
 	for {
 		err := a.sampler.Read(&b)
 		if errors.Is(err, os.ErrClosed) {
-			if len(a.finisher.pending) > 0 {
-				a.tables.wait(lastTables)
-			}
 			mono, _ := a.clock()
 			a.window.end(mono)
-			return a.send(windows)
+			return a.send(windows, lastTables)
 		}
 		if err != nil {
 			return fmt.Errorf("read samples: %w", err)
@@ -294,20 +298,26 @@ func (a *Agent) turn(now uint64, windows chan *window) error {
 	if now < a.window.monoEnd {
 		return nil
 	}
-	if err := a.send(windows); err != nil {
+	if err := a.send(windows, 0); err != nil {
 		return err
 	}
 	a.window = a.newWindow(a.window.monoEnd, now)
 	return nil
 }
 
-func (a *Agent) send(windows chan *window) error {
-	a.finisher.retry(true, a.add)
-	a.unwinder.trim(a.window.monoEnd)
-	a.window.level = a.governor.level
-	if err := a.account.end(a.window, a.table.Stats(), a.unwindStats()); err != nil {
+// send closes the books of the window and queues it. Its samples that wait for
+// tables are given so long to be finished.
+func (a *Agent) send(windows chan *window, wait time.Duration) error {
+	if err := a.account.end(a.window, a.table.Stats()); err != nil {
 		return fmt.Errorf("account for window: %w", err)
 	}
+	if wait > 0 && len(a.finisher.pending) > 0 {
+		a.tables.wait(wait)
+	}
+	a.finisher.retry(true, a.add)
+	a.unwinder.trim(a.window.monoEnd)
+	a.account.unwound(unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts})
+	a.window.level = a.governor.level
 	select {
 	case windows <- a.window:
 	default:

@@ -157,7 +157,7 @@ func TestFailuresOfTheTableAreMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.end(new(window), process.TableStats{RefusedProcesses: 1, RefusedMappings: 2, ExpiredEarly: 3, ReadErrors: 4}, unwindStats{}); err != nil {
+	if err := a.end(new(window), process.TableStats{RefusedProcesses: 1, RefusedMappings: 2, ExpiredEarly: 3, ReadErrors: 4}); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()

@@ -108,15 +108,11 @@ func newTables(files *process.Files, log *slog.Logger) *tables {
 //
 // It keeps its thread's priority: in `run` one thread runs Go code at a time, so
 // one that the kernel lets wait would keep the draining goroutine waiting too. Go
-// takes it off the CPU every 10 ms, and after each table it rests as long as the
-// table took, so that many new files cost half a CPU at most.
+// has it make way every 10 ms, which is what keeps large files from being in the
+// way of samples.
 func (t *tables) run(cache *tableCache) {
 	for job := range t.jobs {
-		begin := time.Now()
 		t.results <- t.make(cache, job)
-		if len(t.jobs) > 0 {
-			time.Sleep(time.Since(begin))
-		}
 	}
 }
 
@@ -281,6 +277,15 @@ func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
 	t.uses++
 	e.used = t.uses
 	return e
+}
+
+// early has the tables of processes made that have not been sampled yet.
+func (t *tables) early(processes []*process.Process) {
+	for _, p := range processes {
+		for _, m := range p.Mappings {
+			t.code(p, m, m.Start)
+		}
+	}
 }
 
 // request has the table of the file behind m made, unless too many are under way.
