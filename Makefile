@@ -14,7 +14,7 @@ BENCH_SECONDS ?= 60
 ARGS     ?=
 
 # Patterns like ./... leave testdata out.
-packages := ./... ./testdata/loads/... ./testdata/testsummary
+packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/testsummary
 
 # What looks at the kernel runs as root, what builds does not, so that nobody's files become root's.
 sudo     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
@@ -42,6 +42,14 @@ test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL
 	$(GO) build -o bin/testsummary ./testdata/testsummary
 	$(GO) test -json -count=1 -timeout 12m -bench . -benchtime 1x $(testexec) $(packages) \
 		| bin/testsummary -ui bin/ui-test.log -browser bin/browser-test.log
+
+.PHONY: test-kernel
+test-kernel: ## the tests of bpf on Linux 6.1 in QEMU: the oldest kernel that the sampler is for
+	.ci/deps kernel
+	$(MAKE) -C testdata/kernel GO=$(GO)
+	$(GO) test -c -o bin/bpf.test ./bpf
+	testdata/kernel/build/boot -kernel testdata/kernel/build/vmlinuz -init testdata/kernel/build/init \
+		bin/bpf.test bpf -test.run '^TestKernel' -test.v -test.timeout 9m
 
 .PHONY: bench
 bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix beside perf
@@ -98,7 +106,8 @@ ui/node_modules/.package-lock.json: ui/package-lock.json
 clean: ## remove what was built, except what is committed
 	rm -rf bin ui/node_modules
 	$(MAKE) -C testdata/loads clean
+	$(MAKE) -C testdata/kernel clean
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
