@@ -14,7 +14,7 @@ BENCH_SECONDS ?= 60
 ARGS     ?=
 
 # Patterns like ./... leave testdata out.
-packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/testsummary
+packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/stacks ./testdata/testsummary
 
 # What looks at the kernel runs as root, what builds does not, so that nobody's files become root's.
 sudo     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
@@ -39,6 +39,7 @@ test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL
 	cd ui && npm run test:browser 2>&1 | tee ../bin/browser-test.log
 	$(GO) vet $(packages)
 	$(MAKE) -C testdata/loads GO=$(GO)
+	$(MAKE) -C testdata/stacks
 	$(GO) build -o bin/testsummary ./testdata/testsummary
 	$(GO) test -json -count=1 -timeout 12m -bench . -benchtime 1x $(testexec) $(packages) \
 		| bin/testsummary -ui bin/ui-test.log -browser bin/browser-test.log
@@ -47,9 +48,10 @@ test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL
 test-kernel: ## the tests of bpf on Linux 6.1 in QEMU: the oldest kernel that the sampler is for
 	.ci/deps kernel
 	$(MAKE) -C testdata/kernel GO=$(GO)
+	$(MAKE) -C testdata/stacks
 	$(GO) test -c -o bin/bpf.test ./bpf
 	testdata/kernel/build/boot -kernel testdata/kernel/build/vmlinuz -init testdata/kernel/build/init \
-		bin/bpf.test bpf -test.run '^TestKernel' -test.v -test.timeout 9m
+		-with testdata/stacks/build bin/bpf.test bpf -test.run '^TestKernel' -test.skip '^TestKernelGDB' -test.v -test.timeout 9m
 
 .PHONY: bench
 bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix beside perf
@@ -63,6 +65,7 @@ bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix be
 verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
 	.ci/deps bench
 	$(MAKE) -C testdata/loads GO=$(GO) all
+	$(MAKE) -C testdata/stacks all
 	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
 
 .PHONY: generate
@@ -107,6 +110,7 @@ clean: ## remove what was built, except what is committed
 	rm -rf bin ui/node_modules
 	$(MAKE) -C testdata/loads clean
 	$(MAKE) -C testdata/kernel clean
+	$(MAKE) -C testdata/stacks clean
 
 .PHONY: help
 help: ## this list

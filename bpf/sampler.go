@@ -88,6 +88,15 @@ type cpu struct {
 // Open loads the sampler into the kernel. It samples from Start on and must be
 // closed.
 func Open(opts Options) (*Sampler, error) {
+	spec, err := loadSampler()
+	if err != nil {
+		return nil, fmt.Errorf("read sampler object: %w", err)
+	}
+	return openSpec(spec, opts)
+}
+
+// openSpec loads spec, which is the sampler's or a test's variant of it.
+func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 	if opts.Frequency == 0 {
 		opts.Frequency = DefaultFrequency
 	}
@@ -106,10 +115,6 @@ func Open(opts Options) (*Sampler, error) {
 	possible, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
-	}
-	spec, err := loadSampler()
-	if err != nil {
-		return nil, fmt.Errorf("read sampler object: %w", err)
 	}
 	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible)}
 	spec.Maps["rings"].MaxEntries = uint32(possible)
