@@ -77,10 +77,12 @@ type Burners struct {
 type ForkStorm struct {
 	PID      int     `json:"pid"`
 	Seconds  float64 `json:"seconds"`
+	Loops    int64   `json:"loops_ns"` // CPU time of the loops themselves
 	Commands []struct {
 		Command string `json:"command"`
 		Runs    uint64 `json:"runs"`
-		NS      int64  `json:"cpu_ns"` // CPU time of all runs and their children, as wait4 told it
+		NS      int64  `json:"cpu_ns"`  // CPU time of all runs and their children, as wait4 told it
+		Forked  int64  `json:"fork_ns"` // of NS, what passed between fork and exec
 	} `json:"commands"`
 }
 

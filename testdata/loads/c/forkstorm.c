@@ -1,7 +1,8 @@
 /*
  * forkstorm: two loops, each running `true`, `ls /` and `gcc -O2` of a one-line file in turn: processes that
  * live for a millisecond or two, and a compiler that execs a chain of others. Prints how often each command
- * ran and the CPU time that wait4 charged it with its children.
+ * ran, the CPU time that wait4 charged it with its children, how much of it passed before exec, when the process
+ * was a copy of this one, and the CPU time of the loops themselves.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,6 +27,8 @@ static const char *const names[COMMANDS] = { "true", "ls /", "gcc -O2" };
 struct tally {
 	uint64_t runs, failed;
 	int64_t cpu_ns;
+	int64_t fork_ns; /* of cpu_ns, until exec was called; written by the children, one after the other */
+	int64_t loop_ns; /* of the loop itself, in its first tally */
 };
 
 static void die(const char *what)
@@ -44,6 +47,7 @@ static void run(enum command command, const char *source, const char *output, st
 		int null = open("/dev/null", O_RDWR);
 		if (null < 0 || dup2(null, STDOUT_FILENO) < 0)
 			die("/dev/null");
+		tally->fork_ns += clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 		switch (command) {
 		case TRUE:
 			execlp("true", "true", (char *)0);
@@ -81,7 +85,7 @@ int main(int argc, char **argv)
 	if (!f || fputs("int main(void) { return 0; }\n", f) < 0 || fclose(f) != 0)
 		die(source);
 
-	/* Each loop writes its own row; the parent reads them once the loops have ended. */
+	/* Each loop and its children write a row of their own; the parent reads them once the loops have ended. */
 	struct tally(*rows)[COMMANDS] = mmap(NULL, sizeof(struct tally[LOOPS][COMMANDS]), PROT_READ | PROT_WRITE,
 					     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (rows == MAP_FAILED)
@@ -96,32 +100,36 @@ int main(int argc, char **argv)
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			for (enum command c = 0; clock_ns(CLOCK_MONOTONIC) < deadline; c = (c + 1) % COMMANDS)
 				run(c, source, output[i], &rows[i][c]);
+			rows[i][0].loop_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 			_exit(0);
 		}
 	}
 	uint64_t failed = 0;
+	int64_t loops_ns = 0;
 	for (int i = 0; i < LOOPS; i++) {
 		int status;
 		if (waitpid(loops[i], &status, 0) < 0)
 			die("waitpid");
 		failed += status != 0;
+		loops_ns += rows[i][0].loop_ns;
 		unlink(output[i]); /* absent if no gcc came to its turn */
 	}
 	if (unlink(source) != 0 || rmdir(dir) != 0)
 		die(dir);
 
-	printf("{\"program\":\"forkstorm\",\"pid\":%d,\"seconds\":%.3f,\"commands\":[",
-	       getpid(), (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1e9);
+	printf("{\"program\":\"forkstorm\",\"pid\":%d,\"seconds\":%.3f,\"loops_ns\":%" PRId64 ",\"commands\":[",
+	       getpid(), (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1e9, loops_ns);
 	for (enum command c = 0; c < COMMANDS; c++) {
 		struct tally sum = { 0 };
 		for (int i = 0; i < LOOPS; i++) {
 			sum.runs += rows[i][c].runs;
 			sum.failed += rows[i][c].failed;
 			sum.cpu_ns += rows[i][c].cpu_ns;
+			sum.fork_ns += rows[i][c].fork_ns;
 		}
 		failed += sum.failed;
-		printf("%s{\"command\":\"%s\",\"runs\":%" PRIu64 ",\"cpu_ns\":%" PRId64 "}",
-		       c ? "," : "", names[c], sum.runs, sum.cpu_ns);
+		printf("%s{\"command\":\"%s\",\"runs\":%" PRIu64 ",\"cpu_ns\":%" PRId64 ",\"fork_ns\":%" PRId64 "}",
+		       c ? "," : "", names[c], sum.runs, sum.cpu_ns, sum.fork_ns);
 	}
 	printf("]}\n");
 	if (failed) {
