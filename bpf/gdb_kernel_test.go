@@ -299,6 +299,7 @@ type tally struct {
 	samples int
 	lost    int // without a sample, or without a user stack in it
 	equal   int
+	whole   int // of gdb's stacks, those that it says are whole and that are in code all along
 	leaves  int // with gdb's first pc, whatever follows: the thread was stopped where it was sampled
 	allowed map[string]int
 	short   map[string]int // not whole, as the sampler itself says by the outcome that is the key; right as far as they go
@@ -308,6 +309,9 @@ type tally struct {
 
 func (c *tally) add(s *Sample, t *truth) {
 	c.samples++
+	if t.End == outermost && t.filed == len(t.PCs) {
+		c.whole++
+	}
 	if s == nil || len(s.User) == 0 {
 		c.lost++
 		return
@@ -352,7 +356,7 @@ func (c *tally) right() int {
 
 func (c *tally) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-16s %5d samples, %5d equal", c.program, c.samples, c.equal)
+	fmt.Fprintf(&b, "%-16s %5d samples, gdb's whole %d, first pc equal %d; %d equal", c.program, c.samples, c.whole, c.leaves, c.equal)
 	if c.lost > 0 {
 		fmt.Fprintf(&b, ", %d LOST", c.lost)
 	}
@@ -389,9 +393,10 @@ func identity(t *testing.T, program string, n int, pause time.Duration) *tally {
 			t.Error(err)
 		}
 	}()
-	if err := publish(s.Sampler, running.PID); err != nil {
+	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
+	publish(t, s.Sampler, running.PID)
 	d, err := attachDebugger(running.PID)
 	if err != nil {
 		t.Fatal(err)
@@ -401,9 +406,6 @@ func identity(t *testing.T, program string, n int, pause time.Duration) *tally {
 			t.Error(err)
 		}
 	}()
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
 	h := hold(s.Sampler, running.PID)
 	var truths []*truth
 	for range n {

@@ -35,9 +35,7 @@ func TestKernelStacks(t *testing.T) {
 				}
 			}()
 			s := open(t, Options{Frequency: 199})
-			if err := publish(s, running.PID); err != nil {
-				t.Fatal(err)
-			}
+			publish(t, s, running.PID)
 			from, err := monotonic()
 			if err != nil {
 				t.Fatal(err)
