@@ -431,7 +431,7 @@ func identity(t *testing.T, program string, n int, pause time.Duration) *tally {
 
 // TestKernelGDB is a small TestVerifyGDB.
 func TestKernelGDB(t *testing.T) {
-	if !tables {
+	if !withTables {
 		// What of the stack is right then depends on the compiler. That the thread stops at its sample does not.
 		c := identity(t, "deep-frames", 50, 5*time.Millisecond)
 		t.Log(c)

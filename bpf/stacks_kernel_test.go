@@ -16,7 +16,7 @@ func TestKernelStacks(t *testing.T) {
 		t.Skip("loading BPF programs needs root")
 	}
 	programs := []string{"deep-frames"}
-	if tables {
+	if withTables {
 		programs = []string{"deep", "deep-frames", "deep-static-pie", "deep-no-pie", "deep-musl", "deep-32", "recursion-100", "recursion-500",
 			"altstack", "plt", "callbacks", "crypto", "vdso", "aligned", "threads", "exceptions"}
 	}
@@ -66,7 +66,7 @@ func holdTo(t *testing.T, samples []Sample, depth int) {
 	if len(samples) < 10 || withUser < len(samples) {
 		t.Errorf("%d samples of a program that runs all the time, %d with a user stack: want all of about 99", len(samples), withUser)
 	}
-	if tables && (outcomes[Complete] < len(samples) || shallow > 0) {
+	if withTables && (outcomes[Complete] < len(samples) || shallow > 0) {
 		t.Errorf("%d of %d stacks are complete, %d have fewer than %d frames: want all complete and none", outcomes[Complete], len(samples), shallow, depth)
 	}
 }
