@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,8 +37,22 @@ type truth struct {
 	Ended string // the process did not stop but for this
 
 	since uint64 // CLOCK_MONOTONIC, ns, just before the sample
-	filed int    // frames before the first one that is not in code of a file
-	jit   bool   // that one is in code all the same: made at run time
+	code  []area // of the process at that moment
+}
+
+// area is a mapping with code in it.
+type area struct {
+	start, end uint64
+	offset     uint64 // in the file
+	path       string // empty for code made at run time
+}
+
+func (t *truth) areaOf(pc uint64) (area, bool) {
+	at := slices.IndexFunc(t.code, func(a area) bool { return a.start <= pc && pc < a.end })
+	if at < 0 {
+		return area{}, false
+	}
+	return t.code[at], true
 }
 
 // debugger is a gdb that is attached to one process.
@@ -179,41 +196,31 @@ func (s *stopper) round(d *debugger, pid int, pause time.Duration) (*truth, erro
 		return nil, fmt.Errorf("gdb saw thread %d stop, the sampler had sent thread %d a signal: %d", t.TID, stop.Tid, stop.Result)
 	}
 	t.since = stop.Time
-	return t, t.place(pid)
+	t.code, err = codeOf(pid)
+	return t, err
 }
 
-// place finds out where the code of files ends. The process must still be stopped.
-func (t *truth) place(pid int) error {
+// codeOf returns the mappings of a process with code in them.
+func codeOf(pid int) ([]area, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
-		return err
-	}
-	type area struct {
-		from, to uint64
-		file     bool
+		return nil, err
 	}
 	var code []area
 	for line := range strings.Lines(string(text)) {
 		var a area
 		var access string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &a.from, &a.to, &access); err != nil {
-			return fmt.Errorf("mapping %q: %w", line, err)
+		if _, err := fmt.Sscanf(line, "%x-%x %s %x", &a.start, &a.end, &access, &a.offset); err != nil {
+			return nil, fmt.Errorf("mapping %q: %w", line, err)
 		}
-		fields := strings.Fields(line)
-		a.file = len(fields) > 5 && !strings.HasPrefix(fields[5], "[anon")
+		if fields := strings.Fields(line); len(fields) > 5 && !strings.HasPrefix(fields[5], "[anon") {
+			a.path = fields[5]
+		}
 		if access[2] == 'x' {
 			code = append(code, a)
 		}
 	}
-	for i, pc := range t.PCs {
-		at := slices.IndexFunc(code, func(a area) bool { return a.from <= pc && pc < a.to })
-		if at < 0 || !code[at].file {
-			t.filed, t.jit = i, at >= 0
-			return nil
-		}
-	}
-	t.filed = len(t.PCs)
-	return nil
+	return code, nil
 }
 
 // held is the samples of one process as they are read, to be matched later: waiting for each would cost a drain
@@ -265,33 +272,141 @@ func (h *held) of(t *truth) *Sample {
 var allowed = []struct {
 	name string
 	// explains is asked about stacks that are not equal.
-	explains func(*Sample, *truth) bool
+	explains func(*Sample, *truth, *coverage) bool
 }{
 	// A system call that the signal interrupts is to be made again: the kernel has set the pc back to the instruction.
-	{"restarted system call", func(s *Sample, t *truth) bool {
+	{"restarted system call", func(s *Sample, t *truth, _ *coverage) bool {
 		const syscallBytes = 2
-		return s.Outcome == Complete && s.InKernel && len(s.User) == len(t.PCs) && s.User[0] == t.PCs[0]+syscallBytes && slices.Equal(s.User[1:], t.PCs[1:])
+		return s.Outcome == Complete && s.InKernel && s.User[0] == t.PCs[0]+syscallBytes && slices.Equal(s.User[1:], t.PCs[1:])
 	}},
-	// Code made at run time has no unwind information: gdb guesses from there on. Up to there every pc is compared.
-	{"equal up to run-time code", func(s *Sample, t *truth) bool {
-		n := t.filed + 1
-		return t.jit && len(s.User) >= n && slices.Equal(s.User[:n], t.PCs[:n])
+	// Another signal was delivered before the sampler's: the thread stands before the first instruction of its handler,
+	// and the trampoline is between that and the stack that was sampled.
+	{"another signal first", func(s *Sample, t *truth, _ *coverage) bool {
+		return s.Outcome == Complete && s.InKernel && len(t.PCs) > 2 && slices.Equal(s.User, t.PCs[2:])
 	}},
-	// Some start code has no unwind information and no caller either; gdb guesses one, which is in no code at all.
-	{"gdb goes on below the entry", func(s *Sample, t *truth) bool {
-		return s.Outcome == Complete && len(s.User) == t.filed && !t.jit && slices.Equal(s.User, t.PCs[:t.filed])
+	// gdb has put a breakpoint into the loader, where it learns of libraries. The sample was taken in the kernel's handling
+	// of it, just behind the breakpoint, which is where no program comes without gdb.
+	{"gdb's own breakpoint", func(s *Sample, t *truth, _ *coverage) bool {
+		const breakpointBytes = 1
+		a, _ := t.areaOf(t.PCs[0])
+		return s.InKernel && s.User[0] == t.PCs[0]+breakpointBytes && strings.Contains(a.path, "/ld-linux")
 	}},
-	// gdb takes two frames at one place for a loop, and memory that it cannot read for an end; it says that it gave up.
-	{"gdb gave up", func(s *Sample, t *truth) bool {
-		return s.Outcome == Complete && t.End != outermost && t.End != noReason && len(s.User) > len(t.PCs) && slices.Equal(s.User[:len(t.PCs)], t.PCs)
+	// gdb says that it could not go on: all that it saw is the same, whether the sampler saw more or not.
+	{"gdb gave up", func(s *Sample, t *truth, _ *coverage) bool {
+		return t.End != outermost && t.End != noReason && len(s.User) >= len(t.PCs) && slices.Equal(s.User[:len(t.PCs)], t.PCs)
+	}},
+	// Code without unwind information, such as what is made at run time or what calls main in some libcs: gdb guesses its
+	// caller. All is the same up to there, that place included, and the sampler says how it ended.
+	{"equal to the end of unwind information", func(s *Sample, t *truth, c *coverage) bool {
+		n := c.judged(t)
+		return n < len(t.PCs) && len(s.User) >= n && slices.Equal(s.User[:n], t.PCs[:n])
 	}},
 }
 
-// What gdb says at the end of a whole stack: the unwind information says that there is no caller, or gdb was told to stop there.
+// What gdb says at the end of a whole stack: the unwind information says that there is no caller, or gdb was told to stop
+// there.
 const (
 	outermost = "outermost"
 	noReason  = "no reason"
 )
+
+// coverage knows, from readelf, for which code of files there is unwind information.
+type coverage struct {
+	files map[string]*file
+	errs  []error
+}
+
+type file struct {
+	loads []elf.ProgHeader
+	fdes  [][2]uint64 // address ranges by their starts
+}
+
+var fdeLine = regexp.MustCompile(`(?m)FDE .*pc=([0-9a-f]+)\.\.([0-9a-f]+)$`)
+
+// open returns what is known of a file, of which nothing is if it cannot be read.
+func (c *coverage) open(path string) *file {
+	if f := c.files[path]; f != nil {
+		return f
+	}
+	f := new(file)
+	c.files[path] = f
+	image, err := elf.Open(path)
+	if err != nil {
+		c.errs = append(c.errs, err)
+		return f
+	}
+	defer image.Close()
+	for _, p := range image.Progs {
+		if p.Type == elf.PT_LOAD {
+			f.loads = append(f.loads, p.ProgHeader)
+		}
+	}
+	out, err := exec.Command("readelf", "--debug-dump=frames", "--wide", path).Output()
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("readelf %s: %w", path, err))
+	}
+	for _, m := range fdeLine.FindAllSubmatch(out, -1) {
+		start, _ := strconv.ParseUint(string(m[1]), 16, 64)
+		end, _ := strconv.ParseUint(string(m[2]), 16, 64)
+		f.fdes = append(f.fdes, [2]uint64{start, end})
+	}
+	slices.SortFunc(f.fdes, func(a, b [2]uint64) int { return cmp.Compare(a[0], b[0]) })
+	return f
+}
+
+// address returns the address in the file of a pc in a mapping of it.
+func (f *file) address(pc uint64, a area) uint64 {
+	offset := pc - a.start + a.offset
+	for _, p := range f.loads {
+		if p.Off <= offset && offset < p.Off+p.Filesz {
+			return offset - p.Off + p.Vaddr
+		}
+	}
+	return 0
+}
+
+func (f *file) covers(addr uint64) bool {
+	at, found := slices.BinarySearchFunc(f.fdes, addr, func(r [2]uint64, addr uint64) int { return cmp.Compare(r[0], addr) })
+	return found || at > 0 && addr < f.fdes[at-1][1]
+}
+
+// judged returns how many frames of gdb's can be relied on: those up to the first one in code without unwind information,
+// that one included.
+func (c *coverage) judged(t *truth) int {
+	at := slices.IndexFunc(t.PCs, func(pc uint64) bool {
+		a, ok := t.areaOf(pc)
+		if !ok || a.path == "" {
+			return true
+		}
+		if a.path == "[vdso]" {
+			return false
+		}
+		f := c.open(a.path)
+		addr := f.address(pc, a)
+		return !f.covers(addr) && !f.covers(addr-1) // a return address may be the first behind its function
+	})
+	if at < 0 {
+		return len(t.PCs)
+	}
+	return at + 1
+}
+
+// places words a stack by files and addresses in them.
+func (c *coverage) places(pcs []uint64, t *truth) string {
+	var b strings.Builder
+	for i, pc := range pcs {
+		if i == 40 {
+			fmt.Fprintf(&b, " and %d more", len(pcs)-i)
+			break
+		}
+		if a, ok := t.areaOf(pc); ok && strings.HasPrefix(a.path, "/") {
+			fmt.Fprintf(&b, " %s+%#x", filepath.Base(a.path), c.open(a.path).address(pc, a))
+		} else {
+			fmt.Fprintf(&b, " %s%#x", a.path, pc)
+		}
+	}
+	return b.String()
+}
 
 // tally is what came of the comparison of one program's stacks.
 type tally struct {
@@ -299,17 +414,18 @@ type tally struct {
 	samples int
 	lost    int // without a sample, or without a user stack in it
 	equal   int
-	whole   int // of gdb's stacks, those that it says are whole and that are in code all along
+	whole   int // of gdb's stacks, those that it says are whole
 	leaves  int // with gdb's first pc, whatever follows: the thread was stopped where it was sampled
 	allowed map[string]int
 	short   map[string]int // not whole, as the sampler itself says by the outcome that is the key; right as far as they go
 	wrong   map[string]int // with a pc that is not gdb's, or said to be whole and not; by outcome too
-	example string         // of what is wrong
+	seen    coverage
+	show    []string // of what is neither equal nor allowed, the first few
 }
 
 func (c *tally) add(s *Sample, t *truth) {
 	c.samples++
-	if t.End == outermost && t.filed == len(t.PCs) {
+	if t.End == outermost {
 		c.whole++
 	}
 	if s == nil || len(s.User) == 0 {
@@ -324,7 +440,7 @@ func (c *tally) add(s *Sample, t *truth) {
 		return
 	}
 	for _, class := range allowed {
-		if class.explains(s, t) {
+		if class.explains(s, t, &c.seen) {
 			c.allowed[class.name]++
 			return
 		}
@@ -334,16 +450,10 @@ func (c *tally) add(s *Sample, t *truth) {
 	} else {
 		c.wrong[s.Outcome.String()]++
 	}
-	if c.example == "" {
-		c.example = fmt.Sprintf("in kernel %v, outcome %v: %s\ngdb, which ended with %q: %s", s.InKernel, s.Outcome, hex(s.User), t.End, hex(t.PCs))
+	if len(c.show) < 3 {
+		c.show = append(c.show, fmt.Sprintf("in kernel %v, outcome %v:%s\ngdb, which ended with %q:%s",
+			s.InKernel, s.Outcome, c.seen.places(s.User, t), t.End, c.seen.places(t.PCs, t)))
 	}
-}
-
-func hex(pcs []uint64) string {
-	if len(pcs) > 60 {
-		return fmt.Sprintf("%x and %d more", pcs[:60], len(pcs)-60)
-	}
-	return fmt.Sprintf("%x", pcs)
 }
 
 func (c *tally) right() int {
@@ -422,9 +532,12 @@ func identity(t *testing.T, program string, n int, pause time.Duration) *tally {
 	if h.err != nil {
 		t.Fatal(h.err)
 	}
-	c := &tally{program: program, allowed: map[string]int{}, short: map[string]int{}, wrong: map[string]int{}}
+	c := &tally{program: program, allowed: map[string]int{}, short: map[string]int{}, wrong: map[string]int{}, seen: coverage{files: map[string]*file{}}}
 	for _, truth := range truths {
 		c.add(h.of(truth), truth)
+	}
+	if err := errors.Join(c.seen.errs...); err != nil {
+		t.Error(err)
 	}
 	return c
 }
@@ -436,7 +549,7 @@ func TestKernelGDB(t *testing.T) {
 		c := identity(t, "deep-frames", 50, 5*time.Millisecond)
 		t.Log(c)
 		if c.leaves < c.samples {
-			t.Errorf("%v: %d stopped where they were sampled, want all\n%s", c, c.leaves, c.example)
+			t.Errorf("%v: %d stopped where they were sampled, want all\n%s", c, c.leaves, strings.Join(c.show, "\n"))
 		}
 		return
 	}
@@ -445,7 +558,7 @@ func TestKernelGDB(t *testing.T) {
 			c := identity(t, program, 50, 5*time.Millisecond)
 			t.Log(c)
 			if c.right() < c.samples {
-				t.Errorf("%v\n%s", c, c.example)
+				t.Errorf("%v\n%s", c, strings.Join(c.show, "\n"))
 			}
 		})
 	}

@@ -45,8 +45,8 @@ func TestVerifyGDB(t *testing.T) {
 			start := time.Now()
 			c := identity(t, p.name, each, p.pause)
 			t.Logf("%v; %.0f s", c, time.Since(start).Seconds())
-			if c.example != "" {
-				t.Logf("%s: %s", p.name, c.example)
+			for _, stack := range c.show {
+				t.Logf("%s: %s", p.name, stack)
 			}
 			taken, equal, right = taken+c.samples, equal+c.equal, right+c.right()
 		})
