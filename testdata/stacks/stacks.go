@@ -23,7 +23,7 @@ import (
 type Program struct {
 	Name   string
 	Target string   // for make, in build/; empty if there is nothing to build
-	Argv   []string // $BUILD is the folder of what make built, $LOADS that of the loads
+	Argv   []string // $STACKS is this folder, $BUILD that of what make built in it, $LOADS that of the loads
 	says   bool     // prints a line at the start of its work
 }
 
@@ -52,6 +52,7 @@ var programs = []Program{
 	{"rust", "rust", []string{"$BUILD/rust", forever}, false},
 	{"python", "", []string{"/usr/bin/python3.11", "$LOADS/mix/worker.py", forever}, false},
 	{"node", "", []string{"node", "$LOADS/mix/worker.js", forever}, false},
+	{"native", "", []string{"node", "$STACKS/native.js"}, false},
 	{"clang", "large.cc", []string{"clang-19", "-O2", "-c", "$BUILD/large.cc", "-o", "/dev/null"}, false},
 }
 
@@ -151,7 +152,7 @@ func Start(name string) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	folders := strings.NewReplacer("$BUILD", filepath.Join(dir, "stacks", "build"), "$LOADS", filepath.Join(dir, "loads"))
+	folders := strings.NewReplacer("$STACKS", filepath.Join(dir, "stacks"), "$BUILD", filepath.Join(dir, "stacks", "build"), "$LOADS", filepath.Join(dir, "loads"))
 	var argv []string
 	for _, arg := range p.Argv {
 		argv = append(argv, folders.Replace(arg))
