@@ -43,18 +43,28 @@ func TestKernelStacks(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 			samples, _ := finish(t, s)
 			samples = slices.DeleteFunc(samples, func(s Sample) bool { return s.PID != uint32(running.PID) || s.Time < from })
-			holdTo(t, samples, running.Depth)
+			holdTo(t, samples, running.Depth, mayEnd[program])
 		})
 	}
 }
 
+// mayEnd has the outcomes other than Complete that are right for some programs.
+var mayEnd = map[string][]Outcome{
+	"deep-musl": {NoTable},            // the code that calls its main has no unwind information
+	"deep-32":   {NoTable},            // and of this one no frame pointer
+	"plt":       {NoMapping, NoTable}, // it loads a library anew again and again, which nobody tells the sampler here
+}
+
 // holdTo wants all samples to be whole and as deep as the program says that it is, if the sampler has tables.
-func holdTo(t *testing.T, samples []Sample, depth int) {
+func holdTo(t *testing.T, samples []Sample, depth int, mayEnd []Outcome) {
 	t.Helper()
 	outcomes := map[Outcome]int{}
-	shallow, withUser := 0, 0
+	whole, shallow, withUser := 0, 0, 0
 	for _, s := range samples {
 		outcomes[s.Outcome]++
+		if s.Outcome == Complete || slices.Contains(mayEnd, s.Outcome) {
+			whole++
+		}
 		if len(s.User) < depth {
 			shallow++
 		}
@@ -66,7 +76,7 @@ func holdTo(t *testing.T, samples []Sample, depth int) {
 	if len(samples) < 10 || withUser < len(samples) {
 		t.Errorf("%d samples of a program that runs all the time, %d with a user stack: want all of about 99", len(samples), withUser)
 	}
-	if withTables && (outcomes[Complete] < len(samples) || shallow > 0) {
-		t.Errorf("%d of %d stacks are complete, %d have fewer than %d frames: want all complete and none", outcomes[Complete], len(samples), shallow, depth)
+	if withTables && (whole < len(samples) || shallow > 0) {
+		t.Errorf("%d of %d stacks are complete or end where they may, %d have fewer than %d frames: want all and none", whole, len(samples), shallow, depth)
 	}
 }
