@@ -40,12 +40,32 @@ func TestKernelStacks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(500 * time.Millisecond)
-			samples, _ := finish(t, s)
-			samples = slices.DeleteFunc(samples, func(s Sample) bool { return s.PID != uint32(running.PID) || s.Time < from })
+			samples := samplesOf(t, s, running.PID, from, 100)
 			holdTo(t, samples, running.Depth, mayEnd[program])
 		})
 	}
+}
+
+// samplesOf returns n samples of a process from a time on, CLOCK_MONOTONIC in ns.
+func samplesOf(t *testing.T, s *Sampler, pid int, from uint64, n int) []Sample {
+	t.Helper()
+	var samples []Sample
+	deadline := time.Now().Add(20 * time.Second)
+	for b := new(Batch); len(samples) < n; {
+		if err := s.Read(b); err != nil {
+			t.Fatal(err)
+		}
+		for _, sample := range b.Samples {
+			if sample.PID == uint32(pid) && sample.Time >= from {
+				sample.User = slices.Clone(sample.User)
+				samples = append(samples, sample)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d samples within 20 s of a program that runs all the time, want %d", len(samples), n)
+		}
+	}
+	return samples
 }
 
 // mayEnd has the outcomes other than Complete that are right for some programs.
@@ -73,10 +93,12 @@ func holdTo(t *testing.T, samples []Sample, depth int, mayEnd []Outcome) {
 		}
 	}
 	t.Logf("%d samples by outcome: %v", len(samples), outcomes)
-	if len(samples) < 10 || withUser < len(samples) {
-		t.Errorf("%d samples of a program that runs all the time, %d with a user stack: want all of about 99", len(samples), withUser)
+	if withUser < len(samples) {
+		t.Errorf("%d of %d samples have a user stack, want all", withUser, len(samples))
 	}
-	if withTables && (whole < len(samples) || shallow > 0) {
-		t.Errorf("%d of %d stacks are complete or end where they may, %d have fewer than %d frames: want all and none", whole, len(samples), shallow, depth)
+	// There are places that cannot be unwound: where libgcc takes frames off the stack to get to a catch, for one.
+	const gate = 97 // percent
+	if withTables && (whole*100 < len(samples)*gate || shallow > 0) {
+		t.Errorf("%d of %d stacks are complete or end where they may, %d have fewer than %d frames: want %d %% and none", whole, len(samples), shallow, depth, gate)
 	}
 }

@@ -30,8 +30,12 @@ func main() {
 
 // mount mounts what a running system has and an initramfs has not.
 func mount() error {
+	// Nothing on it: what was taken along may lie below.
+	if err := os.MkdirAll("/tmp", 0o777); err != nil {
+		return err
+	}
 	for _, m := range []struct{ target, kind string }{
-		{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}, {"/tmp", "tmpfs"}, {"/sys/fs/bpf", "bpf"},
+		{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}, {"/sys/fs/bpf", "bpf"},
 	} {
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
 			return err
