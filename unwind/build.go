@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -139,16 +140,12 @@ func covers(ranges []fde, addr uint64) bool {
 // add lists a function, cut off where its segment ends, unless it is not in the program's code: the linker sets those
 // that it throws away to zero.
 func (b *builder) add(f fde) {
-	if f.end <= f.start {
+	i := sort.Search(len(b.text), func(i int) bool { return b.text[i].end() > f.start })
+	if i == len(b.text) || f.start < b.text[i].addr || f.end <= f.start || len(b.fdes) == maxFDEs {
 		return
 	}
-	for _, s := range b.text {
-		if f.start >= s.addr && f.start < s.end() && len(b.fdes) < maxFDEs {
-			f.end = min(f.end, s.end())
-			b.fdes = append(b.fdes, f)
-			return
-		}
-	}
+	f.end = min(f.end, b.text[i].end())
+	b.fdes = append(b.fdes, f)
 }
 
 // sort puts the functions in order and cuts off what overlaps the next.
