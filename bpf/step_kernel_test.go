@@ -3,12 +3,13 @@ package bpf
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"pilotlight/unwind"
 )
@@ -21,17 +22,12 @@ func TestKernelStepsAsUnwind(t *testing.T) {
 	}
 	s := open(t, Options{Frequency: 97}) // below the limit of samples that carry stacks
 	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "9")
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", p.id.PID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mem.Close()
 	leaf := leafRegisters(t, p)
 	p.symbols = slices.DeleteFunc(p.symbols, func(s symbol) bool { return s.start < p.code[0].Start || s.start >= p.code[0].End })
 	rng := rand.New(rand.NewPCG(1, 2))
 	ends, kinds := map[Outcome]int{}, map[unwind.CFAKind]int{}
 	for range 300 {
-		r := ruleMaker{rng: rng, p: p, mem: mem, rules: map[string]unwind.Rule{}}
+		r := ruleMaker{rng: rng, p: p, mem: processMemory(p.id.PID), rules: map[string]unwind.Rule{}}
 		want, end := r.walk(leaf)
 		table := r.table()
 		id, err := s.LoadTable(table)
@@ -64,6 +60,15 @@ func TestKernelStepsAsUnwind(t *testing.T) {
 	if len(kinds) < 6 {
 		t.Errorf("rules had the kinds %v", kinds)
 	}
+}
+
+// processMemory is what a process can read of its own memory: /proc/PID/mem has more.
+type processMemory int
+
+func (pid processMemory) ReadAt(b []byte, addr int64) (int, error) {
+	local := []unix.Iovec{{Base: unsafe.SliceData(b)}}
+	local[0].SetLen(len(b))
+	return unix.ProcessVMReadv(int(pid), local, []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}, 0)
 }
 
 // kept are the registers that do not change while a program of testdata computes, by DWARF number.
