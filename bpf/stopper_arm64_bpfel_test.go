@@ -20,6 +20,20 @@ type stopperCounters struct {
 	RunNs    uint64
 }
 
+type stopperRule struct {
+	_           structs.HostLayout
+	CfaOffset   int32
+	FpOffset    int16
+	RbxOffset   int16
+	RaOffset    int16
+	Cfa         uint8
+	CfaRegister uint8
+	CfaAdd      int8
+	Fp          uint8
+	Rbx         uint8
+	Ra          uint8
+}
+
 type stopperScratch struct {
 	_      structs.HostLayout
 	Header struct {
@@ -39,8 +53,47 @@ type stopperScratch struct {
 		Comm         [16]uint8
 		Thread       [16]uint8
 	}
-	Words  [1026]uint64
-	Window [128]uint64
+	Words [3618]uint64
+	Walk  struct {
+		_         structs.HostLayout
+		Registers [34]uint64
+		Known     uint64
+		NextFp    uint64
+		NextRbx   uint64
+		NextPc    uint64
+		NextKnown uint64
+		Process   struct {
+			_        structs.HostLayout
+			Start    uint64
+			Pid      uint32
+			ExecId   uint32
+			Mappings uint32
+			Reserved [3]uint32
+		}
+		Mapping struct {
+			_         structs.HostLayout
+			Start     uint64
+			End       uint64
+			Base      uint64
+			Directory uint32
+			Kind      uint32
+		}
+		WindowStart uint64
+		WindowLen   uint64
+		Window      [128]uint64
+		Top         [2]uint64
+		TopWords    uint32
+		Mappings    uint32
+		Frames      uint32
+		Outcome     uint32
+		Exact       bool
+		Compat      bool
+		Ship        bool
+		Unfinished  bool
+		_           [4]byte
+	}
+	ShippingSince uint64
+	ShippedBytes  uint64
 }
 
 type stopperStop struct {
@@ -55,13 +108,18 @@ type stopperStop struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	stopperMapCounts         = "counts"
-	stopperMapRings          = "rings"
-	stopperMapScratches      = "scratches"
-	stopperMapStops          = "stops"
-	stopperProgSample        = "sample"
-	stopperProgSampleAndStop = "sample_and_stop"
-	stopperVarWakeAtBytes    = "wake_at_bytes"
+	stopperMapCounts             = "counts"
+	stopperMapProcesses          = "processes"
+	stopperMapRings              = "rings"
+	stopperMapRules              = "rules"
+	stopperMapScratches          = "scratches"
+	stopperMapShards             = "shards"
+	stopperMapStops              = "stops"
+	stopperProgSample            = "sample"
+	stopperProgSampleAndStop     = "sample_and_stop"
+	stopperVarShipBelowBytes     = "ship_below_bytes"
+	stopperVarShipBytesPerSecond = "ship_bytes_per_second"
+	stopperVarWakeAtBytes        = "wake_at_bytes"
 )
 
 // loadStopper returns the embedded CollectionSpec for stopper.
@@ -115,8 +173,11 @@ type stopperProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperMapSpecs struct {
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Processes *ebpf.MapSpec `ebpf:"processes"`
 	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Shards    *ebpf.MapSpec `ebpf:"shards"`
 	Stops     *ebpf.MapSpec `ebpf:"stops"`
 }
 
@@ -124,7 +185,9 @@ type stopperMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperVariableSpecs struct {
-	WakeAtBytes *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
 }
 
 // stopperObjects contains all objects after they have been loaded into the kernel.
@@ -148,16 +211,22 @@ func (o *stopperObjects) Close() error {
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperMaps struct {
 	Counts    *ebpf.Map `ebpf:"counts"`
+	Processes *ebpf.Map `ebpf:"processes"`
 	Rings     *ebpf.Map `ebpf:"rings"`
+	Rules     *ebpf.Map `ebpf:"rules"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
+	Shards    *ebpf.Map `ebpf:"shards"`
 	Stops     *ebpf.Map `ebpf:"stops"`
 }
 
 func (m *stopperMaps) Close() error {
 	return _StopperClose(
 		m.Counts,
+		m.Processes,
 		m.Rings,
+		m.Rules,
 		m.Scratches,
+		m.Shards,
 		m.Stops,
 	)
 }
@@ -166,7 +235,9 @@ func (m *stopperMaps) Close() error {
 //
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperVariables struct {
-	WakeAtBytes *ebpf.Variable `ebpf:"wake_at_bytes"`
+	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
+	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
+	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
 }
 
 // stopperPrograms contains all programs after they have been loaded into the kernel.
