@@ -194,6 +194,7 @@ func TestKernelDepth(t *testing.T) {
 // TestKernelFrequencyChanges compares the samples of equal work before and after.
 func TestKernelFrequencyChanges(t *testing.T) {
 	s := open(t, Options{Frequency: 997})
+	runSelf(t, s)
 	fast := burn(1, 500*time.Millisecond)
 	if err := s.SetFrequency(97); err != nil {
 		t.Fatal(err)

@@ -293,8 +293,11 @@ static __always_inline long saved(struct walk *w, u8 kind, s16 offset, u64 cfa, 
 	} else if (kind != SAVE_AT_CFA) {
 		return 0;
 	}
+	if (load(w, base + offset * 8LL, next))
+		/* gcc says so for two instructions too long at the end of aligned frames, when rbp is the caller's already. */
+		return kind == SAVE_AT_FP ? 0 : -1;
 	w->next_known |= 1ULL << dwarf;
-	return load(w, base + offset * 8LL, next);
+	return 0;
 }
 
 /* frame_address computes the CFA, the caller's stack pointer, and returns whether the rule says one. */
