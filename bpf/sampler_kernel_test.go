@@ -39,27 +39,33 @@ func open(t testing.TB, opts Options) *Sampler {
 	return s
 }
 
-// finish stops the sampler and returns copies of all samples and events.
-func finish(t testing.TB, s *Sampler) ([]Sample, []Event) {
-	t.Helper()
-	if err := s.Stop(); err != nil {
-		t.Fatal(err)
-	}
+// follow reads all samples and events from now on. What it returns stops the sampler and returns copies of them.
+func follow(t testing.TB, s *Sampler) (finish func() ([]Sample, []Event)) {
 	var samples []Sample
 	var events []Event
-	for b := new(Batch); ; {
-		err := s.Read(b)
-		if errors.Is(err, os.ErrClosed) {
-			return samples, events
+	ended := make(chan error)
+	go func() {
+		for b := new(Batch); ; {
+			if err := s.Read(b); err != nil {
+				ended <- err
+				return
+			}
+			for _, sample := range b.Samples {
+				sample.User, sample.Kernel, sample.Stack = slices.Clone(sample.User), slices.Clone(sample.Kernel), slices.Clone(sample.Stack)
+				samples = append(samples, sample)
+			}
+			events = append(events, b.Events...)
 		}
-		if err != nil {
+	}()
+	return func() ([]Sample, []Event) {
+		t.Helper()
+		if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		for _, sample := range b.Samples {
-			sample.User, sample.Kernel = slices.Clone(sample.User), slices.Clone(sample.Kernel)
-			samples = append(samples, sample)
+		if err := <-ended; !errors.Is(err, os.ErrClosed) {
+			t.Fatal(err)
 		}
-		events = append(events, b.Events...)
+		return samples, events
 	}
 }
 
@@ -120,12 +126,13 @@ func TestKernelWholeStack(t *testing.T) {
 	const depth = 5
 	s := open(t, Options{Frequency: 199})
 	runSelf(t, s)
+	finish := follow(t, s)
 	start, err := monotonic()
 	if err != nil {
 		t.Fatal(err)
 	}
 	tid := burn(depth, 500*time.Millisecond)
-	samples, _ := finish(t, s)
+	samples, _ := finish()
 
 	taken, whole := 0, 0
 	var other []string
@@ -175,8 +182,9 @@ func TestKernelDepth(t *testing.T) {
 		t.Run(fmt.Sprint(tc.depth), func(t *testing.T) {
 			s := open(t, Options{Frequency: 199})
 			runSelf(t, s)
+			finish := follow(t, s)
 			tid := burn(tc.depth, 200*time.Millisecond)
-			samples, _ := finish(t, s)
+			samples, _ := finish()
 			deep := map[Outcome]int{}
 			for _, sample := range samples {
 				// A thread that has not come so deep yet is not meant.
@@ -222,6 +230,7 @@ func TestKernelSystemCalls(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	s := open(t, Options{Frequency: 199})
 	runSelf(t, s)
+	finish := follow(t, s)
 	zero, err := os.Open("/dev/zero")
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +242,7 @@ func TestKernelSystemCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	samples, _ := finish(t, s)
+	samples, _ := finish()
 	calls, found := 0, 0
 	for _, sample := range samples {
 		if sample.TID != uint32(unix.Gettid()) || !sample.InKernel || len(sample.Kernel) == 0 {
@@ -255,6 +264,7 @@ func TestKernelSystemCalls(t *testing.T) {
 
 func TestKernelSidebandTellsALife(t *testing.T) {
 	s := open(t, Options{})
+	finish := follow(t, s)
 	true_, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +276,7 @@ func TestKernelSidebandTellsALife(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	_, events := finish(t, s)
+	_, events := finish()
 	pid := uint32(cmd.Process.Pid)
 	var life []EventKind
 	for _, ev := range events {
@@ -296,12 +306,13 @@ func TestKernelSidebandTellsALife(t *testing.T) {
 // TestKernelExecAndReuse tells two programs of one process apart by their samples alone.
 func TestKernelExecID(t *testing.T) {
 	s := open(t, Options{Frequency: 499})
+	finish := follow(t, s)
 	const spin = `i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done`
 	cmd := exec.Command("sh", "-c", spin+`; exec sh -c '`+spin+`'`)
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	samples, _ := finish(t, s)
+	samples, _ := finish()
 	programs := map[[2]uint64]int{}
 	for _, sample := range samples {
 		if sample.PID == uint32(cmd.Process.Pid) && sample.Comm.String() == "sh" {
@@ -326,7 +337,7 @@ func TestKernelFullRing(t *testing.T) {
 	if st.Outcomes[DroppedRing] == 0 {
 		t.Error("no sample was counted as dropped by a ring that nobody reads")
 	}
-	samples, _ := finish(t, s)
+	samples, _ := follow(t, s)()
 	if got := uint64(len(samples)) + st.Outcomes[DroppedRing]; got != st.Taken {
 		t.Errorf("%d samples read + %d dropped = %d, want all %d taken", len(samples), st.Outcomes[DroppedRing], got, st.Taken)
 	}
@@ -394,6 +405,7 @@ func TestOpenRefusesFrequency(t *testing.T) {
 // offline after all, where the machine has such a one.
 func TestKernelFollowsCPUs(t *testing.T) {
 	s := open(t, Options{Frequency: 199})
+	finish := follow(t, s)
 	online := slices.Clone(s.online)
 	listed := slices.Clone(online)
 	if offline := online[len(online)-1] + 1; offline < int(s.objs.Rings.MaxEntries()) {
@@ -409,7 +421,7 @@ func TestKernelFollowsCPUs(t *testing.T) {
 		t.Errorf("CPUs %v are sampled, want %v", s.online, online)
 	}
 	tid := burn(5, 200*time.Millisecond)
-	samples, _ := finish(t, s)
+	samples, _ := finish()
 	if !slices.ContainsFunc(samples, func(sample Sample) bool { return sample.TID == tid }) {
 		t.Error("no sample after all CPUs had gone and come back")
 	}
