@@ -89,7 +89,7 @@ func (f *finisher) finish(p *process.Process, s *bpf.Sample) bool {
 		switch c.kind {
 		case codeJIT:
 			return Code{}, bpf.JITEnd
-		case codeLoading:
+		case codeLoading, codeAbsent:
 			loading = true
 			return Code{}, bpf.NoTable
 		default:

@@ -60,6 +60,7 @@ type codeKind uint8
 
 const (
 	codeLoading      codeKind = iota // by a table that is not here yet
+	codeAbsent                       // by a table that is made when another process asks for it
 	codeTable                        // by a table
 	codeFramePointer                 // by frame pointers, if it has them: its file has no table
 	codeJIT                          // not at all: it was made at run time
@@ -190,7 +191,7 @@ func (t *tables) take(r tableResult) {
 	case r.table != nil:
 		t.stats.built++
 	case errors.Is(r.err, errNotCached):
-		e.state = codeMissing
+		e.state = codeAbsent
 		return
 	default:
 		t.stats.failed++
@@ -271,7 +272,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 // runs later are worth building a table.
 func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
 	e := t.entries[key]
-	if e == nil || e.state == codeMissing && e.asked != p.Key {
+	if e == nil || e.state == codeAbsent && e.asked != p.Key {
 		return nil
 	}
 	t.uses++
