@@ -32,7 +32,7 @@ const MaxFrequency = 1000
 const DrainInterval = 500 * time.Millisecond
 
 const (
-	ringBytesPerCPU     = 256 << 10 // 0.5 s at 99 Hz with stacks of 600 frames
+	ringBytesPerCPU     = 512 << 10 // 0.3 s at 99 Hz with a piece of stack each
 	sidebandBytesPerCPU = 256 << 10
 	// The rings of all CPUs together stay below this: machines with very many CPUs get smaller ones.
 	maxRingBytes = 6 << 20
@@ -119,7 +119,8 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible)}
 	spec.Maps["rings"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].InnerMap.MaxEntries = uint32(s.ringBytes)
-	if err := spec.Variables["wake_at_bytes"].Set(uint64(s.ringBytes / 2)); err != nil {
+	// Early, because a ring fills up when there are processes to be published.
+	if err := spec.Variables["wake_at_bytes"].Set(uint64(s.ringBytes / 8)); err != nil {
 		return nil, fmt.Errorf("set wake_at_bytes: %w", err)
 	}
 	if err := spec.Variables["ship_below_bytes"].Set(uint64(s.ringBytes / 4 * 3)); err != nil {
@@ -325,7 +326,7 @@ func (s *Sampler) openCPU(id int) (*cpu, error) {
 		}
 	}
 	var err error
-	if c.sideband, err = openSideband(id, max(s.ringBytes, sidebandBytesPerCPU/4)); err != nil {
+	if c.sideband, err = openSideband(id, max(s.ringBytes/2, sidebandBytesPerCPU/4)); err != nil {
 		return nil, explain(err)
 	}
 	return c, s.poll(c.sideband.fd)
