@@ -213,7 +213,7 @@ func TestParseCPUList(t *testing.T) {
 }
 
 func TestRingsStaySmallOnLargeMachines(t *testing.T) {
-	for cpus, want := range map[int]int{1: 256 << 10, 24: 256 << 10, 25: 128 << 10, 1024: 64 << 10} {
+	for cpus, want := range map[int]int{1: 512 << 10, 12: 512 << 10, 13: 256 << 10, 1024: 64 << 10} {
 		if got := ringSize(cpus); got != want || got%os.Getpagesize() != 0 {
 			t.Errorf("ringSize(%d) = %d, want %d", cpus, got, want)
 		}
