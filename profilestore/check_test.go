@@ -311,7 +311,7 @@ func TestTopEqualsPprof(t *testing.T) {
 	if len(want) < 5 || want["pilotlight/profilestore.allocate"].total < 20 {
 		t.Fatalf("the profile shows nothing:\n%s", out)
 	}
-	table := flamegraph.Top(res.Stacks, res.Unit)
+	table := flamegraph.Top(res.Stacks, flamegraph.Options{Unit: res.Unit})
 	for _, r := range table.Rows {
 		if want[r.Function] != (line{r.Self, r.Total}) {
 			t.Errorf("%s: self %d, total %d; pprof says %v", r.Function, r.Self, r.Total, want[r.Function])

@@ -588,7 +588,10 @@ func (t *pprofTables) frames(dst []flamegraph.Frame, location int) []flamegraph.
 	}
 	for i := l.line + l.lines - 1; i >= l.line; i-- {
 		f := t.functions[t.lines[i].function]
-		dst = append(dst, flamegraph.Frame{Function: t.str(f.name), Binary: binary, File: t.str(f.file), Line: int(t.lines[i].line)})
+		dst = append(dst, flamegraph.Frame{
+			Function: t.str(f.name), Binary: binary, File: t.str(f.file), Line: int(t.lines[i].line),
+			Inlined: i < l.line+l.lines-1,
+		})
 	}
 	return dst
 }

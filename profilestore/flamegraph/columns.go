@@ -17,15 +17,24 @@ var errColumns = errors.New("malformed columns")
 
 // AppendColumns appends g in its compact form, which is meant to be gzipped:
 //
-//	version (1 byte), unit, total,
+//	version (1 byte), sides: 1, or 2 in a diff (1 byte), unit, total [, total of B],
 //	number of names, name..., file of each name..., number of file names, file name...,
-//	number of nodes, depth (less that of the node before, zigzag)..., name..., self..., pruned count..., pruned value...
+//	number of nodes, depth (less that of the node before, zigzag)..., name..., pruned count...,
+//	self..., pruned value... [, self of B..., pruned value of B...]
 //
 // Numbers are unsigned varints unless said; strings carry their length in front.
 func (g *Graph) AppendColumns(dst []byte) []byte {
 	dst = append(dst, columnsVersion)
+	if g.GraphB == nil {
+		dst = append(dst, 1)
+	} else {
+		dst = append(dst, 2)
+	}
 	dst = appendStrings(dst, g.Unit)
 	dst = binary.AppendUvarint(dst, uint64(g.Total))
+	if g.GraphB != nil {
+		dst = binary.AppendUvarint(dst, uint64(g.TotalB))
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(g.Names)))
 	dst = appendStrings(dst, g.Names...)
 	dst = appendColumn(dst, g.Files)
@@ -38,9 +47,14 @@ func (g *Graph) AppendColumns(dst []byte) []byte {
 		before = d
 	}
 	dst = appendColumn(dst, g.Name)
-	dst = appendColumn(dst, g.Self)
 	dst = appendColumn(dst, g.PrunedCount)
-	return appendColumn(dst, g.PrunedValue)
+	dst = appendColumn(dst, g.Self)
+	dst = appendColumn(dst, g.PrunedValue)
+	if g.GraphB != nil {
+		dst = appendColumn(dst, g.SelfB)
+		dst = appendColumn(dst, g.PrunedValueB)
+	}
+	return dst
 }
 
 func appendStrings(dst []byte, ss ...string) []byte {
@@ -61,14 +75,20 @@ func appendColumn[T int32 | int64](dst []byte, column []T) []byte {
 // DecodeColumns reads what AppendColumns wrote. What it accepts is a tree in preorder whose indexes are in
 // range; the sums are not checked.
 func DecodeColumns(b []byte) (*Graph, error) {
-	if len(b) == 0 {
+	if len(b) < 2 {
 		return nil, fmt.Errorf("read columns: %w", io.ErrUnexpectedEOF)
 	}
 	if b[0] != columnsVersion {
 		return nil, fmt.Errorf("read columns: version %d, this program knows %d", b[0], columnsVersion)
 	}
-	d := columnsDecoder{b: b[1:]}
+	if b[1] < 1 || b[1] > 2 {
+		return nil, fmt.Errorf("read columns of %d sides: %w", b[1], errColumns)
+	}
+	d := columnsDecoder{b: b[2:]}
 	g := &Graph{Unit: d.string(), Total: int64(d.number(math.MaxInt64))}
+	if b[1] == 2 {
+		g.GraphB = &GraphB{TotalB: int64(d.number(math.MaxInt64))}
+	}
 	g.Names = d.strings()
 	files := len(g.Names)
 	g.Files = make([]int32, 0, files)
@@ -96,9 +116,13 @@ func DecodeColumns(b []byte) (*Graph, error) {
 		g.Depth = append(g.Depth, int32(depth))
 	}
 	g.Name = column[int32](&d, nodes, uint64(len(g.Names))-1)
-	g.Self = column[int64](&d, nodes, math.MaxInt64)
 	g.PrunedCount = column[int32](&d, nodes, math.MaxInt32)
+	g.Self = column[int64](&d, nodes, math.MaxInt64)
 	g.PrunedValue = column[int64](&d, nodes, math.MaxInt64)
+	if g.GraphB != nil {
+		g.SelfB = column[int64](&d, nodes, math.MaxInt64)
+		g.PrunedValueB = column[int64](&d, nodes, math.MaxInt64)
+	}
 	if len(d.b) > 0 {
 		d.fail()
 	}

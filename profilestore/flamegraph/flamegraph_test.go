@@ -159,7 +159,7 @@ func TestBuildProperties(t *testing.T) {
 		if !reflect.DeepEqual(g, decoded) {
 			t.Fatalf("columns:\n%s\n%s", draw(g), draw(decoded))
 		}
-		checkTop(t, lines, Top(s, ""))
+		checkTop(t, lines, Top(s, Options{}))
 	}
 }
 
@@ -227,12 +227,12 @@ func checkTop(t *testing.T, lines []string, table *Table) {
 func TestTop(t *testing.T) {
 	s := parse(t, "main@app:1;f@app:2 3\nmain@app:1;f@lib:9;f@lib:8 4\nstart;g@app:1 1\n")
 	want := &Table{Unit: "count", Total: 8, Rows: []Row{
-		{"f", "lib", "f.c", 7, 7},
-		{"g", "app", "g.c", 1, 1},
-		{"main", "app", "main.c", 0, 7},
-		{"start", "", "", 0, 1},
+		{Function: "f", Binary: "lib", File: "f.c", Self: 7, Total: 7},
+		{Function: "g", Binary: "app", File: "g.c", Self: 1, Total: 1},
+		{Function: "main", Binary: "app", File: "main.c", Total: 7},
+		{Function: "start", Total: 1},
 	}}
-	if got := Top(s, "count"); !reflect.DeepEqual(got, want) {
+	if got := Top(s, Options{Unit: "count"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -260,7 +260,7 @@ func TestDeepStack(t *testing.T) {
 	if len(g.Depth) != depth+1 || g.Depth[depth] != depth || g.Self[depth] != 1 {
 		t.Errorf("%d nodes", len(g.Depth))
 	}
-	if top := Top(s, ""); len(top.Rows) != 100 || top.Rows[99].Total != 1 {
+	if top := Top(s, Options{}); len(top.Rows) != 100 || top.Rows[99].Total != 1 {
 		t.Errorf("%d rows", len(top.Rows))
 	}
 }
@@ -269,7 +269,8 @@ func FuzzDecodeColumns(f *testing.F) {
 	s := parse(f, fiveNodes)
 	f.Add(Build(s, Options{Unit: "nanoseconds", MaxNodes: 4}).AppendColumns(nil))
 	f.Add(Build(new(Stacks), Options{}).AppendColumns(nil))
-	f.Add([]byte{columnsVersion, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add(Build(s, Options{B: parse(f, "main@app;z 3")}).AppendColumns(nil))
+	f.Add([]byte{columnsVersion, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g, err := DecodeColumns(b)
@@ -326,6 +327,6 @@ func BenchmarkBuild(b *testing.B) {
 func BenchmarkTop(b *testing.B) {
 	s := million()
 	for b.Loop() {
-		Top(s, "")
+		Top(s, Options{})
 	}
 }

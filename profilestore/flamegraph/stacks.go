@@ -10,6 +10,7 @@ type Frame struct {
 	Binary   string // file of the mapping: "/usr/bin/app", "[kernel.kallsyms]"; "" unknown
 	File     string // source file; "" unknown
 	Line     int    // line in File; 0 unknown
+	Inlined  bool   // into the frame before it, outside of it in the stack: both are one location of the program
 }
 
 // Stacks is a set of stacks with values, kept as a tree from the root so that common callers are stored once.
@@ -18,7 +19,7 @@ type Stacks struct {
 	frames   []Frame
 	frameIDs map[Frame]int32
 
-	// One entry for each distinct stack prefix; a parent comes before its children. -1 stands for the root.
+	// One entry for each distinct stack prefix; a parent comes before its children. rootNode stands for the root.
 	parent []int32
 	frame  []int32
 	self   []int64
@@ -74,20 +75,25 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	if s.child == nil {
 		s.child = make(map[edge]int32)
 	}
-	node := int32(-1)
+	node := int32(rootNode)
 	for _, f := range stack {
-		e := edge{node, f}
-		next, ok := s.child[e]
-		if !ok {
-			next = int32(len(s.parent))
-			s.parent = append(s.parent, node)
-			s.frame = append(s.frame, f)
-			s.self = append(s.self, 0)
-			s.child[e] = next
-		}
-		node = next
+		node = s.node(node, f)
 	}
 	s.self[node] += value
+}
+
+// node returns the child of a node, or of the root, for a frame.
+func (s *Stacks) node(parent, frame int32) int32 {
+	e := edge{parent, frame}
+	child, ok := s.child[e]
+	if !ok {
+		child = int32(len(s.parent))
+		s.parent = append(s.parent, parent)
+		s.frame = append(s.frame, frame)
+		s.self = append(s.self, 0)
+		s.child[e] = child
+	}
+	return child
 }
 
 // Total is the sum of all values added.
@@ -98,7 +104,7 @@ func (s *Stacks) Nodes() int { return len(s.parent) }
 
 // Size estimates the memory held, in bytes.
 func (s *Stacks) Size() int64 {
-	// A node is 16 bytes in the columns and 12 in the map, a frame 56 in each of both; slices and maps hold up
+	// A node is 16 bytes in the columns and 12 in the map, a frame 64 in each of both; slices and maps hold up
 	// to twice of what they use.
-	return 2*(28*int64(len(s.parent))+112*int64(len(s.frames))) + s.nameBytes
+	return 2*(28*int64(len(s.parent))+128*int64(len(s.frames))) + s.nameBytes
 }

@@ -164,7 +164,7 @@ func (a *api) top(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return TopAnswer{flamegraph.Top(res.Stacks, res.Unit), Source{res.Profiles, res.Damaged}}, nil
+	return TopAnswer{flamegraph.Top(res.Stacks, flamegraph.Options{Unit: res.Unit}), Source{res.Profiles, res.Damaged}}, nil
 }
 
 // ProfilesAnswer is the answer of /api/v1/profiles: single profiles, newest first.

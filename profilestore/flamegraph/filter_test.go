@@ -1,0 +1,225 @@
+package flamegraph
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/pprof/profile"
+)
+
+func filters(t testing.TB, list ...string) []Filter {
+	t.Helper()
+	fs := make([]Filter, len(list))
+	for i, s := range list {
+		var err error
+		if fs[i], err = ParseFilter(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fs
+}
+
+func TestFilter(t *testing.T) {
+	const app = "main@app;parse@app;read@libc 1\nmain@app;print@app;write@libc 2\nidle@kernel 4\n- 8\n"
+	for _, tt := range []struct {
+		name, stacks string
+		filters      []string
+		want         string
+	}{
+		{"none", app, nil, "total 8\n idle@kernel 4\n main@app 0\n  print@app 0\n   write@libc 2\n  parse@app 0\n   read@libc 1\n"},
+		{"focus", app, []string{"focus:^parse$"}, "total 0\n main@app 0\n  parse@app 0\n   read@libc 1\n"},
+		{"focus by binary", app, []string{"focus:kernel"}, "total 0\n idle@kernel 4\n"},
+		{"ignore drops empty stacks as pprof does", app, []string{"ignore:main"}, "total 0\n idle@kernel 4\n"},
+		{"hide joins what it had parted", "a;x;b 1\na;y;b 2\n", []string{"hide:^[xy]$"}, "total 0\n a 0\n  b 3\n"},
+		{"hide everything", app, []string{"hide:."}, "total 0\n"},
+		{"hide leaves what is below", app, []string{"hide:app"}, "total 0\n idle@kernel 4\n write@libc 2\n read@libc 1\n"},
+		{"show_from the outermost", "a;f;b;f;c 1\na;b 2\n", []string{"show_from:^f$"}, "total 0\n f 0\n  b 0\n   f 0\n    c 1\n"},
+		{"in the order given: hide, then focus", "a;b 1\nb 2\n", []string{"hide:^a$", "focus:a"}, "total 0\n"},
+		{"in the order given: focus, then hide", "a;b 1\nb 2\n", []string{"focus:a", "hide:^a$"}, "total 0\n b 1\n"},
+		{"a source file", "f@x:3 1\ng@x:4 2\n", []string{`focus:^f\.c$`}, "total 0\n f@x 1\n"},
+		{"nothing matches", app, []string{"focus:nowhere"}, "total 0\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := parse(t, tt.stacks)
+			before := draw(Build(s, Options{}))
+			if got := draw(Build(s.Filter(filters(t, tt.filters...)...), Options{})); got != tt.want {
+				t.Errorf("got\n%swant\n%s", got, tt.want)
+			}
+			if after := draw(Build(s, Options{})); after != before {
+				t.Errorf("the stacks were changed:\n%s\n%s", before, after)
+			}
+		})
+	}
+}
+
+func TestParseFilter(t *testing.T) {
+	if f, err := ParseFilter(`focus:std::vector<(int|long)>`); err != nil || f.Kind != Focus || f.Regexp.String() != "std::vector<(int|long)>" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for in, want := range map[string]string{
+		"":                     "write focus:, ignore:",
+		"main":                 "write focus:, ignore:",
+		"show:main":            "write focus:, ignore:",
+		"focus:":               "after the colon",
+		"focus:(":              "missing closing )",
+		"focus:(?=a)":          "RE2",
+		"hide:" + longer(5000): "at most 4096",
+	} {
+		if _, err := ParseFilter(in); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 200 {
+			t.Errorf("%.40q: %v, want %q in it", in, err, want)
+		}
+	}
+}
+
+func longer(n int) string { return strings.Repeat("x", n) }
+
+// randomProfile has what makes filters hard: locations of several inlined calls, some of the same function,
+// without lines, without a mapping; and stacks without a frame.
+func randomProfile(r *rand.Rand) *profile.Profile {
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "cpu", Unit: "nanoseconds"}}, PeriodType: &profile.ValueType{}}
+	for i := range 3 {
+		p.Mapping = append(p.Mapping, &profile.Mapping{ID: uint64(i + 1), File: fmt.Sprintf("/lib/lib%d", i)})
+	}
+	for i := range 7 {
+		p.Function = append(p.Function, &profile.Function{ID: uint64(i + 1), Name: fmt.Sprintf("f%d", i), Filename: fmt.Sprintf("src%d.c", i%4)})
+	}
+	for i := range 12 {
+		l := &profile.Location{ID: uint64(i + 1), Address: uint64(i)}
+		if m := r.IntN(len(p.Mapping) + 1); m < len(p.Mapping) {
+			l.Mapping = p.Mapping[m]
+		}
+		for range r.IntN(4) {
+			l.Line = append(l.Line, profile.Line{Function: p.Function[r.IntN(len(p.Function))], Line: int64(r.IntN(3))})
+		}
+		p.Location = append(p.Location, l)
+	}
+	for range 1 + r.IntN(20) {
+		s := &profile.Sample{Value: []int64{1 + r.Int64N(100)}}
+		for range r.IntN(6) {
+			s.Location = append(s.Location, p.Location[r.IntN(len(p.Location))])
+		}
+		p.Sample = append(p.Sample, s)
+	}
+	return p
+}
+
+// fromProfile makes stacks as the store does.
+func fromProfile(p *profile.Profile) *Stacks {
+	s := new(Stacks)
+	for _, sample := range p.Sample {
+		var stack []int32
+		for _, l := range slices.Backward(sample.Location) {
+			f := Frame{}
+			if l.Mapping != nil {
+				f.Binary = l.Mapping.File
+			}
+			if len(l.Line) == 0 {
+				f.Function = fmt.Sprintf("%#x", l.Address)
+				stack = append(stack, s.Frame(f))
+			}
+			for i, line := range slices.Backward(l.Line) {
+				f.Function, f.File, f.Line, f.Inlined = line.Function.Name, line.Function.Filename, int(line.Line), i < len(l.Line)-1
+				stack = append(stack, s.Frame(f))
+			}
+		}
+		s.Add(stack, sample.Value[0])
+	}
+	return s
+}
+
+// folded lists the stacks with all that filters look at.
+func folded(s *Stacks) map[string]int64 {
+	stacks := make(map[string]int64)
+	if s.root > 0 {
+		stacks[""] = s.root
+	}
+	paths := make([]string, len(s.parent))
+	for i, p := range s.parent {
+		f := s.frames[s.frame[i]]
+		paths[i] = fmt.Sprintf("%s@%s %s:%d %v", f.Function, f.Binary, f.File, f.Line, f.Inlined)
+		if p >= 0 {
+			paths[i] = paths[p] + ";" + paths[i]
+		}
+		if s.self[i] > 0 {
+			stacks[paths[i]] += s.self[i]
+		}
+	}
+	return stacks
+}
+
+// TestFilterAsPprof compares with the functions that pprof's options of the same names call.
+func TestFilterAsPprof(t *testing.T) {
+	expressions := []string{"f0", "f[12]$", "f3|f4", "src1", "src[23]", "lib0", "lib[12]", "^f5$|lib2", "nowhere", "f"}
+	r := rand.New(rand.NewPCG(3, 4))
+	changed := 0
+	for round := range 3000 {
+		p := randomProfile(r)
+		s := fromProfile(p)
+		whole := folded(s)
+		var fs []Filter
+		for range 1 + r.IntN(3) {
+			kind := []FilterKind{Focus, Ignore, Hide, ShowFrom}[r.IntN(4)]
+			fs = append(fs, Filter{kind, regexp.MustCompile(expressions[r.IntN(len(expressions))])})
+		}
+		for _, f := range fs {
+			switch f.Kind {
+			case Focus:
+				p.FilterSamplesByName(f.Regexp, nil, nil, nil)
+			case Ignore:
+				p.FilterSamplesByName(nil, f.Regexp, nil, nil)
+			case Hide:
+				p.FilterSamplesByName(nil, nil, f.Regexp, nil)
+			case ShowFrom:
+				p.ShowFrom(f.Regexp)
+			}
+		}
+		filtered := s.Filter(fs...)
+		got, want := folded(filtered), folded(fromProfile(p))
+		if !maps.Equal(got, want) {
+			t.Fatalf("round %d, %v:\nfrom %v\ngot  %v\nwant %v", round, fs, whole, got, want)
+		}
+		if sum := Build(filtered, Options{}); sum.Total != filtered.Total() || len(got) == 0 && len(sum.Depth) != 1 {
+			t.Fatalf("total %d, %d nodes; want %d", sum.Total, len(sum.Depth), filtered.Total())
+		}
+		if !maps.Equal(got, whole) && len(got) > 0 {
+			changed++
+		}
+	}
+	if changed < 1000 {
+		t.Errorf("only %d of 3000 filters left some and took some", changed)
+	}
+}
+
+// TestFilterInPprofsOrder applies focus, ignore, hide and show_from all at once, as pprof's driver does.
+func TestFilterInPprofsOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 500 {
+		p := randomProfile(r)
+		s := fromProfile(p)
+		focus, ignore := regexp.MustCompile("f[0-4]"), regexp.MustCompile("f5|src3")
+		hide, from := regexp.MustCompile("f1|lib2"), regexp.MustCompile("f[23]")
+		p.FilterSamplesByName(focus, ignore, hide, nil)
+		p.ShowFrom(from)
+		got, want := folded(s.Filter(Filter{Focus, focus}, Filter{Ignore, ignore}, Filter{Hide, hide}, Filter{ShowFrom, from})), folded(fromProfile(p))
+		if !maps.Equal(got, want) {
+			t.Fatalf("got  %v\nwant %v", got, want)
+		}
+	}
+}
+
+func BenchmarkFilter(b *testing.B) {
+	s := million()
+	for _, f := range []string{"focus:function7", "hide:function7", "show_from:function7"} {
+		b.Run(f, func(b *testing.B) {
+			fs := filters(b, f)
+			for b.Loop() {
+				s.Filter(fs...)
+			}
+		})
+	}
+}
