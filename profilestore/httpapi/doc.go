@@ -23,10 +23,11 @@
 //	    {"values": ["api", "db"]}
 //	/api/v1/services                [ServicesAnswer]
 //	/api/v1/series                  [SeriesAnswer]; also by=, step=
-//	/api/v1/flamegraph              [FlamegraphAnswer]; also root=, max_nodes=
-//	/api/v1/top                     [TopAnswer]
+//	/api/v1/flamegraph              [FlamegraphAnswer]; also filter=, b.*=, root=, max_nodes=
+//	/api/v1/top                     [TopAnswer]; also filter=, b.*=
+//	/api/v1/sandwich                [SandwichAnswer]; also filter=, b.*=, function=, max_nodes=
 //	/api/v1/profiles                [ProfilesAnswer]; also limit=
-//	/api/v1/pprof                   a gzipped pprof file; also seconds=
+//	/api/v1/pprof                   a gzipped pprof file; also filter=, seconds=
 //	/api/v1/agents                  {"agents": [...]}, each an [AgentReport]; takes no parameters
 //
 // by= names labels, separated by commas or given more than once. step= is a duration of at least 1s, 30s or
@@ -34,6 +35,17 @@
 // path of functions that the graph shall start from, as flamegraph.ParsePath reads it; max_nodes= is 1 to
 // 1,000,000, missing 20,000. limit= is 1 to 1,000, missing 100. seconds= takes the place of from: the
 // last so many seconds before to of which there are profiles; `go tool pprof -seconds` sets it.
+//
+// filter= is kind:expression, where the kind is focus, ignore, hide or show_from (see flamegraph.Filter); given more
+// than once, filters are applied in their order. In pprof's own order, which is this one, the answer is pprof's.
+//
+// b.query=, b.from= and b.to= make the answer a diff: "self_b" and the like stand for the second selection.
+// What is not given is as in the first; of a range with one end, the other is as far away as in the first. With
+// normalize=true the nodes and rows are ordered and pruned by their share of the total of their side; the
+// values stay as they are.
+//
+// With Accept: application/x-pilotlight-columns a flame graph comes as flamegraph.Graph.AppendColumns writes
+// it, and what it was made from in the headers Pilotlight-Profiles, -Damaged, -Profiles-B and -Damaged-B.
 //
 // # Writing
 //

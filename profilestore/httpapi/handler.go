@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
 const (
@@ -142,13 +143,14 @@ func (a *api) router() *echo.Echo {
 		"/api/v1/label/:name/values": a.labelValues,
 		"/api/v1/services":           a.services,
 		"/api/v1/series":             a.series,
-		"/api/v1/flamegraph":         a.flamegraph,
 		"/api/v1/top":                a.top,
+		"/api/v1/sandwich":           a.sandwich,
 		"/api/v1/profiles":           a.profiles,
 		"/api/v1/agents":             a.listAgents,
 	} {
 		get(path, a.query(path, compress(answer(f))))
 	}
+	get("/api/v1/flamegraph", a.query("/api/v1/flamegraph", compress(errorFunc(a.flamegraph))))
 	get("/api/v1/pprof", a.query("/api/v1/pprof", errorFunc(a.pprof)))
 	add(http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
 	add(http.MethodPost, pushProcedure, a.pushHandler())
@@ -226,7 +228,7 @@ func (a *api) serveReady(w http.ResponseWriter, r *http.Request) error {
 
 // compress packs answers for clients that take zstd or gzip.
 func compress(h http.Handler) http.Handler {
-	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json"}))
+	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json", flamegraph.ColumnsType}))
 	if err != nil {
 		panic(err) // the options above are wrong
 	}

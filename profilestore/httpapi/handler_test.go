@@ -8,7 +8,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +119,39 @@ func TestRoutes(t *testing.T) {
 					t.Errorf("%s", body)
 				}
 			}},
+		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + during(base, 0, 10, "query", `{service_name="api"}`, "b.from", unix(base, 10)), "",
+			is(`{"unit":"nanoseconds","total":40000000,"names":["total","main","handle","parse","encode"],"files":[0,1,1,1,1],
+				"file_names":["","/usr/bin/api"],"depth":[0,1,2,3,3],"name":[0,1,2,3,4],"self":[0,0,0,30000000,10000000],
+				"pruned_count":[0,0,0,0,0],"pruned_value":[0,0,0,0,0],"total_b":20000000,"self_b":[0,0,0,20000000,0],
+				"pruned_value_b":[0,0,0,0,0],"profiles":1,"damaged":0,"profiles_b":1,"damaged_b":0}`)},
+		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("filter", "ignore:tick", "filter", "hide:^main$", "filter", "focus:handle"), "",
+			is(`{"unit":"nanoseconds","total":60000000,"names":["total","handle","parse","encode"],"files":[0,1,1,1],
+				"file_names":["","/usr/bin/api"],"depth":[0,1,2,2],"name":[0,1,2,3],"self":[0,0,50000000,10000000],
+				"pruned_count":[0,0,0,0],"pruned_value":[0,0,0,0],"profiles":4,"damaged":0}`)},
+		{"GET /api/v1/top", "/api/v1/top" + all("query", `{service_name="db"}`, "b.query", `{service_name="cron"}`, "normalize", "true"), "",
+			is(`{"unit":"nanoseconds","total":40000000,"total_b":10000000,"rows":[
+				{"function":"scan","binary":"/usr/bin/db","file":"db.c","self":40000000,"total":40000000,"self_b":0,"total_b":0},
+				{"function":"tick","binary":"/usr/bin/cron","file":"cron.c","self":0,"total":0,"self_b":10000000,"total_b":10000000},
+				{"function":"main","binary":"/usr/bin/cron","file":"cron.c","self":0,"total":40000000,"self_b":0,"total_b":10000000}],
+				"profiles":1,"damaged":0,"profiles_b":1,"damaged_b":0}`)},
+		{"GET /api/v1/sandwich", "/api/v1/sandwich" + all("function", "handle"), "",
+			is(`{"unit":"nanoseconds","total":110000000,"function":{"function":"handle","binary":"/usr/bin/api","file":"api.c","self":0,"total":60000000},
+				"callers":[{"function":"main","value":60000000}],"callees":[{"function":"parse","value":50000000},{"function":"encode","value":10000000}],
+				"caller_graph":{"unit":"nanoseconds","total":60000000,"names":["handle","main"],"files":[1,1],"file_names":["","/usr/bin/api"],
+					"depth":[0,1],"name":[0,1],"self":[0,60000000],"pruned_count":[0,0],"pruned_value":[0,0]},
+				"callee_graph":{"unit":"nanoseconds","total":60000000,"names":["handle","parse","encode"],"files":[1,1,1],"file_names":["","/usr/bin/api"],
+					"depth":[0,1,1],"name":[0,1,2],"self":[0,50000000,10000000],"pruned_count":[0,0,0],"pruned_value":[0,0,0]},
+				"profiles":4,"damaged":0}`)},
+		{"GET /api/v1/pprof", "/api/v1/pprof" + all("filter", "focus:parse", "filter", "show_from:handle"), "",
+			func(t *testing.T, _ *http.Response, body []byte) {
+				p, err := profile.ParseData(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(p.Sample) != 2 || len(p.Sample[0].Location) != 2 || len(p.Function) != 2 {
+					t.Errorf("%v", p)
+				}
+			}},
 		{"GET /api/v1/profiles", "/api/v1/profiles" + all("limit", "3"), "",
 			func(t *testing.T, _ *http.Response, body []byte) {
 				var got ProfilesAnswer
@@ -164,7 +199,7 @@ func TestRoutes(t *testing.T) {
 					t.Errorf("%v, %v", err, p)
 				}
 			}},
-		{"GET /metrics", "/metrics", "", is(`pilotlight_query_seconds_count{route="/api/v1/top"} 2`)},
+		{"GET /metrics", "/metrics", "", is(`pilotlight_query_seconds_count{route="/api/v1/top"} 4`)},
 		{"GET /debug/pprof/*", "/debug/pprof/", "", is("goroutine")},
 		{"GET /debug/pprof/*", "/debug/pprof/goroutine?debug=1", "", is("goroutine profile: total")},
 		{"GET /debug/pprof/cmdline", "/debug/pprof/cmdline", "", is("test")},
@@ -260,6 +295,66 @@ func TestPackedAnswer(t *testing.T) {
 	}
 	if !strings.Contains(resp.Header.Get("Vary"), "Accept-Encoding") {
 		t.Errorf("Vary: %q", resp.Header.Get("Vary"))
+	}
+}
+
+// TestColumns asks for the compact form, which holds what JSON does.
+func TestColumns(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	base := testBase()
+	fill(t, s, base)
+	for _, path := range []string{
+		"/api/v1/flamegraph" + during(base, 0, 60),
+		"/api/v1/flamegraph" + during(base, 0, 10, "b.to", unix(base, 20), "max_nodes", "3"),
+	} {
+		resp, packed := send(t, s, http.MethodGet, path, http.Header{"Accept": {"text/html, " + flamegraph.ColumnsType + ";q=0.5"}}, nil)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != flamegraph.ColumnsType || resp.Header.Get("Pilotlight-Damaged") != "0" {
+			t.Fatalf("%s: %v", resp.Status, resp.Header)
+		}
+		g, err := flamegraph.DecodeColumns(packed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, body := get(t, s, path)
+		var want FlamegraphAnswer
+		if err := json.Unmarshal(body, &want); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(g, want.Graph) || !slices.Contains(resp.Header.Values("Vary"), "Accept") {
+			t.Errorf("got  %+v\nwant %+v\n%v", g, want.Graph, resp.Header)
+		}
+	}
+	for accept, want := range map[string]bool{
+		"": false, "*/*": false, "application/*": false, "application/json": false, flamegraph.ColumnsType: true,
+		flamegraph.ColumnsType + ";q=0": false, "a/b;;," + flamegraph.ColumnsType: true,
+	} {
+		if got := accepts(&http.Request{Header: http.Header{"Accept": {accept}}}, flamegraph.ColumnsType); got != want {
+			t.Errorf("Accept: %s: %v", accept, got)
+		}
+	}
+}
+
+// Of a range of which one end is given, the other is as far away as in the range that it is compared with.
+func TestOtherRange(t *testing.T) {
+	for _, tt := range []struct {
+		params   string
+		from, to int64 // of b, Unix seconds
+	}{
+		{"b.from=100", 100, 110},
+		{"b.to=100", 90, 100},
+		{"b.from=100&b.to=103", 100, 103},
+		{"b.query={}", 1000, 1010},
+		{"b.to=3", 0, 3},
+	} {
+		r := httptest.NewRequest("GET", "/?from=1000&to=1010&"+tt.params, nil)
+		p, q, err := readQuery(r, stacked...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, diff, err := p.other(q)
+		if err != nil || !diff || b.From != tt.from*1e9 || b.To != tt.to*1e9 {
+			t.Errorf("%s: %v, %d to %d, %v", tt.params, diff, b.From, b.To, err)
+		}
 	}
 }
 

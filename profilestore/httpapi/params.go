@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
 const defaultRange = time.Hour
@@ -38,7 +41,7 @@ func readParams(r *http.Request, known ...string) (params, error) {
 			}
 			return params{}, badRequest(name, "unknown parameter %.40q: this route takes %s", name, strings.Join(known, ", "))
 		}
-		if len(v[name]) > 1 && name != "by" {
+		if len(v[name]) > 1 && name != "by" && name != "filter" {
 			return params{}, badRequest(name, "%s is given %d times: give it once", name, len(v[name]))
 		}
 	}
@@ -53,6 +56,69 @@ func readQuery(r *http.Request, others ...string) (params, profilestore.Query, e
 	}
 	q, err := p.query()
 	return p, q, err
+}
+
+// other reads the selection that a diff compares with: what is not given is as in q, and a range of which one end is
+// given is as long as that of q. ok is false when there is none.
+func (p params) other(q profilestore.Query) (b profilestore.Query, ok bool, err error) {
+	hasFrom, hasTo := p.Has("b.from"), p.Has("b.to")
+	if !hasFrom && !hasTo && !p.Has("b.query") {
+		return b, false, nil
+	}
+	b = q
+	if p.Has("b.query") {
+		if b.Matchers, err = profilestore.ParseSelector(p.Get("b.query")); err != nil {
+			var e *profilestore.Error
+			if errors.As(err, &e) {
+				e.Param = "b.query"
+			}
+			return b, false, err
+		}
+	}
+	if err := errors.Join(p.time("b.from", &b.From), p.time("b.to", &b.To)); err != nil {
+		return b, false, err
+	}
+	length := q.To - q.From
+	switch {
+	case hasFrom && !hasTo:
+		b.To = b.From + min(length, math.MaxInt64-b.From)
+	case hasTo && !hasFrom:
+		b.From = max(b.To-length, 0)
+	}
+	if b.From > b.To {
+		return b, false, badRequest("b.from", "b.from is after b.to: swap them")
+	}
+	return b, true, nil
+}
+
+// maxFilters bounds the passes over all stacks that one request may ask for.
+const maxFilters = 32
+
+// filters reads the filters in their order.
+func (p params) filters() ([]flamegraph.Filter, error) {
+	if n := len(p.Values["filter"]); n > maxFilters {
+		return nil, badRequest("filter", "filter is given %d times: give it at most %d times, joining expressions by |", n, maxFilters)
+	}
+	fs := make([]flamegraph.Filter, len(p.Values["filter"]))
+	for i, s := range p.Values["filter"] {
+		var err error
+		if fs[i], err = flamegraph.ParseFilter(s); err != nil {
+			return nil, badRequest("filter", "filter %v", err)
+		}
+	}
+	return fs, nil
+}
+
+// bool reads true or false; false if it is missing.
+func (p params) bool(name string) (bool, error) {
+	switch v := p.Get(name); {
+	case v == "true":
+		return true, nil
+	case v == "false" || !p.Has(name):
+		return false, nil
+	default:
+		return false, badRequest(name, "%s %.40q: write true or false", name, v)
+	}
 }
 
 // query reads the selection.

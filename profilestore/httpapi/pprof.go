@@ -9,14 +9,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/pprof/profile"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
 // pprof answers the selection as one file that `go tool pprof` reads from this URL.
 func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
-	p, q, err := readQuery(r, "seconds")
+	p, q, err := readQuery(r, "seconds", "filter")
+	if err != nil {
+		return err
+	}
+	filters, err := p.filters()
 	if err != nil {
 		return err
 	}
@@ -33,6 +39,7 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	prof = filterProfile(prof, filters)
 	prof.DefaultSampleType = q.Type.SampleType // what pprof shows without -sample_index
 	var b bytes.Buffer
 	if err := prof.Write(&b); err != nil {
@@ -44,6 +51,26 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Length", strconv.Itoa(b.Len()))
 	write(w, r, b.String())
 	return nil
+}
+
+// filterProfile filters by pprof's own functions, and leaves out what no sample needs any more.
+func filterProfile(p *profile.Profile, filters []flamegraph.Filter) *profile.Profile {
+	if len(filters) == 0 {
+		return p
+	}
+	for _, f := range filters {
+		switch f.Kind {
+		case flamegraph.Focus:
+			p.FilterSamplesByName(f.Regexp, nil, nil, nil)
+		case flamegraph.Ignore:
+			p.FilterSamplesByName(nil, f.Regexp, nil, nil)
+		case flamegraph.Hide:
+			p.FilterSamplesByName(nil, nil, f.Regexp, nil)
+		case flamegraph.ShowFrom:
+			p.ShowFrom(f.Regexp)
+		}
+	}
+	return p.Compact()
 }
 
 // last makes q the profiles that cover the last d before q.To. A profile is only

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -15,8 +17,9 @@ import (
 	"pilotlight/profilestore"
 )
 
-// TestGoToolPprof lets the tool itself read the URL that the page offers for copying.
-func TestGoToolPprof(t *testing.T) {
+// goToolPprof runs the tool as a user does, with values in milliseconds.
+func goToolPprof(t *testing.T, args ...string) string {
+	t.Helper()
 	goTool, err := exec.LookPath("go")
 	if err != nil {
 		if os.Getenv("REQUIRE_ALL") != "" {
@@ -24,20 +27,31 @@ func TestGoToolPprof(t *testing.T) {
 		}
 		t.Skip("no go command to run `go tool pprof` with")
 	}
+	cmd := exec.CommandContext(t.Context(), goTool, append([]string{"tool", "pprof", "-unit=ms"}, args...)...)
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return string(out)
+}
+
+var topRow = regexp.MustCompile(`(?m)^\s*(\S+)ms\s+\S+%\s+\S+%\s+(\S+)ms\s+\S+%\s+(\S+)`)
+
+// topRows reads -top: function self total, in its order.
+func topRows(out string) []string {
+	var rows []string
+	for _, m := range topRow.FindAllStringSubmatch(strings.ReplaceAll(out, " 0 ", " 0ms "), -1) {
+		rows = append(rows, m[3]+" "+m[1]+" "+m[2])
+	}
+	return rows
+}
+
+// TestGoToolPprof lets the tool itself read the URL that the page offers for copying.
+func TestGoToolPprof(t *testing.T) {
 	s := newTestServer(t, newTestStore(t), Options{})
 	base := testBase()
 	fill(t, s, base)
-	run := func(args ...string) string {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), goTool, append([]string{"tool", "pprof", "-top", "-unit=ms"}, args...)...)
-		cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-		}
-		return string(out)
-	}
-	row := regexp.MustCompile(`(?m)^\s*(\S+)ms\s+\S+%\s+\S+%\s+(\S+)ms\s+\S+%\s+(\S+)`)
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -56,21 +70,76 @@ func TestGoToolPprof(t *testing.T) {
 		}, "encode -10 -10, parse -10 -10, handle 0 -20, main 0 -20"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out := run(tt.args...)
+			out := goToolPprof(t, append([]string{"-top"}, tt.args...)...)
 			if tt.want == "" {
 				if !strings.Contains(out, "Type: samples") || !strings.Contains(out, "11 total") {
 					t.Errorf("\n%s", out)
 				}
 				return
 			}
-			var got []string
-			for _, m := range row.FindAllStringSubmatch(strings.ReplaceAll(out, " 0 ", " 0ms "), -1) {
-				got = append(got, m[3]+" "+m[1]+" "+m[2])
-			}
+			got := topRows(out)
 			if strings.Join(got, ", ") != tt.want {
 				t.Errorf("got %s\nwant %s\n%s", strings.Join(got, ", "), tt.want, out)
 			}
 		})
+	}
+}
+
+// TestAsGoToolPprof compares the answers of the API with what the tool makes of the whole download by itself.
+func TestAsGoToolPprof(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	base := testBase()
+	fill(t, s, base)
+	whole := s.URL + "/api/v1/pprof" + during(base, 0, 60)
+	for _, filters := range [][]string{
+		{}, {"focus:parse|scan"}, {"ignore:handle"}, {"hide:^main$"}, {"show_from:handle"}, {"focus:db"}, {"focus:nothing.*like_it"},
+		{"focus:main", "ignore:tick", "hide:handle|scan", "show_from:parse|main"},
+	} {
+		var args, params []string
+		for _, f := range filters {
+			kind, expr, _ := strings.Cut(f, ":")
+			args, params = append(args, "-"+kind+"="+expr), append(params, "filter", f)
+		}
+		out := goToolPprof(t, append(append([]string{"-top"}, args...), whole)...)
+		_, body := get(t, s, "/api/v1/top"+during(base, 0, 60, params...))
+		var top TopAnswer
+		if err := json.Unmarshal(body, &top); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range top.Rows {
+			got = append(got, fmt.Sprint(r.Function, " ", r.Self/ms, " ", r.Total/ms))
+		}
+		want := topRows(out)
+		slices.Sort(got) // rows that are equal are in another order
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%v: got %q, want %q\n%s", filters, got, want, out)
+		}
+		filtered := topRows(goToolPprof(t, "-top", s.URL+"/api/v1/pprof"+during(base, 0, 60, params...)))
+		if slices.Sort(filtered); !slices.Equal(filtered, want) {
+			t.Errorf("%v: the download that is filtered has %q, want %q", filters, filtered, want)
+		}
+	}
+	peek := regexp.MustCompile(`(?m)^\s+(\d+)ms\s+\S+% \|   (\S+)`)
+	for _, function := range []string{"main", "handle", "parse"} {
+		var want []string
+		for _, m := range peek.FindAllStringSubmatch(goToolPprof(t, "-peek=^"+function+"$", whole), -1) {
+			want = append(want, m[2]+" "+m[1])
+		}
+		_, body := get(t, s, "/api/v1/sandwich"+during(base, 0, 60, "function", function))
+		var w SandwichAnswer
+		if err := json.Unmarshal(body, &w); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range append(w.Callers, w.Callees...) {
+			got = append(got, fmt.Sprint(c.Function, " ", c.Value/ms))
+		}
+		slices.Sort(got)
+		if slices.Sort(want); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", function, got, want)
+		}
 	}
 }
 

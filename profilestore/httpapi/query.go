@@ -5,14 +5,11 @@ import (
 	"time"
 
 	"pilotlight/profilestore"
-	"pilotlight/profilestore/flamegraph"
 )
 
 const (
 	defaultPoints   = 300    // of a series whose step was not given, at most
 	maxPoints       = 11_000 // of a series whose step was given: 10 s steps for a day, 1 min steps for a week
-	defaultNodes    = 20_000
-	maxNodes        = 1_000_000
 	defaultProfiles = 100
 	maxProfiles     = 1000
 )
@@ -117,54 +114,6 @@ func (a *api) series(r *http.Request) (any, error) {
 		ans.Series[i] = SeriesPoints{labelMap(s.Labels), points}
 	}
 	return ans, nil
-}
-
-// Source says what an answer was made from.
-type Source struct {
-	Profiles int `json:"profiles"` // with at least one matching sample
-	Damaged  int `json:"damaged"`  // matching profiles left out because their stored bytes are damaged
-}
-
-// FlamegraphAnswer is the answer of /api/v1/flamegraph: the columns of [flamegraph.Graph], and with them where
-// they come from.
-type FlamegraphAnswer struct {
-	*flamegraph.Graph
-	Source
-}
-
-// TopAnswer is the answer of /api/v1/top: [flamegraph.Table], whole, and with it where it comes from.
-type TopAnswer struct {
-	*flamegraph.Table
-	Source
-}
-
-func (a *api) flamegraph(r *http.Request) (any, error) {
-	p, q, err := readQuery(r, "root", "max_nodes")
-	if err != nil {
-		return nil, err
-	}
-	nodes, err := p.int("max_nodes", 1, maxNodes, defaultNodes)
-	if err != nil {
-		return nil, err
-	}
-	res, err := a.store.Select(r.Context(), q)
-	if err != nil {
-		return nil, err
-	}
-	g := flamegraph.Build(res.Stacks, flamegraph.Options{Unit: res.Unit, MaxNodes: nodes, Root: flamegraph.ParsePath(p.Get("root"))})
-	return FlamegraphAnswer{g, Source{res.Profiles, res.Damaged}}, nil
-}
-
-func (a *api) top(r *http.Request) (any, error) {
-	_, q, err := readQuery(r)
-	if err != nil {
-		return nil, err
-	}
-	res, err := a.store.Select(r.Context(), q)
-	if err != nil {
-		return nil, err
-	}
-	return TopAnswer{flamegraph.Top(res.Stacks, flamegraph.Options{Unit: res.Unit}), Source{res.Profiles, res.Damaged}}, nil
 }
 
 // ProfilesAnswer is the answer of /api/v1/profiles: single profiles, newest first.

@@ -137,6 +137,9 @@ func during(base time.Time, from, to int64, more ...string) string {
 	return "?" + v.Encode()
 }
 
+// unix is a time some seconds after base as a parameter.
+func unix(base time.Time, seconds int64) string { return strconv.FormatInt(base.Unix()+seconds, 10) }
+
 // get returns the answer to a request and its body.
 func get(t *testing.T, s *httptest.Server, path string) (*http.Response, []byte) {
 	t.Helper()
