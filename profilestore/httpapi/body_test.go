@@ -20,7 +20,7 @@ func TestBody(t *testing.T) {
 	for _, size := range []int{0, 1, 32<<10 - 1, 32 << 10, 32<<10 + 1, 96 << 10, limit, limit + 1, len(random)} {
 		for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.HalfReader, iotest.DataErrReader} {
 			var b body
-			if err := b.readFrom(wrap(bytes.NewReader(random[:size])), limit); err != nil {
+			if err := b.readFrom(wrap(bytes.NewReader(random[:size])), limit, newRoom(1<<20).share()); err != nil {
 				t.Fatal(err)
 			}
 			if size > limit {
@@ -54,7 +54,7 @@ func TestBodyCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := new(body).readFrom(r, 1<<20); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := new(body).readFrom(r, 1<<20, newRoom(1<<20).share()); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read of a body that was cut off ended with %v", err)
 	}
 }

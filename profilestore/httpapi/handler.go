@@ -19,13 +19,6 @@ import (
 	"pilotlight/profilestore/flamegraph"
 )
 
-const (
-	requestTimeout = 30 * time.Second // of a query or a push, without its wait
-	queueTimeout   = 10 * time.Second // wait for one of the places below
-	maxQueries     = 4                // at once: each may use the store's memory for a query
-	maxPushes      = 8                // at once: each holds its body up to twice
-)
-
 // Options tune a handler. The zero value is the documented default.
 type Options struct {
 	UI         http.Handler          // answers GET of every path that is not the API's; nil: not found
@@ -51,8 +44,8 @@ func NewServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       2 * time.Minute, // a body of 32 MB at 0.3 MB/s; it also ends the context of what runs longer
-		WriteTimeout:      2 * time.Minute, // longer than wait and query together; bounds /debug/pprof/profile?seconds=
+		ReadTimeout:       longest,         // a body of 32 MB at 0.3 MB/s; it also ends the context of what runs longer
+		WriteTimeout:      longest,         // longer than wait and query together; bounds /debug/pprof/profile?seconds=
 		IdleTimeout:       2 * time.Minute, // longer than a window, so that agents keep their connection
 		MaxHeaderBytes:    64 << 10,
 	}
@@ -68,8 +61,12 @@ type api struct {
 	hosts    map[string]bool
 	log      *slog.Logger
 	badLog   *rate.Limiter // lines about what clients did wrong
-	queries  places
+	merges   places
+	lookups  places
 	pushes   places
+	bodies   *room
+	answers  *room
+	patience time.Duration
 	seconds  *prometheus.HistogramVec
 }
 
@@ -83,8 +80,12 @@ func newAPI(store *profilestore.Store, o Options) *api {
 		hosts:    map[string]bool{"localhost": true},
 		log:      o.Logger,
 		badLog:   rate.NewLimiter(rate.Every(6*time.Second), 10),
-		queries:  make(places, maxQueries),
+		merges:   make(places, maxMerges),
+		lookups:  make(places, maxLookups),
 		pushes:   make(places, maxPushes),
+		bodies:   newRoom(bodyBytes),
+		answers:  newRoom(answerBytes),
+		patience: patience,
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "pilotlight_query_seconds",
 			Help:    "Time to answer a query, by route.",
@@ -137,21 +138,25 @@ func (a *api) router() *echo.Echo {
 		add(http.MethodHead, path, h)
 	}
 
-	for path, f := range map[string]jsonFunc{
-		"/api/v1/types":              a.types,
-		"/api/v1/labels":             a.labels,
-		"/api/v1/label/:name/values": a.labelValues,
-		"/api/v1/services":           a.services,
-		"/api/v1/series":             a.series,
-		"/api/v1/top":                a.top,
-		"/api/v1/sandwich":           a.sandwich,
-		"/api/v1/profiles":           a.profiles,
-		"/api/v1/agents":             a.listAgents,
+	for _, q := range []struct {
+		path string
+		at   places
+		f    http.Handler
+	}{
+		{"/api/v1/types", a.lookups, answer(a.types)},
+		{"/api/v1/labels", a.lookups, answer(a.labels)},
+		{"/api/v1/label/:name/values", a.lookups, answer(a.labelValues)},
+		{"/api/v1/services", a.lookups, answer(a.services)},
+		{"/api/v1/series", a.lookups, answer(a.series)},
+		{"/api/v1/profiles", a.lookups, answer(a.profiles)},
+		{"/api/v1/agents", a.lookups, answer(a.listAgents)},
+		{"/api/v1/flamegraph", a.merges, errorFunc(a.flamegraph)},
+		{"/api/v1/top", a.merges, answer(a.top)},
+		{"/api/v1/sandwich", a.merges, answer(a.sandwich)},
+		{"/api/v1/pprof", a.merges, errorFunc(a.pprof)},
 	} {
-		get(path, a.query(path, compress(answer(f))))
+		get(q.path, a.query(q.path, q.at, compress(q.f)))
 	}
-	get("/api/v1/flamegraph", a.query("/api/v1/flamegraph", compress(errorFunc(a.flamegraph))))
-	get("/api/v1/pprof", a.query("/api/v1/pprof", errorFunc(a.pprof)))
 	add(http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
 	add(http.MethodPost, pushProcedure, a.pushHandler())
 

@@ -137,7 +137,7 @@ func TestRequestID(t *testing.T) {
 
 func TestPanic(t *testing.T) {
 	a, logs := newTestAPI(Options{})
-	h := a.record(a.query("/x", compress(answer(func(*http.Request) (any, error) { panic("the roof is on fire") }))))
+	h := a.record(a.query("/x", a.merges, compress(answer(func(*http.Request) (any, error) { panic("the roof is on fire") }))))
 	r := httptest.NewRequest("GET", "/x", nil)
 	r.Header.Set("Accept-Encoding", "gzip")
 	w := httptest.NewRecorder()
@@ -151,7 +151,7 @@ func TestPanic(t *testing.T) {
 			t.Errorf("the log lacks %q:\n%s", want, logs)
 		}
 	}
-	if len(a.queries) != 0 {
+	if len(a.merges) != 0 {
 		t.Error("the panic kept its place")
 	}
 }
@@ -213,7 +213,7 @@ func TestPlaces(t *testing.T) {
 func TestQueryLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, logs := newTestAPI(Options{})
-		slow := a.record(a.query("/slow", answer(func(r *http.Request) (any, error) {
+		slow := a.record(a.query("/slow", a.merges, answer(func(r *http.Request) (any, error) {
 			<-r.Context().Done()
 			return nil, fmt.Errorf("select: %w", r.Context().Err())
 		})))
@@ -224,7 +224,7 @@ func TestQueryLimits(t *testing.T) {
 		}
 
 		var wg sync.WaitGroup
-		for range maxQueries {
+		for range maxMerges {
 			wg.Go(func() {
 				w := serve(t.Context())
 				if e := errorOf(t, w); w.Code != 422 || !strings.Contains(e.Message, "longer than 30s") {

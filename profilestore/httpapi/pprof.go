@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -48,7 +47,6 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", fileName(q)))
-	h.Set("Content-Length", strconv.Itoa(b.Len()))
 	write(w, r, b.String())
 	return nil
 }

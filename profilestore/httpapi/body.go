@@ -1,0 +1,171 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"pilotlight/profilestore"
+)
+
+// taking serves what comes with a body of up to limit bytes, 64 MB inflated. It takes a place only once the
+// body is here: slow clients hold none.
+func (a *api) taking(limit int64, next func(http.ResponseWriter, *http.Request, *body) error) http.Handler {
+	return errorFunc(func(w http.ResponseWriter, r *http.Request) error {
+		held := a.bodies.share()
+		defer held.release()
+		b, err := a.readBody(w, r, limit, held)
+		if err != nil {
+			return err
+		}
+		if err := a.pushes.take(r.Context()); err != nil {
+			return err
+		}
+		defer a.pushes.leave()
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		return next(w, r.WithContext(ctx), b)
+	})
+}
+
+func tooLarge(what string, limit int64) *profilestore.Error {
+	return &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("%s above %d MB: send fewer or smaller profiles in one push", what, limit>>20)}
+}
+
+// body is a body in pieces: one slice that doubles as it grows would take, with what it leaves behind, several
+// times as much.
+type body struct {
+	chunks net.Buffers
+	size   int64
+}
+
+// readFrom reads to the end, or until there is more than limit. What it keeps it takes from held.
+func (b *body) readFrom(rd io.Reader, limit int64, held *share) error {
+	const first, largest = 32 << 10, 4 << 20
+	for next := first; b.size <= limit; next = min(2*next, largest) {
+		if err := held.take(int64(next)); err != nil {
+			return err
+		}
+		chunk := make([]byte, next)
+		n, err := 0, error(nil)
+		for n < len(chunk) && err == nil {
+			var m int
+			m, err = rd.Read(chunk[n:])
+			n += m
+		}
+		b.chunks, b.size = append(b.chunks, chunk[:n]), b.size+int64(n)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitBody is http.MaxBytesReader with the server's own writer, which alone knows how to keep a connection open
+// until the client has read that its body was refused.
+func limitBody(r *http.Request, limit int64) io.ReadCloser {
+	return http.MaxBytesReader(recordOf(r.Context()).ResponseWriter, r.Body, limit)
+}
+
+// pacedBody is a body that has to come at some speed: slowestBytes in a.patience.
+type pacedBody struct {
+	io.Reader
+	rc       *http.ResponseController
+	patience time.Duration
+	end      time.Time // of all patience
+	left     int       // bytes until the next deadline
+}
+
+func (p *pacedBody) Read(b []byte) (int, error) {
+	if p.left <= 0 {
+		if err := p.deadline(earlier(time.Now().Add(p.patience), p.end)); err != nil {
+			return 0, err
+		}
+		p.left = slowestBytes
+	}
+	n, err := p.Reader.Read(b)
+	p.left -= n
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = &profilestore.Error{Code: profilestore.BadRequest, Message: fmt.Sprintf("the body comes too slowly: send at least %d KB every %v", slowestBytes>>10, p.patience), Err: err}
+	case err == io.EOF:
+		// What follows has a limit of its own, and a deadline that passes would end the request.
+		if derr := p.deadline(time.Time{}); derr != nil {
+			return n, derr
+		}
+	}
+	return n, err
+}
+
+func (p *pacedBody) deadline(t time.Time) error {
+	err := p.rc.SetReadDeadline(t)
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil // not a connection
+	}
+	return err
+}
+
+// zstdBytes is what a decoder may hold for a window of 8 MB.
+const zstdBytes = 9 << 20
+
+// readBody reads and inflates a body within the limits.
+func (a *api) readBody(w http.ResponseWriter, r *http.Request, limit int64, held *share) (*body, error) {
+	if r.ContentLength > limit {
+		return nil, tooLarge("body is", limit)
+	}
+	var rd io.Reader = &pacedBody{
+		Reader: limitBody(r, limit), rc: http.NewResponseController(w), patience: a.patience, end: time.Now().Add(longest),
+	}
+	var err error
+	encoding := strings.ToLower(r.Header.Get("Content-Encoding"))
+	switch encoding {
+	case "", "identity":
+		encoding = "plain"
+	case "gzip":
+		rd, err = gzip.NewReader(rd)
+	case "zstd":
+		if err := held.take(zstdBytes); err != nil {
+			return nil, err
+		}
+		var z *zstd.Decoder
+		// One goroutine's worth of work, so that Close leaves nothing behind.
+		z, err = zstd.NewReader(rd, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+		if err == nil {
+			defer z.Close()
+			rd = z
+		}
+	default:
+		return nil, badRequest("", "content encoding %.40q: send gzip, zstd or none", encoding)
+	}
+	b := new(body)
+	if err == nil {
+		err = b.readFrom(rd, maxInflated, held)
+	}
+	var tooMany *http.MaxBytesError
+	var own *profilestore.Error
+	switch {
+	case errors.As(err, &own):
+		return nil, own
+	case errors.As(err, &tooMany):
+		return nil, tooLarge("body is", limit)
+	case r.Context().Err() != nil:
+		return nil, r.Context().Err()
+	case err != nil:
+		return nil, badRequest("", "read %s body: %v", encoding, err)
+	case b.size > maxInflated:
+		return nil, tooLarge("inflated body is", maxInflated)
+	}
+	return b, nil
+}
