@@ -69,8 +69,8 @@ verify: build ## the long tests (TestVerify*, build tag verify); each prints its
 	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
 
 .PHONY: generate
-generate: ## BPF objects and their Go bindings, with clang-19
-	$(GO) generate ./bpf
+generate: ## BPF objects and their Go bindings, with clang-19; messages of Pyroscope's API, with protoc
+	$(GO) generate ./bpf ./profilestore/httpapi/pyroscope
 
 .PHONY: ui
 ui: ui-modules ## the UI's bundle in ui/dist

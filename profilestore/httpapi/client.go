@@ -11,17 +11,16 @@ import (
 	"strings"
 
 	"connectrpc.com/connect"
-	pushv1 "github.com/grafana/pyroscope/api/gen/proto/go/push/v1"
-	typesv1 "github.com/grafana/pyroscope/api/gen/proto/go/types/v1"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/httpapi/pyroscope"
 )
 
 // Client sends profiles and reports to a server. All methods may be called from many goroutines.
 type Client struct {
 	server string
 	http   *http.Client
-	push   *connect.Client[pushv1.PushRequest, pushv1.PushResponse]
+	push   *connect.Client[pyroscope.PushRequest, pyroscope.PushResponse]
 }
 
 // NewClient returns a client of the server at a base URL, http://host:7100. hc nil means http.DefaultClient;
@@ -39,7 +38,7 @@ func NewClient(server string, hc *http.Client) (*Client, error) {
 		server: server,
 		http:   hc,
 		// Requests are not gzipped: the profiles in them are.
-		push: connect.NewClient[pushv1.PushRequest, pushv1.PushResponse](hc, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
+		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](hc, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
 	}, nil
 }
 
@@ -47,17 +46,17 @@ func NewClient(server string, hc *http.Client) (*Client, error) {
 // Sending a batch again is safe where its profiles have IDs. connect.CodeOf tells a refusal
 // (CodeInvalidArgument) from what may pass (CodeUnavailable, CodeResourceExhausted).
 func (c *Client) Append(ctx context.Context, batch []profilestore.Encoded) error {
-	msg := &pushv1.PushRequest{Series: make([]*pushv1.RawProfileSeries, len(batch))}
+	msg := &pyroscope.PushRequest{Series: make([]*pyroscope.RawProfileSeries, len(batch))}
 	for i, e := range batch {
-		s := &pushv1.RawProfileSeries{Labels: []*typesv1.LabelPair{{Name: "__name__", Value: e.Name}}}
+		s := &pyroscope.RawProfileSeries{Labels: []*pyroscope.LabelPair{{Name: "__name__", Value: e.Name}}}
 		for _, l := range e.Labels {
-			s.Labels = append(s.Labels, &typesv1.LabelPair{Name: l.Name, Value: l.Value})
+			s.Labels = append(s.Labels, &pyroscope.LabelPair{Name: l.Name, Value: l.Value})
 		}
-		sample := &pushv1.RawSample{RawProfile: e.Pprof}
+		sample := &pyroscope.RawSample{RawProfile: e.Pprof}
 		if e.ID != (profilestore.ID{}) {
 			sample.ID = e.ID.String()
 		}
-		s.Samples = []*pushv1.RawSample{sample}
+		s.Samples = []*pyroscope.RawSample{sample}
 		msg.Series[i] = s
 	}
 	if _, err := c.push.CallUnary(ctx, connect.NewRequest(msg)); err != nil {

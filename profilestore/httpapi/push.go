@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	pushv1 "github.com/grafana/pyroscope/api/gen/proto/go/push/v1"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/httpapi/pyroscope"
 )
 
 const (
@@ -32,7 +32,7 @@ func (a *api) pushHandler() http.Handler {
 	})
 }
 
-func (a *api) push(ctx context.Context, req *connect.Request[pushv1.PushRequest]) (*connect.Response[pushv1.PushResponse], error) {
+func (a *api) push(ctx context.Context, req *connect.Request[pyroscope.PushRequest]) (*connect.Response[pyroscope.PushResponse], error) {
 	batch, err := readPush(req.Msg, time.Now())
 	if err == nil && len(batch) > 0 {
 		err = a.store.Append(ctx, batch)
@@ -42,11 +42,11 @@ func (a *api) push(ctx context.Context, req *connect.Request[pushv1.PushRequest]
 		e := asError(err)
 		return nil, connect.NewError(statuses[e.Code].connect, errors.New(e.Message))
 	}
-	return connect.NewResponse(&pushv1.PushResponse{}), nil
+	return connect.NewResponse(&pyroscope.PushResponse{}), nil
 }
 
 // readPush turns a message into a batch. now is when it arrived.
-func readPush(msg *pushv1.PushRequest, now time.Time) ([]profilestore.Encoded, error) {
+func readPush(msg *pyroscope.PushRequest, now time.Time) ([]profilestore.Encoded, error) {
 	var batch []profilestore.Encoded
 	budget := int64(maxInflated)
 	for i, s := range msg.Series {
