@@ -17,16 +17,26 @@ import (
 	"pilotlight/profilestore"
 )
 
-// taking serves what comes with a body of up to limit bytes, 64 MB inflated. It takes a place only once the
-// body is here: slow clients hold none.
-func (a *api) taking(limit int64, next func(http.ResponseWriter, *http.Request, *body) error) http.Handler {
+// bodyFunc is a handler of a request whose body is here.
+type bodyFunc func(http.ResponseWriter, *http.Request, *body) error
+
+// taking reads a body of up to sent bytes, inflated bytes unpacked, before anything else: a slow client takes
+// no place.
+func (a *api) taking(sent, inflated int64, next bodyFunc) http.Handler {
 	return errorFunc(func(w http.ResponseWriter, r *http.Request) error {
 		held := a.bodies.share()
 		defer held.release()
-		b, err := a.readBody(w, r, limit, held)
+		b, err := a.readBody(w, r, sent, inflated, held)
 		if err != nil {
 			return err
 		}
+		return next(w, r, b)
+	})
+}
+
+// pushing bounds in number and time what stores profiles.
+func (a *api) pushing(next bodyFunc) http.Handler {
+	return a.taking(maxBody, maxInflated, func(w http.ResponseWriter, r *http.Request, b *body) error {
 		if err := a.pushes.take(r.Context()); err != nil {
 			return err
 		}
@@ -35,6 +45,18 @@ func (a *api) taking(limit int64, next func(http.ResponseWriter, *http.Request, 
 		defer cancel()
 		return next(w, r.WithContext(ctx), b)
 	})
+}
+
+// connected has connect read a body that was inflated already: past its own limit it reads on to the end of the
+// stream in the hope of using the connection again, which a bomb never reaches.
+func connected(unary http.Handler) bodyFunc {
+	return func(w http.ResponseWriter, r *http.Request, b *body) error {
+		r.Header.Del("Content-Encoding")
+		r.ContentLength = b.size
+		r.Body = io.NopCloser(&b.chunks)
+		unary.ServeHTTP(w, r)
+		return nil
+	}
 }
 
 func tooLarge(what string, limit int64) *profilestore.Error {
@@ -121,12 +143,12 @@ func (p *pacedBody) deadline(t time.Time) error {
 const zstdBytes = 9 << 20
 
 // readBody reads and inflates a body within the limits.
-func (a *api) readBody(w http.ResponseWriter, r *http.Request, limit int64, held *share) (*body, error) {
-	if r.ContentLength > limit {
-		return nil, tooLarge("body is", limit)
+func (a *api) readBody(w http.ResponseWriter, r *http.Request, sent, inflated int64, held *share) (*body, error) {
+	if r.ContentLength > sent {
+		return nil, tooLarge("body is", sent)
 	}
 	var rd io.Reader = &pacedBody{
-		Reader: limitBody(r, limit), rc: http.NewResponseController(w), patience: a.patience, end: time.Now().Add(longest),
+		Reader: limitBody(r, sent), rc: http.NewResponseController(w), patience: a.patience, end: time.Now().Add(longest),
 	}
 	var err error
 	encoding := strings.ToLower(r.Header.Get("Content-Encoding"))
@@ -151,7 +173,7 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request, limit int64, held
 	}
 	b := new(body)
 	if err == nil {
-		err = b.readFrom(rd, maxInflated, held)
+		err = b.readFrom(rd, inflated, held)
 	}
 	var tooMany *http.MaxBytesError
 	var own *profilestore.Error
@@ -159,13 +181,13 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request, limit int64, held
 	case errors.As(err, &own):
 		return nil, own
 	case errors.As(err, &tooMany):
-		return nil, tooLarge("body is", limit)
+		return nil, tooLarge("body is", sent)
 	case r.Context().Err() != nil:
 		return nil, r.Context().Err()
 	case err != nil:
 		return nil, badRequest("", "read %s body: %v", encoding, err)
-	case b.size > maxInflated:
-		return nil, tooLarge("inflated body is", maxInflated)
+	case b.size > inflated:
+		return nil, tooLarge("inflated body is", inflated)
 	}
 	return b, nil
 }

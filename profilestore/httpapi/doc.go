@@ -56,7 +56,19 @@
 // sender's own and are not stored. RawSample.id makes a retry harmless. A profile starts at its time_nanos, or,
 // without one, at its arrival less its duration.
 //
+// POST /ingest is the API of Pyroscope's older clients: one profile, pprof (format=pprof, or a form with a part
+// named profile) or folded, whose name{tags}, from, until and sampleRate are in the URL. The name is the
+// service_name, unless a tag is; at the end of the name of a folded profile .cpu, .wall, .alloc_space and the
+// like say what was counted.
+//
 // POST /api/v1/agents takes an [AgentReport] and answers 204.
+//
+// # Grafana
+//
+// Grafana's Pyroscope data source reads this server as it is: POST /querier.v1.QuerierService/ProfileTypes,
+// LabelNames, LabelValues, Series, SelectSeries, SelectMergeStacktraces, SelectMergeProfile and Diff, in the
+// Connect protocol. The label __profile_type__ stands for the type there. What would narrow an answer and is
+// not known here (spans, traces, single profiles) is refused as unimplemented.
 //
 // # Errors
 //

@@ -18,6 +18,7 @@ const (
 	codeForbidden        profilestore.Code = "forbidden"
 	codeNotFound         profilestore.Code = "not_found"
 	codeMethodNotAllowed profilestore.Code = "method_not_allowed"
+	codeUnimplemented    profilestore.Code = "unimplemented" // a part of Pyroscope's API
 	codeInternal         profilestore.Code = "internal"
 	codeCanceled         profilestore.Code = "canceled" // the client is gone: seen by the log alone
 )
@@ -31,8 +32,9 @@ var statuses = map[profilestore.Code]struct {
 }{
 	profilestore.BadRequest:          {http.StatusBadRequest, connect.CodeInvalidArgument},
 	codeForbidden:                    {http.StatusForbidden, connect.CodePermissionDenied},
-	codeNotFound:                     {http.StatusNotFound, connect.CodeNotFound},
+	codeNotFound:                     {http.StatusNotFound, connect.CodeUnimplemented}, // what Connect calls an unknown procedure
 	codeMethodNotAllowed:             {http.StatusMethodNotAllowed, connect.CodeUnimplemented},
+	codeUnimplemented:                {http.StatusNotImplemented, connect.CodeUnimplemented},
 	profilestore.PayloadTooLarge:     {http.StatusRequestEntityTooLarge, connect.CodeResourceExhausted},
 	profilestore.Unprocessable:       {http.StatusUnprocessableEntity, connect.CodeInvalidArgument},
 	profilestore.TooManyRequests:     {http.StatusTooManyRequests, connect.CodeResourceExhausted},
@@ -77,7 +79,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var body any = struct {
 		Error errorBody `json:"error"`
 	}{errorBody{e.Code, e.Message, e.Param, rec.id}}
-	if strings.HasPrefix(r.URL.Path, pushPrefix) {
+	if strings.HasPrefix(r.URL.Path, pushPrefix) || strings.HasPrefix(r.URL.Path, querierPrefix) {
 		body = struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`

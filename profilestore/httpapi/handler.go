@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -158,7 +159,11 @@ func (a *api) router() *echo.Echo {
 		get(q.path, a.query(q.path, q.at, compress(q.f)))
 	}
 	add(http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
-	add(http.MethodPost, pushProcedure, a.pushHandler())
+	add(http.MethodPost, pushProcedure, a.pushing(connected(connect.NewUnaryHandler(pushProcedure, a.push))))
+	add(http.MethodPost, "/ingest", a.pushing(a.ingest))
+	for name, h := range a.querier() {
+		add(http.MethodPost, querierPrefix+name, h)
+	}
 
 	get("/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(a.log.Handler(), slog.LevelError),
@@ -193,7 +198,7 @@ func (a *api) router() *echo.Echo {
 // own says whether a path belongs to the API even if no route has it.
 func own(path string) bool {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return first == "api" || first == "debug" || first == "-" || rest != "" && strings.Contains(first, ".v1.")
+	return first == "api" || first == "debug" || first == "-" || path == "/ingest" || rest != "" && strings.Contains(first, ".v1.")
 }
 
 func notFound(w http.ResponseWriter, r *http.Request) {

@@ -210,6 +210,33 @@ func TestRoutes(t *testing.T) {
 		{"GET /-/healthy", "/-/healthy", "", is("healthy\n")},
 		{"GET /-/ready", "/-/ready", "", is("ready\n")},
 		{"POST " + pushProcedure, pushProcedure, "{}", is("{}")},
+		{"POST /ingest", "/ingest?name=cron&from=" + unix(base, 30), "", is("")},
+		{"POST " + querierPrefix + "ProfileTypes", querierPrefix + "ProfileTypes", "{}", is(`{"profileTypes":[
+			{"ID":"process_cpu:cpu:nanoseconds:cpu:nanoseconds","name":"process_cpu","sampleType":"cpu","sampleUnit":"nanoseconds","periodType":"cpu","periodUnit":"nanoseconds"},
+			{"ID":"process_cpu:samples:count:cpu:nanoseconds","name":"process_cpu","sampleType":"samples","sampleUnit":"count","periodType":"cpu","periodUnit":"nanoseconds"}]}`)},
+		{"POST " + querierPrefix + "LabelNames", querierPrefix + "LabelNames", "{}",
+			is(`{"names":["__profile_type__","comm","hostname","pid","service_name"]}`)},
+		{"POST " + querierPrefix + "LabelValues", querierPrefix + "LabelValues", `{"name":"pid","matchers":["{service_name=\"api\"}"]}`, is(`{"names":["100","101"]}`)},
+		{"POST " + querierPrefix + "Series", querierPrefix + "Series", `{"labelNames":["service_name"],"matchers":["{service_name=~\"api|db\"}"]}`,
+			is(`{"labelsSet":[{"labels":[{"name":"service_name","value":"api"}]},{"labels":[{"name":"service_name","value":"db"}]}]}`)},
+		{"POST " + querierPrefix + "SelectSeries", querierPrefix + "SelectSeries",
+			fmt.Sprintf(`{"profile_typeID":"process_cpu:samples:count:cpu:nanoseconds","labelSelector":"{}","start":%d,"end":%d,"step":60}`, baseMS, baseMS+59_999),
+			is(fmt.Sprintf(`{"series":[{"points":[{"value":11,"timestamp":"%d"}]}]}`, baseMS+60_000))},
+		{"POST " + querierPrefix + "SelectMergeStacktraces", querierPrefix + "SelectMergeStacktraces", `{"labelSelector":"{service_name=\"db\"}"}`,
+			is(`{"flamegraph":{"names":["total","main","scan"],"levels":[{"values":["0","40000000","0","0"]},{"values":["0","40000000","0","1"]},
+				{"values":["0","40000000","40000000","2"]}],"total":"40000000","maxSelf":"40000000"}}`)},
+		{"POST " + querierPrefix + "SelectMergeProfile", querierPrefix + "SelectMergeProfile", `{"labelSelector":"{service_name=\"db\"}"}`,
+			func(t *testing.T, _ *http.Response, body []byte) {
+				var p struct{ StringTable []string }
+				if err := json.Unmarshal(body, &p); err != nil || !slices.Contains(p.StringTable, "scan") {
+					t.Errorf("%s: %v", body, err)
+				}
+			}},
+		{"POST " + querierPrefix + "Diff", querierPrefix + "Diff", `{"left":{"labelSelector":"{service_name=\"db\"}"},"right":{"labelSelector":"{service_name=\"cron\"}"}}`,
+			is(`{"flamegraph":{"names":["total","main","scan","main","tick"],"levels":[{"values":["0","40000000","0","0","10000000","0","0"]},
+				{"values":["0","40000000","0","0","0","0","1","0","0","0","0","10000000","0","3"]},
+				{"values":["0","40000000","40000000","0","0","0","2","0","0","0","0","10000000","10000000","4"]}],
+				"total":"50000000","maxSelf":"40000000","leftTicks":"40000000","rightTicks":"10000000"}}`)},
 	}
 	tested := map[string]bool{}
 	for _, tt := range cases {
@@ -378,7 +405,7 @@ func TestUI(t *testing.T) {
 			t.Errorf("%s: %s: %s", path, resp.Status, b)
 		}
 	}
-	for _, req := range []string{"GET /api", "GET /api/v1/flamegraf", "GET /api/v2/top", "GET /debug/", "GET /-/nothing", "POST /", "POST /ingest", "POST /other.v1.Service/Do"} {
+	for _, req := range []string{"GET /api", "GET /api/v1/flamegraf", "GET /api/v2/top", "GET /debug/", "GET /-/nothing", "POST /", "POST /ingest/x", "POST /other.v1.Service/Do"} {
 		method, path, _ := strings.Cut(req, " ")
 		resp, b := send(t, s, method, path, nil, nil)
 		var body struct{ Error errorBody }

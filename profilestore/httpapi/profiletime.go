@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -15,6 +16,8 @@ import (
 
 // Fields of pprof's Profile message (google/pprof, proto/profile.proto), and protobuf's wire types.
 const (
+	fieldSampleType    = 1
+	fieldString        = 6
 	fieldTimeNanos     = 9
 	fieldDurationNanos = 10
 
@@ -28,39 +31,104 @@ const (
 // passes over everything else, keeps nothing in memory, and gives up past limit bytes. inflated is how many
 // bytes it read, limit+1 at most.
 func profileTime(pprof []byte, limit int64) (start int64, duration time.Duration, inflated int64, err error) {
+	inflated, err = scanProfile(pprof, limit, func(field, v uint64) {
+		switch field {
+		case fieldTimeNanos:
+			start = int64(v)
+		case fieldDurationNanos:
+			duration = time.Duration(v)
+		}
+	}, nil)
+	return start, duration, inflated, err
+}
+
+// sampleTypes are the names of the sample types of a pprof profile, which it reads as profileTime does.
+func sampleTypes(pprof []byte) ([]string, error) {
+	var indexes []uint64
+	inflated, err := scanProfile(pprof, maxInflated, nil, func(field uint64) func([]byte) error {
+		if field != fieldSampleType {
+			return nil
+		}
+		return func(b []byte) error {
+			if len(indexes) == 64 {
+				return errors.New("more than 64 sample types")
+			}
+			return scanFields(bufio.NewReader(bytes.NewReader(b)), func(field, v uint64) {
+				if field == 1 {
+					indexes = append(indexes, v)
+				}
+			}, nil)
+		}
+	})
+	if inflated > maxInflated {
+		return nil, tooLarge("inflated profile is", maxInflated)
+	}
+	if err != nil {
+		return nil, badRequest("", "not a pprof profile: %v", err)
+	}
+	names := make([]string, len(indexes))
+	at := uint64(0)
+	_, err = scanProfile(pprof, maxInflated, nil, func(field uint64) func([]byte) error {
+		if field != fieldString {
+			return nil
+		}
+		index := at
+		at++
+		if !slices.Contains(indexes, index) {
+			return nil
+		}
+		return func(b []byte) error {
+			for i := range indexes {
+				if indexes[i] == index {
+					names[i] = string(b)
+				}
+			}
+			return nil
+		}
+	})
+	if err != nil {
+		return nil, badRequest("", "not a pprof profile: %v", err)
+	}
+	return names, nil
+}
+
+// scanProfile walks the fields of a profile, gzipped or plain, and says how many bytes it read.
+func scanProfile(pprof []byte, limit int64, number func(field, v uint64), keep func(field uint64) func([]byte) error) (inflated int64, err error) {
 	var rd io.Reader = bytes.NewReader(pprof)
 	if bytes.HasPrefix(pprof, []byte{0x1f, 0x8b}) {
 		if rd, err = gzip.NewReader(rd); err != nil {
-			return 0, 0, 0, fmt.Errorf("read gzip header: %w", err)
+			return 0, fmt.Errorf("read gzip header: %w", err)
 		}
 	}
 	lr := &io.LimitedReader{R: rd, N: limit + 1}
-	start, duration, err = scanTime(bufio.NewReader(lr))
-	return start, duration, limit + 1 - lr.N, err
+	err = scanFields(bufio.NewReader(lr), number, keep)
+	return limit + 1 - lr.N, err
 }
 
-func scanTime(rd *bufio.Reader) (start int64, duration time.Duration, err error) {
+// maxKept is how long a field may be that is not passed over.
+const maxKept = 256
+
+// scanFields calls number for each varint, and keep for each field of bytes: what it returns gets the bytes,
+// nil has them passed over. Both may be nil.
+func scanFields(rd *bufio.Reader, number func(field, v uint64), keep func(field uint64) func([]byte) error) error {
 	for fields := 0; ; fields++ {
 		tag, err := binary.ReadUvarint(rd)
 		if err == io.EOF && fields > 0 {
-			return start, duration, nil
+			return nil
 		}
 		if err == io.EOF {
-			return 0, 0, errors.New("empty")
+			return errors.New("empty")
 		}
 		if err != nil {
-			return 0, 0, fmt.Errorf("read tag: %w", err)
+			return fmt.Errorf("read tag: %w", err)
 		}
 		var skip uint64
+		var take func([]byte) error
 		switch tag & 7 {
 		case wireVarint:
 			var v uint64
-			v, err = binary.ReadUvarint(rd)
-			switch tag >> 3 {
-			case fieldTimeNanos:
-				start = int64(v)
-			case fieldDurationNanos:
-				duration = time.Duration(v)
+			if v, err = binary.ReadUvarint(rd); err == nil && number != nil {
+				number(tag>>3, v)
 			}
 		case wireFixed64:
 			skip = 8
@@ -68,20 +136,29 @@ func scanTime(rd *bufio.Reader) (start int64, duration time.Duration, err error)
 			skip = 4
 		case wireBytes:
 			skip, err = binary.ReadUvarint(rd)
+			if keep != nil {
+				take = keep(tag >> 3)
+			}
 		default:
-			return 0, 0, fmt.Errorf("field %d has wire type %d", tag>>3, tag&7)
+			return fmt.Errorf("field %d has wire type %d", tag>>3, tag&7)
 		}
-		if err == nil && skip > math.MaxInt32 {
+		switch {
+		case err != nil:
+		case skip > math.MaxInt32 || take != nil && skip > maxKept:
 			err = fmt.Errorf("%d bytes long", skip)
-		}
-		if err == nil {
+		case take != nil:
+			b := make([]byte, skip)
+			if _, err = io.ReadFull(rd, b); err == nil {
+				err = take(b)
+			}
+		default:
 			_, err = rd.Discard(int(skip))
 		}
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return 0, 0, fmt.Errorf("read field %d: %w", tag>>3, err)
+			return fmt.Errorf("read field %d: %w", tag>>3, err)
 		}
 	}
 }

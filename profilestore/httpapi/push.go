@@ -3,8 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -19,30 +17,22 @@ const (
 	pushProcedure = pushPrefix + "Push"
 )
 
-// pushHandler speaks Connect. It inflates bodies itself: connect, past its limit, reads on to the end of the
-// stream in the hope of using the connection again, which a bomb never reaches.
-func (a *api) pushHandler() http.Handler {
-	unary := connect.NewUnaryHandler(pushProcedure, a.push)
-	return a.taking(maxBody, func(w http.ResponseWriter, r *http.Request, b *body) error {
-		r.Header.Del("Content-Encoding")
-		r.ContentLength = b.size
-		r.Body = io.NopCloser(&b.chunks)
-		unary.ServeHTTP(w, r)
-		return nil
-	})
-}
-
 func (a *api) push(ctx context.Context, req *connect.Request[pyroscope.PushRequest]) (*connect.Response[pyroscope.PushResponse], error) {
 	batch, err := readPush(req.Msg, time.Now())
 	if err == nil && len(batch) > 0 {
 		err = a.store.Append(ctx, batch)
 	}
 	if err != nil {
-		recordOf(ctx).err = err
-		e := asError(err)
-		return nil, connect.NewError(statuses[e.Code].connect, errors.New(e.Message))
+		return nil, connectError(ctx, err)
 	}
 	return connect.NewResponse(&pyroscope.PushResponse{}), nil
+}
+
+// connectError is an error as Connect tells it.
+func connectError(ctx context.Context, err error) error {
+	recordOf(ctx).err = err
+	e := asError(err)
+	return connect.NewError(statuses[e.Code].connect, errors.New(e.Message))
 }
 
 // readPush turns a message into a batch. now is when it arrived.
