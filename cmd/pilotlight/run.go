@@ -45,6 +45,7 @@ type runCmd struct {
 	Cache     string `help:"Directory of the unwind tables. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Frequency hertz  `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
 	storeFlags
+	serveFlags
 }
 
 func (c *runCmd) Run(g *globals) error {
@@ -95,13 +96,13 @@ func (c *runCmd) Run(g *globals) error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	half, err := startStoreHalf(listener.(*net.TCPListener), data, owner, c.storeFlags, g)
+	half, err := startStoreHalf(listener.(*net.TCPListener), data, owner, append(c.storeFlags.args(), c.serveFlags.args()...), g)
 	if err != nil {
 		return err
 	}
 	err = sample(ctx, g, sampler, cache, half, func() {
 		g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
-		g.log.Info("serving", "url", "http://"+listener.Addr().String())
+		g.log.Info("serving", "url", c.scheme()+"://"+listener.Addr().String())
 	})
 	if errors.Is(err, errStoreGone) {
 		err = nil // stop knows why it went
@@ -166,7 +167,7 @@ const (
 	dataFD     = 5
 )
 
-func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Credential, flags storeFlags, g *globals) (*storeHalf, error) {
+func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Credential, flags []string, g *globals) (*storeHalf, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -186,7 +187,7 @@ func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Crede
 	}
 	defer dir.Close()
 
-	cmd := exec.Command("/proc/self/exe", append([]string{"store-half", "--data", data, "--log-level", g.logLevel.String()}, flags.args()...)...)
+	cmd := exec.Command("/proc/self/exe", append([]string{"store-half", "--data", data, "--log-level", g.logLevel.String()}, flags...)...)
 	cmd.Args[0] = "pilotlight"
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -76,6 +76,7 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 type storeCmd struct {
 	Data string `required:""`
 	storeFlags
+	serveFlags
 }
 
 func (c *storeCmd) Run(g *globals) error {
@@ -107,7 +108,7 @@ func (c *storeCmd) serve(g *globals, link net.Conn) error {
 		return exitError(1)
 	}
 	served := make(chan error, 1)
-	go func() { served <- h.server.Serve(h.listener) }()
+	go func() { served <- serve(h.server, h.listener) }()
 	linked := make(chan error, 1)
 	go func() { linked <- h.take(link) }()
 	select {
@@ -157,14 +158,17 @@ func (c *storeCmd) open(g *globals) (*half, error) {
 		return nil, c.explain(err)
 	}
 	h := &half{store: store, listener: listener, agents: new(httpapi.Agents), log: g.log}
-	h.server = httpapi.NewServer(httpapi.NewHandler(store, httpapi.Options{
+	h.server, err = c.newServer(store, httpapi.Options{
 		UI:         ui.Handler(),
 		Agents:     h.agents,
 		Ready:      h.ready,
 		Gatherer:   prometheus.Gatherers{registry, &h.metrics},
 		Registerer: registry,
 		Logger:     g.log,
-	}))
+	}, g.log)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	return h, nil
 }
 

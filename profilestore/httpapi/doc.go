@@ -76,7 +76,7 @@
 //
 // param is absent where no parameter is to blame. The codes and their statuses:
 //
-//	bad_request 400, forbidden 403, not_found 404, method_not_allowed 405, payload_too_large 413,
+//	bad_request 400, unauthenticated 401, forbidden 403, not_found 404, method_not_allowed 405, payload_too_large 413,
 //	unprocessable 422 (too much memory or time), too_many_requests 429, internal 500, unavailable 503,
 //	insufficient_storage 507
 //
@@ -85,8 +85,14 @@
 //
 // # Trust
 //
-// Against DNS rebinding the Host of a request must be an IP address, localhost, or one of [Options].Hosts, and an
-// Origin, when a browser sends one, must be the Host itself: other sites' pages neither read nor write. Queries
-// and pushes are limited in number and in time; a client that hangs up ends its query. Who sends a body or reads an
-// answer at less than 64 KB in 10 s is cut off, and takes no place of the others while it lasts.
+// With [Options].ReadTokens what shows something needs a token of theirs, with WriteTokens what stores
+// something; /-/healthy and /-/ready never do. A token comes as Authorization: Bearer, or as the password of
+// Basic with any user name: browsers and `go tool pprof` send nothing else. A token of the other kind is
+// answered by 403, another or none by 401.
+//
+// Against DNS rebinding the Host of a request must be an IP address, localhost, or one of [Options].Hosts,
+// unless all needs a token, and an Origin, when a browser sends one, must be the Host itself: other sites'
+// pages neither read nor write. Queries and pushes are limited in number and in time; a client that hangs up
+// ends its query. Who sends a body or reads an answer at less than 64 KB in 10 s is cut off, and takes no place
+// of the others while it lasts.
 package httpapi

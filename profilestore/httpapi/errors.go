@@ -15,6 +15,7 @@ import (
 
 // Codes of errors that only HTTP knows, beside those of profilestore.
 const (
+	codeUnauthenticated  profilestore.Code = "unauthenticated"
 	codeForbidden        profilestore.Code = "forbidden"
 	codeNotFound         profilestore.Code = "not_found"
 	codeMethodNotAllowed profilestore.Code = "method_not_allowed"
@@ -31,6 +32,7 @@ var statuses = map[profilestore.Code]struct {
 	connect connect.Code
 }{
 	profilestore.BadRequest:          {http.StatusBadRequest, connect.CodeInvalidArgument},
+	codeUnauthenticated:              {http.StatusUnauthorized, connect.CodeUnauthenticated},
 	codeForbidden:                    {http.StatusForbidden, connect.CodePermissionDenied},
 	codeNotFound:                     {http.StatusNotFound, connect.CodeUnimplemented}, // what Connect calls an unknown procedure
 	codeMethodNotAllowed:             {http.StatusMethodNotAllowed, connect.CodeUnimplemented},

@@ -29,6 +29,9 @@ type Options struct {
 	Registerer prometheus.Registerer // takes pilotlight_query_seconds; nil: it is not registered, unless Gatherer is nil too
 	Logger     *slog.Logger          // nil: slog.Default()
 	Hosts      []string              // names by which clients may call this server, without port, beside localhost and every IP address
+
+	ReadTokens  *Tokens // who may read; nil: everybody
+	WriteTokens *Tokens // who may write; nil: everybody
 }
 
 // NewHandler serves a store: the API of the package comment, and beside it /metrics, /debug/pprof/, /-/healthy
@@ -62,6 +65,9 @@ type api struct {
 	hosts    map[string]bool
 	log      *slog.Logger
 	badLog   *rate.Limiter // lines about what clients did wrong
+
+	readTokens, writeTokens *Tokens
+
 	merges   places
 	lookups  places
 	pushes   places
@@ -80,6 +86,10 @@ func newAPI(store *profilestore.Store, o Options) *api {
 		gatherer: o.Gatherer,
 		hosts:    map[string]bool{"localhost": true},
 		log:      o.Logger,
+
+		readTokens:  o.ReadTokens,
+		writeTokens: o.WriteTokens,
+
 		badLog:   rate.NewLimiter(rate.Every(6*time.Second), 10),
 		merges:   make(places, maxMerges),
 		lookups:  make(places, maxLookups),
@@ -124,7 +134,8 @@ func newAPI(store *profilestore.Store, o Options) *api {
 // router maps methods and paths to handlers, all of them plain http.Handlers: echo does nothing else here.
 func (a *api) router() *echo.Echo {
 	e := echo.New()
-	add := func(method, path string, h http.Handler) {
+	add := func(ac access, method, path string, h http.Handler) {
+		h = a.require(ac, h)
 		e.Add(method, path, func(c echo.Context) error {
 			r := c.Request()
 			for _, name := range c.ParamNames() {
@@ -134,9 +145,9 @@ func (a *api) router() *echo.Echo {
 			return nil
 		})
 	}
-	get := func(path string, h http.Handler) {
-		add(http.MethodGet, path, h)
-		add(http.MethodHead, path, h)
+	get := func(ac access, path string, h http.Handler) {
+		add(ac, http.MethodGet, path, h)
+		add(ac, http.MethodHead, path, h)
 	}
 
 	for _, q := range []struct {
@@ -156,43 +167,51 @@ func (a *api) router() *echo.Echo {
 		{"/api/v1/sandwich", a.merges, answer(a.sandwich)},
 		{"/api/v1/pprof", a.merges, errorFunc(a.pprof)},
 	} {
-		get(q.path, a.query(q.path, q.at, compress(q.f)))
+		get(accessRead, q.path, a.query(q.path, q.at, compress(q.f)))
 	}
-	add(http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
-	add(http.MethodPost, pushProcedure, a.pushing(connected(connect.NewUnaryHandler(pushProcedure, a.push))))
-	add(http.MethodPost, "/ingest", a.pushing(a.ingest))
+	add(accessWrite, http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
+	add(accessWrite, http.MethodPost, pushProcedure, a.pushing(connected(connect.NewUnaryHandler(pushProcedure, a.push))))
+	add(accessWrite, http.MethodPost, "/ingest", a.pushing(a.ingest))
 	for name, h := range a.querier() {
-		add(http.MethodPost, querierPrefix+name, h)
+		add(accessRead, http.MethodPost, querierPrefix+name, h)
 	}
 
-	get("/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
+	get(accessRead, "/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(a.log.Handler(), slog.LevelError),
 		MaxRequestsInFlight: 4,
 	}))
-	get("/debug/pprof/*", http.HandlerFunc(pprof.Index))
-	get("/debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
-	get("/debug/pprof/profile", http.HandlerFunc(pprof.Profile))
-	get("/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
-	add(http.MethodPost, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
-	get("/debug/pprof/trace", http.HandlerFunc(pprof.Trace))
-	get("/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, r, "healthy\n") }))
-	get("/-/ready", errorFunc(a.serveReady))
+	get(accessRead, "/debug/pprof/*", http.HandlerFunc(pprof.Index))
+	get(accessRead, "/debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
+	get(accessRead, "/debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+	get(accessRead, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	add(accessRead, http.MethodPost, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	get(accessRead, "/debug/pprof/trace", http.HandlerFunc(pprof.Trace))
+	get(accessOpen, "/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, r, "healthy\n") }))
+	get(accessOpen, "/-/ready", errorFunc(a.serveReady))
 
 	// Only the router itself returns errors: for a method that the path does not have, and for an unknown path.
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
-		w, r := c.Response().Writer, c.Request()
+		allowed := ""
 		if err == echo.ErrMethodNotAllowed {
-			allowed := c.Response().Header().Get(echo.HeaderAllow)
-			writeError(w, r, &profilestore.Error{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s %.80s: use %s", r.Method, r.URL.Path, allowed)})
-			return
+			allowed = c.Response().Header().Get(echo.HeaderAllow)
 		}
-		if own(r.URL.Path) || r.Method != http.MethodGet && r.Method != http.MethodHead {
-			notFound(w, r)
-			return
-		}
-		a.ui.ServeHTTP(w, r)
+		a.require(accessRead, a.elsewhere(allowed)).ServeHTTP(c.Response().Writer, c.Request())
 	}
 	return e
+}
+
+// elsewhere serves what no route has: the page. allowed are the methods that the path has, if it has any.
+func (a *api) elsewhere(allowed string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case allowed != "":
+			writeError(w, r, &profilestore.Error{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s %.80s: use %s", r.Method, r.URL.Path, allowed)})
+		case own(r.URL.Path) || r.Method != http.MethodGet && r.Method != http.MethodHead:
+			notFound(w, r)
+		default:
+			a.ui.ServeHTTP(w, r)
+		}
+	})
 }
 
 // own says whether a path belongs to the API even if no route has it.

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"pilotlight/profilestore"
+	"pilotlight/profilestore/httpapi"
+)
+
+// serveFlags are the flags of everything that serves HTTP. The files are read by the user as which HTTP is served.
+type serveFlags struct {
+	TLSCert        string `name:"tls-cert" and:"tls" type:"path" help:"Serve HTTPS with the certificate of this PEM file. It is read again when it changes." placeholder:"FILE"`
+	TLSKey         string `name:"tls-key" and:"tls" type:"path" help:"Its key. Mode 600, or 640 with a group of its own." placeholder:"FILE"`
+	ReadTokenFile  string `type:"path" help:"Ask for one of the tokens in this file, one a line, to see profiles. Mode as of the key." placeholder:"FILE"`
+	WriteTokenFile string `type:"path" help:"Ask for one of the tokens in this file to store profiles." placeholder:"FILE"`
+}
+
+// args returns the flags as a command line has them.
+func (f serveFlags) args() []string {
+	var args []string
+	for _, flag := range []struct{ name, value string }{
+		{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--read-token-file", f.ReadTokenFile}, {"--write-token-file", f.WriteTokenFile},
+	} {
+		if flag.value != "" {
+			args = append(args, flag.name, flag.value)
+		}
+	}
+	return args
+}
+
+// scheme is what the URL of the server begins with.
+func (f serveFlags) scheme() string {
+	if f.TLSCert != "" {
+		return "https"
+	}
+	return "http"
+}
+
+// newServer makes the server of a store.
+func (f serveFlags) newServer(store *profilestore.Store, o httpapi.Options, log *slog.Logger) (*http.Server, error) {
+	var err error
+	if f.ReadTokenFile != "" {
+		if o.ReadTokens, err = httpapi.OpenTokens(f.ReadTokenFile); err != nil {
+			return nil, fmt.Errorf("--read-token-file: %w", err)
+		}
+	}
+	if f.WriteTokenFile != "" {
+		if o.WriteTokens, err = httpapi.OpenTokens(f.WriteTokenFile); err != nil {
+			return nil, fmt.Errorf("--write-token-file: %w", err)
+		}
+	}
+	var config *tls.Config
+	if f.TLSCert != "" {
+		if config, err = httpapi.TLSConfig(f.TLSCert, f.TLSKey, log); err != nil {
+			return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
+		cert, err := config.GetCertificate(nil)
+		if err != nil {
+			return nil, err
+		}
+		o.Hosts = append(o.Hosts, cert.Leaf.DNSNames...) // who has a certificate for a name goes by that name
+	}
+	server := httpapi.NewServer(httpapi.NewHandler(store, o))
+	server.TLSConfig = config
+	return server, nil
+}
+
+// serve takes requests until the server is shut down.
+func serve(s *http.Server, l net.Listener) error {
+	if s.TLSConfig != nil {
+		return s.ServeTLS(l, "", "")
+	}
+	return s.Serve(l)
+}

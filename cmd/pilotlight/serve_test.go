@@ -1,0 +1,39 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// TestServeFlags has the store half read what run passes on.
+func TestServeFlags(t *testing.T) {
+	parse := func(args ...string) (*cli, error) {
+		var c cli
+		_, err := kong.Must(&c, kong.Vars{"version": ""}).Parse(args)
+		return &c, err
+	}
+	run, err := parse("run", "--tls-cert=cert.pem", "--tls-key", "/etc/key.pem", "--read-token-file", "r", "--write-token-file", "w", "--retention", "2d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append(run.Run.storeFlags.args(), run.Run.serveFlags.args()...)
+	half, err := parse(append([]string{"store-half", "--data", "/d"}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if half.Store.serveFlags != run.Run.serveFlags || half.Store.storeFlags != run.Run.storeFlags {
+		t.Errorf("run has %+v, the store half %+v", run.Run.serveFlags, half.Store.serveFlags)
+	}
+	// It works in another directory.
+	if f := run.Run.serveFlags; !strings.HasPrefix(f.TLSCert, "/") || !strings.HasPrefix(f.ReadTokenFile, "/") || f.scheme() != "https" {
+		t.Errorf("%+v", f)
+	}
+	if none, err := parse("run"); err != nil || len(none.Run.serveFlags.args()) > 0 || none.Run.scheme() != "http" {
+		t.Errorf("%v, %+v", err, none.Run.serveFlags)
+	}
+	if _, err := parse("run", "--tls-cert", "x"); err == nil || !strings.Contains(err.Error(), "tls-key") {
+		t.Errorf("a certificate without its key: %v", err)
+	}
+}
