@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -108,28 +107,43 @@ func randomProfile(r *rand.Rand) *profile.Profile {
 	return p
 }
 
-// fromProfile makes stacks as the store does.
-func fromProfile(p *profile.Profile) *Stacks {
-	s := new(Stacks)
-	for _, sample := range p.Sample {
-		var stack []int32
-		for _, l := range slices.Backward(sample.Location) {
-			f := Frame{}
-			if l.Mapping != nil {
-				f.Binary = l.Mapping.File
-			}
-			if len(l.Line) == 0 {
-				f.Function = fmt.Sprintf("%#x", l.Address)
-				stack = append(stack, s.Frame(f))
-			}
-			for i, line := range slices.Backward(l.Line) {
-				f.Function, f.File, f.Line, f.Inlined = line.Function.Name, line.Function.Filename, int(line.Line), i < len(l.Line)-1
-				stack = append(stack, s.Frame(f))
-			}
-		}
-		s.Add(stack, sample.Value[0])
+func fromProfile(t *testing.T, p *profile.Profile) *Stacks {
+	t.Helper()
+	s, err := FromProfile(p, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
+}
+
+func TestFromProfile(t *testing.T) {
+	m := &profile.Mapping{ID: 1, File: "/lib/libx.so"}
+	f, g := &profile.Function{ID: 1, Name: "f", Filename: "f.c"}, &profile.Function{ID: 2, Name: "g"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "n", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}}}
+	p.Sample = []*profile.Sample{
+		{Value: []int64{1, 10}, Location: []*profile.Location{{Mapping: m, Line: []profile.Line{{Function: g, Line: 3}, {Function: f, Line: 7}}}, {Mapping: m, Address: 0x12}, {Address: 0x34}}},
+		{Value: []int64{2, 0}},
+	}
+	s, err := FromProfile(p, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int64{"": 2, "0x34@ :0 false;libx.so+0x12@/lib/libx.so :0 false;f@/lib/libx.so f.c:7 false;g@/lib/libx.so :3 true": 1}
+	if got := folded(s); !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if s, err := FromProfile(p, 1); err != nil || s.Total() != 10 {
+		t.Errorf("%v, %v", s, err)
+	}
+	for _, values := range [][]int64{{-1}, {1 << 62, 1 << 62}} {
+		p.Sample = nil
+		for _, v := range values {
+			p.Sample = append(p.Sample, &profile.Sample{Value: []int64{v, 0}})
+		}
+		if _, err := FromProfile(p, 0); err == nil {
+			t.Errorf("%d was taken", values)
+		}
+	}
 }
 
 // folded lists the stacks with all that filters look at.
@@ -159,7 +173,7 @@ func TestFilterAsPprof(t *testing.T) {
 	changed := 0
 	for round := range 3000 {
 		p := randomProfile(r)
-		s := fromProfile(p)
+		s := fromProfile(t, p)
 		whole := folded(s)
 		var fs []Filter
 		for range 1 + r.IntN(3) {
@@ -179,7 +193,7 @@ func TestFilterAsPprof(t *testing.T) {
 			}
 		}
 		filtered := s.Filter(fs...)
-		got, want := folded(filtered), folded(fromProfile(p))
+		got, want := folded(filtered), folded(fromProfile(t, p))
 		if !maps.Equal(got, want) {
 			t.Fatalf("round %d, %v:\nfrom %v\ngot  %v\nwant %v", round, fs, whole, got, want)
 		}
@@ -200,12 +214,12 @@ func TestFilterInPprofsOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 500 {
 		p := randomProfile(r)
-		s := fromProfile(p)
+		s := fromProfile(t, p)
 		focus, ignore := regexp.MustCompile("f[0-4]"), regexp.MustCompile("f5|src3")
 		hide, from := regexp.MustCompile("f1|lib2"), regexp.MustCompile("f[23]")
 		p.FilterSamplesByName(focus, ignore, hide, nil)
 		p.ShowFrom(from)
-		got, want := folded(s.Filter(Filter{Focus, focus}, Filter{Ignore, ignore}, Filter{Hide, hide}, Filter{ShowFrom, from})), folded(fromProfile(p))
+		got, want := folded(s.Filter(Filter{Focus, focus}, Filter{Ignore, ignore}, Filter{Hide, hide}, Filter{ShowFrom, from})), folded(fromProfile(t, p))
 		if !maps.Equal(got, want) {
 			t.Fatalf("got  %v\nwant %v", got, want)
 		}
