@@ -120,7 +120,7 @@ func kill9(t *testing.T, rounds int, moment time.Duration) {
 	s := start(t, data, "127.0.0.1:0", 99)
 	for round := range rounds {
 		service := fmt.Sprintf("kill9-%d", round)
-		client, err := httpapi.NewClient(s.url, &http.Client{Transport: &http.Transport{}})
+		client, err := httpapi.NewClient(s.url, httpapi.ClientOptions{HTTP: &http.Client{Transport: &http.Transport{}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func kill9(t *testing.T, rounds int, moment time.Duration) {
 		from = time.Now()
 		s = start(t, data, strings.TrimPrefix(s.url, "http://"), 99)
 		// Whether the last one arrived nobody knows; so it is sent again.
-		if client, err = httpapi.NewClient(s.url, nil); err == nil {
+		if client, err = httpapi.NewClient(s.url, httpapi.ClientOptions{}); err == nil {
 			err = client.Append(t.Context(), []profilestore.Encoded{p.unsure})
 		}
 		if err != nil {

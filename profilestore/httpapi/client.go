@@ -16,29 +16,56 @@ import (
 	"pilotlight/profilestore/httpapi/pyroscope"
 )
 
-// Client sends profiles and reports to a server. All methods may be called from many goroutines.
+// Client sends profiles and reports to a server, and asks it. All methods may be called from many goroutines.
 type Client struct {
 	server string
 	http   *http.Client
 	push   *connect.Client[pyroscope.PushRequest, pyroscope.PushResponse]
 }
 
-// NewClient returns a client of the server at a base URL, http://host:7100. hc nil means http.DefaultClient;
-// time limits are those of each call's context.
-func NewClient(server string, hc *http.Client) (*Client, error) {
+// ClientOptions tune a client. The zero value is the documented default.
+type ClientOptions struct {
+	HTTP  *http.Client // nil: http.DefaultClient
+	Token string       // sent as bearer; "": none
+}
+
+// withToken adds a token to each request.
+type withToken struct {
+	next  http.RoundTripper
+	token string
+}
+
+func (t withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context()) // the caller's is not ours to change
+	r.Header.Set("Authorization", "Bearer "+t.token)
+	return t.next.RoundTrip(r)
+}
+
+// NewClient returns a client of the server at a base URL, http://host:7100. Time limits are those of each call's
+// context. A redirect is an error, so that no token goes to another server.
+func NewClient(server string, o ClientOptions) (*Client, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
 		return nil, fmt.Errorf("server %q: write http://host:7100", server)
 	}
-	if hc == nil {
-		hc = http.DefaultClient
+	if o.HTTP == nil {
+		o.HTTP = http.DefaultClient
+	}
+	hc := *o.HTTP
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if o.Token != "" {
+		next := hc.Transport
+		if next == nil {
+			next = http.DefaultTransport
+		}
+		hc.Transport = withToken{next, o.Token}
 	}
 	server = strings.TrimSuffix(server, "/")
 	return &Client{
 		server: server,
-		http:   hc,
+		http:   &hc,
 		// Requests are not gzipped: the profiles in them are.
-		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](hc, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
+		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](&hc, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
 	}, nil
 }
 
@@ -76,21 +103,53 @@ func (c *Client) Report(ctx context.Context, r AgentReport) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
+	_, err = c.do(req, http.StatusNoContent)
+	return err
+}
+
+// maxAnswer is what a client reads of an answer.
+const maxAnswer = 1 << 30
+
+// Query asks a route of the API, as /api/v1/top, and decodes its JSON into answer.
+func (c *Client) Query(ctx context.Context, route string, params url.Values, answer any) error {
+	b, err := c.Get(ctx, route, params)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		var answer struct{ Error errorBody }
-		b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		if err != nil {
-			return fmt.Errorf("report to %s: %s: %w", c.server, resp.Status, err)
-		}
-		if json.Unmarshal(b, &answer) != nil {
-			return fmt.Errorf("report to %s: %s", c.server, resp.Status)
-		}
-		return fmt.Errorf("report to %s: %s: %s", c.server, resp.Status, answer.Error.Message)
+	if err := json.Unmarshal(b, answer); err != nil {
+		return fmt.Errorf("%s of %s: %w", route, c.server, err)
 	}
 	return nil
+}
+
+// Get asks a route and returns its answer as it is: of /api/v1/pprof a gzipped profile.
+func (c *Client) Get(ctx context.Context, route string, params url.Values) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.server+route+"?"+params.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(req, http.StatusOK)
+}
+
+// do returns the body of the answer that is wanted. Another answer is an error: a [profilestore.Error] with the
+// server's words, where it has some.
+func (c *Client) do(req *http.Request, want int) ([]byte, error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %s: %w", req.URL.Path, c.server, resp.Status, err)
+	}
+	if resp.StatusCode == want {
+		return b, nil
+	}
+	var answer struct{ Error errorBody }
+	if json.Unmarshal(b, &answer) != nil || answer.Error.Message == "" {
+		return nil, fmt.Errorf("%s of %s: %s", req.URL.Path, c.server, resp.Status)
+	}
+	e := answer.Error
+	return nil, fmt.Errorf("%s of %s: %s: %w", req.URL.Path, c.server, resp.Status, &profilestore.Error{Code: e.Code, Param: e.Param, Message: e.Message})
 }

@@ -293,7 +293,7 @@ func TestPackedAnswer(t *testing.T) {
 		deep[fmt.Sprintf("main;function_%d", i)] = 1
 	}
 	batch = append(batch, encode(t, "wide", "1", testBase(), deep))
-	c, err := NewClient(s.URL, s.Client())
+	c, err := NewClient(s.URL, ClientOptions{HTTP: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}

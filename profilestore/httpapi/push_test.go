@@ -220,7 +220,7 @@ func TestPushGigabyte(t *testing.T) {
 
 func TestClient(t *testing.T) {
 	s := newTestServer(t, newTestStore(t), Options{})
-	c, err := NewClient(s.URL+"/", s.Client())
+	c, err := NewClient(s.URL+"/", ClientOptions{HTTP: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestClient(t *testing.T) {
 		t.Errorf("Append without a server: %v", err)
 	}
 	for _, bad := range []string{"", "host:7100", "ftp://host", "http://", "http://host?x=1", "http://[::1"} {
-		if _, err := NewClient(bad, nil); err == nil {
+		if _, err := NewClient(bad, ClientOptions{}); err == nil {
 			t.Errorf("NewClient(%q) took it", bad)
 		}
 	}
@@ -263,7 +263,7 @@ func TestPushStoreError(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newTestServer(t, store, Options{})
-	c, err := NewClient(s.URL, s.Client())
+	c, err := NewClient(s.URL, ClientOptions{HTTP: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func testBatch(t *testing.T, base time.Time) []profilestore.Encoded {
 // fill pushes testBatch by the client.
 func fill(t *testing.T, s *httptest.Server, base time.Time) {
 	t.Helper()
-	c, err := NewClient(s.URL, s.Client())
+	c, err := NewClient(s.URL, ClientOptions{HTTP: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}
