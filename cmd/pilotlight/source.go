@@ -205,7 +205,8 @@ func (s *source) stacks(f selectFlags, filters filterFlags) (*flamegraph.Stacks,
 	if err != nil {
 		return nil, "", err
 	}
-	return stacks.Filter(fs...), s.file.SampleType[index].Unit, nil
+	stacks, err = stacks.Filter(context.Background(), fs...)
+	return stacks, s.file.SampleType[index].Unit, err
 }
 
 // sampleIndex finds a sample type by its name or profile type; "" is the one that go tool pprof shows.

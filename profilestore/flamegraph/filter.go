@@ -1,6 +1,7 @@
 package flamegraph
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strings"
@@ -48,14 +49,28 @@ func ParseFilter(s string) (Filter, error) {
 	return f, nil
 }
 
+// maxMatched is how much of a name is looked at: an expression may need a thousand steps for each of its bytes.
+const maxMatched = 8 << 10
+
+func (f *Filter) matches(frame *Frame) bool {
+	for _, name := range []string{frame.Function, frame.File, frame.Binary} {
+		if (name != "" || name == frame.Function) && f.Regexp.MatchString(name[:min(len(name), maxMatched)]) {
+			return true
+		}
+	}
+	return false
+}
+
 // Filter applies filters in their order and returns the stacks that are left. s is not changed, and is itself the
-// answer when there are no filters.
-func (s *Stacks) Filter(filters ...Filter) *Stacks {
+// answer when there are no filters. The error is that of ctx, which ends it between two frames.
+func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error) {
 	for _, f := range filters {
 		matches := make([]bool, len(s.frames))
-		for i, frame := range s.frames {
-			matches[i] = f.Regexp.MatchString(frame.Function) || frame.File != "" && f.Regexp.MatchString(frame.File) ||
-				frame.Binary != "" && f.Regexp.MatchString(frame.Binary)
+		for i := range s.frames {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			matches[i] = f.matches(&s.frames[i])
 		}
 		r := rewriter{from: s, matches: matches, to: &Stacks{frameIDs: make(map[Frame]int32), child: make(map[edge]int32)}}
 		switch f.Kind {
@@ -70,7 +85,7 @@ func (s *Stacks) Filter(filters ...Filter) *Stacks {
 		}
 		s = r.to
 	}
-	return s
+	return s, nil
 }
 
 // rewriter makes one set of stacks from another, prefix by prefix: a prefix that stacks share is looked at once.

@@ -1,6 +1,7 @@
 package flamegraph
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -21,6 +22,29 @@ func filters(t testing.TB, list ...string) []Filter {
 		}
 	}
 	return fs
+}
+
+func filtered(t testing.TB, s *Stacks, fs ...Filter) *Stacks {
+	t.Helper()
+	s, err := s.Filter(context.Background(), fs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A request that is over ends its filters, and a name of megabytes is looked at from its beginning alone.
+func TestFilterBounds(t *testing.T) {
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	s := parse(t, "main 1\n")
+	if _, err := s.Filter(gone, filters(t, "focus:main")...); err != context.Canceled {
+		t.Errorf("canceled: %v", err)
+	}
+	s.Add([]int32{s.Frame(Frame{Function: strings.Repeat("x", 1<<20) + "end"})}, 2)
+	if got := filtered(t, s, filters(t, "ignore:end$")...).Total(); got != 3 {
+		t.Errorf("%d is left", got)
+	}
 }
 
 func TestFilter(t *testing.T) {
@@ -46,7 +70,7 @@ func TestFilter(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := parse(t, tt.stacks)
 			before := draw(Build(s, Options{}))
-			if got := draw(Build(s.Filter(filters(t, tt.filters...)...), Options{})); got != tt.want {
+			if got := draw(Build(filtered(t, s, filters(t, tt.filters...)...), Options{})); got != tt.want {
 				t.Errorf("got\n%swant\n%s", got, tt.want)
 			}
 			if after := draw(Build(s, Options{})); after != before {
@@ -192,13 +216,13 @@ func TestFilterAsPprof(t *testing.T) {
 				p.ShowFrom(f.Regexp)
 			}
 		}
-		filtered := s.Filter(fs...)
-		got, want := folded(filtered), folded(fromProfile(t, p))
+		after := filtered(t, s, fs...)
+		got, want := folded(after), folded(fromProfile(t, p))
 		if !maps.Equal(got, want) {
 			t.Fatalf("round %d, %v:\nfrom %v\ngot  %v\nwant %v", round, fs, whole, got, want)
 		}
-		if sum := Build(filtered, Options{}); sum.Total != filtered.Total() || len(got) == 0 && len(sum.Depth) != 1 {
-			t.Fatalf("total %d, %d nodes; want %d", sum.Total, len(sum.Depth), filtered.Total())
+		if sum := Build(after, Options{}); sum.Total != after.Total() || len(got) == 0 && len(sum.Depth) != 1 {
+			t.Fatalf("total %d, %d nodes; want %d", sum.Total, len(sum.Depth), after.Total())
 		}
 		if !maps.Equal(got, whole) && len(got) > 0 {
 			changed++
@@ -219,7 +243,7 @@ func TestFilterInPprofsOrder(t *testing.T) {
 		hide, from := regexp.MustCompile("f1|lib2"), regexp.MustCompile("f[23]")
 		p.FilterSamplesByName(focus, ignore, hide, nil)
 		p.ShowFrom(from)
-		got, want := folded(s.Filter(Filter{Focus, focus}, Filter{Ignore, ignore}, Filter{Hide, hide}, Filter{ShowFrom, from})), folded(fromProfile(t, p))
+		got, want := folded(filtered(t, s, Filter{Focus, focus}, Filter{Ignore, ignore}, Filter{Hide, hide}, Filter{ShowFrom, from})), folded(fromProfile(t, p))
 		if !maps.Equal(got, want) {
 			t.Fatalf("got  %v\nwant %v", got, want)
 		}
@@ -232,7 +256,7 @@ func BenchmarkFilter(b *testing.B) {
 		b.Run(f, func(b *testing.B) {
 			fs := filters(b, f)
 			for b.Loop() {
-				s.Filter(fs...)
+				filtered(b, s, fs...)
 			}
 		})
 	}

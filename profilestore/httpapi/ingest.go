@@ -28,7 +28,7 @@ func (a *api) ingest(_ http.ResponseWriter, r *http.Request, b *body) error {
 	if err != nil {
 		return badRequest("", "read parameters: %v: escape ; as %%3B and %% as %%25", err)
 	}
-	e, err := readIngest(params, r.Header.Get("Content-Type"), &b.chunks, time.Now())
+	e, err := readIngest(params, r.Header.Get("Content-Type"), b, time.Now())
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (a *api) ingest(_ http.ResponseWriter, r *http.Request, b *body) error {
 }
 
 // readIngest makes the profile of a request that came at now.
-func readIngest(params url.Values, contentType string, rd io.Reader, now time.Time) (*profilestore.Encoded, error) {
+func readIngest(params url.Values, contentType string, b *body, now time.Time) (*profilestore.Encoded, error) {
 	app, tags, err := parseAppName(params.Get("name"))
 	if err != nil {
 		return nil, err
@@ -62,14 +62,14 @@ func readIngest(params url.Values, contentType string, rd io.Reader, now time.Ti
 	}
 	switch format := params.Get("format"); {
 	case mediaType == "multipart/form-data":
-		err = readForm(e, multipart.NewReader(rd, mediaParams["boundary"]))
+		err = readForm(e, multipart.NewReader(&b.chunks, mediaParams["boundary"]), b.size)
 	case format == "pprof":
-		if e.Pprof, err = io.ReadAll(rd); err == nil {
+		if e.Pprof, err = readAll(&b.chunks, b.size); err == nil {
 			err = describePprof(e, nil)
 		}
 	case (format == "" || format == "folded" || format == "collapsed" || format == "groups" || format == "lines") &&
 		!strings.HasPrefix(mediaType, "binary/octet-stream+"):
-		app, err = readFolded(e, app, params, rd, format == "lines")
+		app, err = readFolded(e, app, params, &b.chunks, format == "lines")
 	default:
 		err = badRequest("format", "format %.40q, content type %.40q: send pprof or folded", format, contentType)
 	}
@@ -159,8 +159,17 @@ type sampleTypeConfig struct {
 	DisplayName string `json:"display-name"`
 }
 
-// readForm reads a pprof profile and its configuration from the parts of a form.
-func readForm(e *profilestore.Encoded, form *multipart.Reader) error {
+// readAll reads what has at most size bytes into one slice: io.ReadAll would leave several behind.
+func readAll(rd io.Reader, size int64) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	_, err := b.ReadFrom(rd)
+	return b.Bytes(), err
+}
+
+const maxConfig = 64 << 10
+
+// readForm reads a pprof profile and its configuration from the parts of a form that has size bytes.
+func readForm(e *profilestore.Encoded, form *multipart.Reader, size int64) error {
 	var config map[string]sampleTypeConfig
 	for {
 		part, err := form.NextRawPart()
@@ -170,20 +179,18 @@ func readForm(e *profilestore.Encoded, form *multipart.Reader) error {
 		if err != nil {
 			return badRequest("", "read form: %v", err)
 		}
-		content, err := io.ReadAll(part)
-		if err != nil {
-			return badRequest("", "read form: %v", err)
-		}
-		switch part.FormName() {
-		case "profile":
-			e.Pprof = content
-		case "prev_profile":
-			if len(content) > 0 {
-				return badRequest("", "form has a prev_profile: send profiles that do not need the one before")
+		switch name := part.FormName(); {
+		case name == "profile" && e.Pprof == nil:
+			if e.Pprof, err = readAll(part, size); err != nil {
+				return badRequest("", "read form: %v", err)
 			}
-		case "sample_type_config":
-			if err := json.Unmarshal(content, &config); err != nil {
-				return badRequest("", "sample_type_config is not JSON: %v", err)
+		case name == "profile":
+			return badRequest("", "form has two parts named profile: send one")
+		case name == "prev_profile":
+			return badRequest("", "form has a prev_profile: send profiles that do not need the one before")
+		case name == "sample_type_config":
+			if err := json.NewDecoder(io.LimitReader(part, maxConfig)).Decode(&config); err != nil {
+				return badRequest("", "sample_type_config is not JSON of at most %d KB: %v", maxConfig>>10, err)
 			}
 		}
 	}
@@ -271,7 +278,10 @@ func readFolded(e *profilestore.Encoded, app string, params url.Values, rd io.Re
 	if len(stacks) == 0 {
 		return app, nil
 	}
-	p := k.profile(stacks, int64(time.Second)/int64(rate))
+	p, err := k.profile(stacks, int64(time.Second)/int64(rate))
+	if err != nil {
+		return "", err
+	}
 	p.TimeNanos, p.DurationNanos = e.Time, int64(e.Duration)
 	var b bytes.Buffer
 	if err := p.Write(&b); err != nil {
@@ -284,6 +294,7 @@ func readFolded(e *profilestore.Encoded, app string, params url.Values, rd io.Re
 const (
 	maxFoldedLine   = 4 << 20
 	maxFoldedStacks = 65_536  // of a profile; what the store takes
+	maxFoldedNames  = 262_144 // of functions; what the store takes
 	maxFoldedFrames = 8 << 20 // of all stacks together
 	maxFoldedValue  = 1 << 40 // of a line; times the longest period it still fits
 )
@@ -333,7 +344,7 @@ func parseFolded(rd io.Reader, one bool) (map[string]int64, error) {
 }
 
 // profile makes pprof of the stacks. A sample stands for period nanoseconds.
-func (k kind) profile(stacks map[string]int64, period int64) *profile.Profile {
+func (k kind) profile(stacks map[string]int64, period int64) (*profile.Profile, error) {
 	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: k.sampleType, Unit: k.unit}}, PeriodType: &profile.ValueType{}}
 	if k.sampled {
 		p.SampleType = append([]*profile.ValueType{{Type: "samples", Unit: "count"}}, p.SampleType...)
@@ -348,6 +359,9 @@ func (k kind) profile(stacks map[string]int64, period int64) *profile.Profile {
 		for name := range strings.SplitSeq(stack, ";") {
 			l := locations[name]
 			if l == nil {
+				if len(locations) == maxFoldedNames {
+					return nil, &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("a folded profile of more than %d functions: send shorter profiles", maxFoldedNames)}
+				}
 				id := uint64(len(locations) + 1)
 				f := &profile.Function{ID: id, Name: name, SystemName: name}
 				l = &profile.Location{ID: id, Line: []profile.Line{{Function: f}}}
@@ -359,5 +373,5 @@ func (k kind) profile(stacks map[string]int64, period int64) *profile.Profile {
 		slices.Reverse(s.Location) // pprof has the leaf first
 		p.Sample = append(p.Sample, s)
 	}
-	return p
+	return p, nil
 }

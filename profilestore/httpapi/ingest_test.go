@@ -193,6 +193,14 @@ func TestIngestRefusals(t *testing.T) {
 	for i := range maxFoldedStacks + 1 {
 		fmt.Fprintf(&many, "f%d 1\n", i)
 	}
+	var names strings.Builder
+	for i := range maxFoldedNames + 1 {
+		fmt.Fprintf(&names, "%d", i)
+		if names.WriteByte(';'); i%100 == 0 {
+			names.WriteString("x 1\n")
+		}
+	}
+	names.WriteString("x 1\n")
 	bomb := gzipped(t, make([]byte, maxInflated+1))
 	for _, tt := range []struct {
 		params, body string
@@ -214,6 +222,7 @@ func TestIngestRefusals(t *testing.T) {
 		{"name=app", "main 1099511627777\n", 400, "2^40"},
 		{"name=app", many.String(), 413, "65536 stacks"},
 		{"name=app", strings.Repeat("x", maxFoldedLine+1) + " 1", 413, "line 1 is above 4 MB"},
+		{"name=app", names.String(), 413, "262144 functions"},
 		{"name=app&format=pprof", "GIF89a", 400, "not a pprof profile"},
 		{"name=app&format=pprof", "", 400, "not a pprof profile"},
 		{"name=app&format=pprof", string(bomb), 413, "inflated profile is above 64 MB"},
@@ -225,10 +234,11 @@ func TestIngestRefusals(t *testing.T) {
 		}
 	}
 	for body, want := range map[string]string{
-		"--x\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nz\r\n--x--\r\n":              "no part named profile",
-		"--x\r\nContent-Disposition: form-data; name=\"profile\"\r\n\r\nz":                         "read form",
-		"--x\r\nContent-Disposition: form-data; name=\"prev_profile\"\r\n\r\nz\r\n--x--\r\n":       "prev_profile",
-		"--x\r\nContent-Disposition: form-data; name=\"sample_type_config\"\r\n\r\nz\r\n--x--\r\n": "not JSON",
+		"--x\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nz\r\n--x--\r\n":                                                                       "no part named profile",
+		"--x\r\nContent-Disposition: form-data; name=\"profile\"\r\n\r\nz":                                                                                  "read form",
+		"--x\r\nContent-Disposition: form-data; name=\"profile\"\r\n\r\nz\r\n--x\r\nContent-Disposition: form-data; name=\"profile\"\r\n\r\nz\r\n--x--\r\n": "two parts named profile",
+		"--x\r\nContent-Disposition: form-data; name=\"prev_profile\"\r\n\r\nz\r\n--x--\r\n":                                                                "prev_profile",
+		"--x\r\nContent-Disposition: form-data; name=\"sample_type_config\"\r\n\r\nz\r\n--x--\r\n":                                                          "not JSON",
 	} {
 		resp, b := send(t, s, http.MethodPost, "/ingest?name=app", http.Header{"Content-Type": {"multipart/form-data; boundary=x"}}, strings.NewReader(body))
 		if resp.StatusCode != 400 || !strings.Contains(string(b), want) {
@@ -255,7 +265,10 @@ func FuzzFolded(f *testing.F) {
 		now := time.Now()
 		e := profilestore.Encoded{Name: "process_cpu", Time: now.UnixNano(), Labels: profilestore.NewLabels(map[string]string{"service_name": "x"})}
 		var encoded bytes.Buffer
-		p := folded["cpu"].profile(stacks, int64(10*time.Millisecond))
+		p, err := folded["cpu"].profile(stacks, int64(10*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := p.CheckValid(); err != nil {
 			t.Fatal(err)
 		}

@@ -90,12 +90,16 @@ func (a *api) selectStacks(r *http.Request, others ...string) (*selected, error)
 	}
 	s.options.Unit = res.Unit
 	s.source = Source{Profiles: res.Profiles, Damaged: res.Damaged}
-	s.stacks = res.Stacks.Filter(filters...)
+	if s.stacks, err = res.Stacks.Filter(r.Context(), filters...); err != nil {
+		return nil, err
+	}
 	if diff {
 		if res, err = a.store.Select(r.Context(), b); err != nil {
 			return nil, err
 		}
-		s.options.B = res.Stacks.Filter(filters...)
+		if s.options.B, err = res.Stacks.Filter(r.Context(), filters...); err != nil {
+			return nil, err
+		}
 		s.source.SourceB = &SourceB{res.Profiles, res.Damaged}
 	}
 	return s, nil
