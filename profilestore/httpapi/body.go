@@ -108,6 +108,7 @@ type pacedBody struct {
 	patience time.Duration
 	end      time.Time // of all patience
 	left     int       // bytes until the next deadline
+	read     int64     // bytes so far
 }
 
 func (p *pacedBody) Read(b []byte) (int, error) {
@@ -119,6 +120,7 @@ func (p *pacedBody) Read(b []byte) (int, error) {
 	}
 	n, err := p.Reader.Read(b)
 	p.left -= n
+	p.read += int64(n)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = &profilestore.Error{Code: profilestore.BadRequest, Message: fmt.Sprintf("the body comes too slowly: send at least %d KB every %v", slowestBytes>>10, p.patience), Err: err}
@@ -139,6 +141,27 @@ func (p *pacedBody) deadline(t time.Time) error {
 	return err
 }
 
+// bombReader ends bodies that are small as they are sent and huge as they are read before they are all in
+// memory. What is sent here in earnest packs to a tenth: pprof, text, and mostly what is packed already.
+type bombReader struct {
+	io.Reader
+	sent     *pacedBody
+	inflated int64
+}
+
+const (
+	bombBytes = 4 << 20
+	bombRatio = 100
+)
+
+func (b *bombReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.inflated += int64(n); b.inflated > bombBytes && b.inflated > bombRatio*b.sent.read {
+		return 0, &profilestore.Error{Code: profilestore.PayloadTooLarge, Message: fmt.Sprintf("the body inflates to more than %d times what is sent: send it unpacked", bombRatio)}
+	}
+	return n, err
+}
+
 // zstdBytes is what a decoder may hold for a window of 8 MB.
 const zstdBytes = 9 << 20
 
@@ -147,26 +170,29 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request, sent, inflated in
 	if r.ContentLength > sent {
 		return nil, tooLarge("body is", sent)
 	}
-	var rd io.Reader = &pacedBody{
+	raw := &pacedBody{
 		Reader: limitBody(r, sent), rc: http.NewResponseController(w), patience: a.patience, end: time.Now().Add(longest),
 	}
+	var rd io.Reader = raw
 	var err error
 	encoding := strings.ToLower(r.Header.Get("Content-Encoding"))
 	switch encoding {
 	case "", "identity":
 		encoding = "plain"
 	case "gzip":
-		rd, err = gzip.NewReader(rd)
+		if rd, err = gzip.NewReader(raw); err == nil {
+			rd = &bombReader{Reader: rd, sent: raw}
+		}
 	case "zstd":
 		if err := held.take(zstdBytes); err != nil {
 			return nil, err
 		}
 		var z *zstd.Decoder
 		// One goroutine's worth of work, so that Close leaves nothing behind.
-		z, err = zstd.NewReader(rd, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+		z, err = zstd.NewReader(raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
 		if err == nil {
 			defer z.Close()
-			rd = z
+			rd = &bombReader{Reader: z, sent: raw}
 		}
 	default:
 		return nil, badRequest("", "content encoding %.40q: send gzip, zstd or none", encoding)

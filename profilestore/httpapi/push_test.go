@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -137,14 +138,23 @@ func (z *zeros) Read(p []byte) (int, error) {
 func TestPushHostile(t *testing.T) {
 	s := newTestServer(t, newTestStore(t), Options{})
 	bomb := gzipped(t, make([]byte, maxInflated+1))
+	large := make([]byte, maxInflated+1) // packs to a fortieth
+	for i := 0; i < len(large); i += 40_000 {
+		part := large[i:min(i+1000, len(large))]
+		for j := range part {
+			part[j] = byte(rand.Uint32())
+		}
+	}
 	for _, tt := range []struct {
 		name, encoding string
 		body           []byte
 		status         int
 		code, message  string
 	}{
-		{"gzip bomb", "gzip", bomb, 413, "resource_exhausted", "inflated body is above 64 MB"},
-		{"zstd bomb", "zstd", zstandard(t, make([]byte, maxInflated+1)), 413, "resource_exhausted", "inflated body is above 64 MB"},
+		{"gzip bomb", "gzip", bomb, 413, "resource_exhausted", "inflates to more than 100 times"},
+		{"zstd bomb", "zstd", zstandard(t, make([]byte, maxInflated+1)), 413, "resource_exhausted", "inflates to more than 100 times"},
+		{"large gzip", "gzip", gzipped(t, large), 413, "resource_exhausted", "inflated body is above 64 MB"},
+		{"large zstd", "zstd", zstandard(t, large), 413, "resource_exhausted", "inflated body is above 64 MB"},
 		{"bomb in a profile", "", message(t, bomb, ""), 429, "resource_exhausted", "inflated profiles are above 64 MB"},
 		{"bomb in gzip", "gzip", gzipped(t, message(t, bomb, "")), 429, "resource_exhausted", "inflated profiles are above 64 MB"},
 		{"not gzip", "gzip", []byte("plain"), 400, "invalid_argument", "read gzip body"},
