@@ -96,8 +96,6 @@ type rewriter struct {
 	renamed []int32 // by frame of from and whether it is to stand for a location: its number in to, less one
 }
 
-const rootNode = -1
-
 // frame returns the number in r.to of a frame of r.from. outermost says that the frames of its location that
 // were outside of it are gone.
 func (r *rewriter) frame(id int32, outermost bool) int32 {
@@ -124,7 +122,7 @@ func (r *rewriter) frame(id int32, outermost bool) int32 {
 }
 
 func (r *rewriter) add(node int32, value int64) {
-	if node == rootNode || value == 0 {
+	if node == Root || value == 0 {
 		return // pprof drops what has no frames
 	}
 	r.to.self[node] += value
@@ -150,11 +148,11 @@ func (r *rewriter) keep(matching bool) {
 		if !needed[i] {
 			continue
 		}
-		above := int32(rootNode)
+		above := Root
 		if p >= 0 {
 			above = at[p]
 		}
-		at[i] = r.to.node(above, r.frame(s.frame[i], false))
+		at[i] = r.to.Child(above, r.frame(s.frame[i], false))
 		if matched[i] == matching {
 			r.add(at[i], s.self[i])
 		}
@@ -166,7 +164,7 @@ func (r *rewriter) hide() {
 	at := make([]int32, len(s.parent))
 	headless := make([]bool, len(s.parent)) // the outermost frame of the location is hidden, and all after it
 	for i, p := range s.parent {
-		above, lost := int32(rootNode), false
+		above, lost := Root, false
 		if p >= 0 {
 			above, lost = at[p], headless[p]
 		}
@@ -174,7 +172,7 @@ func (r *rewriter) hide() {
 		if r.matches[s.frame[i]] {
 			at[i], headless[i] = above, lost || !s.frames[s.frame[i]].Inlined
 		} else {
-			at[i] = r.to.node(above, r.frame(s.frame[i], lost))
+			at[i] = r.to.Child(above, r.frame(s.frame[i], lost))
 		}
 		r.add(at[i], s.self[i])
 	}
@@ -194,7 +192,7 @@ func (r *rewriter) showFrom() {
 	s := r.from
 	states := make([]shown, len(s.parent))
 	for i, p := range s.parent {
-		now := shown{node: rootNode}
+		now := shown{node: Root}
 		f := s.frames[s.frame[i]]
 		if p >= 0 {
 			now = states[p]
@@ -204,9 +202,9 @@ func (r *rewriter) showFrom() {
 		}
 		switch {
 		case now.here:
-			now.node = r.to.node(now.node, r.frame(s.frame[i], false))
+			now.node = r.to.Child(now.node, r.frame(s.frame[i], false))
 		case r.matches[s.frame[i]]:
-			now = shown{any: true, here: true, node: r.to.node(now.node, r.frame(s.frame[i], true))}
+			now = shown{any: true, here: true, node: r.to.Child(now.node, r.frame(s.frame[i], true))}
 		default:
 			now.waiting++
 		}
@@ -220,7 +218,7 @@ func (r *rewriter) showFrom() {
 // settle adds the frames that waited in vain, and returns the last node.
 func (r *rewriter) settle(prefix int32, now shown) int32 {
 	if !now.any {
-		return rootNode
+		return Root
 	}
 	waiting := make([]int32, now.waiting)
 	for i := len(waiting) - 1; i >= 0; i-- {
@@ -228,7 +226,7 @@ func (r *rewriter) settle(prefix int32, now shown) int32 {
 		prefix = r.from.parent[prefix]
 	}
 	for _, f := range waiting {
-		now.node = r.to.node(now.node, r.frame(f, false))
+		now.node = r.to.Child(now.node, r.frame(f, false))
 	}
 	return now.node
 }

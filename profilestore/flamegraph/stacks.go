@@ -19,7 +19,7 @@ type Stacks struct {
 	frames   []Frame
 	frameIDs map[Frame]int32
 
-	// One entry for each distinct stack prefix; a parent comes before its children. rootNode stands for the root.
+	// One entry for each distinct stack prefix; a parent comes before its children. -1 stands for the root.
 	parent []int32
 	frame  []int32
 	self   []int64
@@ -67,33 +67,11 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	if value == 0 {
 		return
 	}
-	s.total += value
-	if len(stack) == 0 {
-		s.root += value
-		return
-	}
-	if s.child == nil {
-		s.child = make(map[edge]int32)
-	}
-	node := int32(rootNode)
+	node := Root
 	for _, f := range stack {
-		node = s.node(node, f)
+		node = s.Child(node, f)
 	}
-	s.self[node] += value
-}
-
-// node returns the child of a node, or of the root, for a frame.
-func (s *Stacks) node(parent, frame int32) int32 {
-	e := edge{parent, frame}
-	child, ok := s.child[e]
-	if !ok {
-		child = int32(len(s.parent))
-		s.parent = append(s.parent, parent)
-		s.frame = append(s.frame, frame)
-		s.self = append(s.self, 0)
-		s.child[e] = child
-	}
-	return child
+	s.AddAt(node, value)
 }
 
 // Total is the sum of all values added.
@@ -104,7 +82,37 @@ func (s *Stacks) Nodes() int { return len(s.parent) }
 
 // Size estimates the memory held, in bytes.
 func (s *Stacks) Size() int64 {
-	// A node is 16 bytes in the columns and 12 in the map, a frame 64 in each of both; slices and maps hold up
+	// A node is 16 bytes in the columns and 12 in the map, a frame 56 in each of both; slices and maps hold up
 	// to twice of what they use.
-	return 2*(28*int64(len(s.parent))+128*int64(len(s.frames))) + s.nameBytes
+	return 2*(28*int64(len(s.parent))+112*int64(len(s.frames))) + s.nameBytes
+}
+
+// Root is the node of the empty stack, for [Stacks.Child] and [Stacks.AddAt].
+const Root int32 = -1
+
+// Child is the node of a stack that goes on with one more frame.
+func (s *Stacks) Child(node, frame int32) int32 {
+	if s.child == nil {
+		s.child = make(map[edge]int32)
+	}
+	e := edge{node, frame}
+	next, ok := s.child[e]
+	if !ok {
+		next = int32(len(s.parent))
+		s.parent = append(s.parent, node)
+		s.frame = append(s.frame, frame)
+		s.self = append(s.self, 0)
+		s.child[e] = next
+	}
+	return next
+}
+
+// AddAt adds value to the stack of a node, as [Stacks.Add] does.
+func (s *Stacks) AddAt(node int32, value int64) {
+	s.total += value
+	if node == Root {
+		s.root += value
+		return
+	}
+	s.self[node] += value
 }
