@@ -1,6 +1,8 @@
 package flamegraph
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -329,4 +331,21 @@ func BenchmarkTop(b *testing.B) {
 	for b.Loop() {
 		Top(s, Options{})
 	}
+}
+
+// BenchmarkColumns says how large a million nodes are on the wire.
+func BenchmarkColumns(b *testing.B) {
+	g := Build(million(), Options{})
+	var packed bytes.Buffer
+	for b.Loop() {
+		packed.Reset()
+		w := gzip.NewWriter(&packed)
+		if _, err := w.Write(g.AppendColumns(nil)); err != nil {
+			b.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(packed.Len())/float64(len(g.Depth)), "B/node")
 }
