@@ -93,7 +93,9 @@ func makeDir(t *testing.T) string {
 	return dir
 }
 
-// pilotlight is the command, not started.
+// pilotlight is the command, not started. It is to be the leader of a session, as
+// a service manager starts it: the scheduler shares CPUs between sessions first,
+// and the loads of a test are many.
 func pilotlight(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	dir, err := scratch()
 	if err != nil {
@@ -101,6 +103,7 @@ func pilotlight(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "pilotlight"), args...)
 	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = append(os.Environ(), "PILOTLIGHT_CACHE="+filepath.Join(dir, "cache"))
 	return cmd, nil
 }
@@ -136,7 +139,7 @@ func (l *log) String() string {
 
 var servingURL = regexp.MustCompile(`msg=serving url=(\S+)`)
 
-// startServer starts a run in a process group of its own and returns when it is ready.
+// startServer starts a run and returns when it is ready.
 func startServer(data, listen string, frequency int) (*server, error) {
 	cmd, err := pilotlight(context.Background(), "run", "--data", data, "--listen", listen, "--frequency", strconv.Itoa(frequency))
 	if err != nil {
@@ -144,7 +147,7 @@ func startServer(data, listen string, frequency int) (*server, error) {
 	}
 	s := &server{data: data, cmd: cmd, log: new(log), ended: make(chan struct{})}
 	cmd.Stderr = s.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // whose end Pdeathsig tells

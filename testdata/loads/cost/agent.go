@@ -64,6 +64,8 @@ func startAgent(ctx context.Context, pilotlight string, frequency int) (*agent, 
 		"--data", filepath.Join(dir, "data"))
 	a.cmd.Cancel = func() error { return a.cmd.Process.Signal(syscall.SIGTERM) }
 	a.cmd.WaitDelay = stopLimit
+	// As a service manager starts it: the scheduler shares CPUs between sessions first.
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	a.cmd.Stderr = a.log
 	a.started = time.Now()
 	if err := a.cmd.Start(); err != nil {
