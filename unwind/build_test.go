@@ -103,10 +103,14 @@ func TestInstructions(t *testing.T) {
 			cfaDefCFA, 10, 0,
 			advance | 4, cfaExpression, amd64RBP, 2, fp, 0,
 			advance | 4, cfaDefCFAExpression, 3, fp, 0x78, opDeref,
-			cfaExpression, amd64RBX, 2, fp, 0x70}, `
+			cfaExpression, amd64RBX, 2, fp, 0x70,
+			advance | 8, cfaDefCFA, 10, 0,
+			advance | 4, cfaDefCFA, amd64RSP, 8}, `
 			0x1000-0x1004 r10+0 ra c-8
 			0x1004-0x1008 r10+0 fp *(rbp+0) ra c-8
-			0x1008-0x1040 *(rbp-8) fp *(rbp+0) rbx *(rbp-16) ra c-8`},
+			0x1008-0x1010 *(rbp-8) fp *(rbp+0) rbx *(rbp-16) ra c-8
+			0x1010-0x1014 r10+0 fp *(rbp+0) rbx *(rbp-16) ra c-8
+			0x1014-0x1040 rsp+8 ra c-8`},
 		{"libcrypto", []byte{
 			cfaDefCFAExpression, 6, sp, 0x98, 1, opDeref, opPlusUconst, 8,
 			advance | 4, cfaDefCFAExpression, 10, sp, 8, breg + 9, 0, opLit0 + 8, opMul, opPlus, opDeref, opPlusUconst, 8}, `

@@ -294,6 +294,8 @@ func simplify(rows []described) []described {
 			d.text = "CFA=R8 RBX=undefined RBP=R9 RIP=RDX"
 		case strings.Contains(d.text, " RSP=") && !strings.Contains(d.text, " RSP=[DW_OP_breg7 RSP+160]"): // setcontext
 			d.text = "unsupported"
+		case strings.HasPrefix(d.text, "CFA=RSP+8 ") && strings.Contains(d.text, " RBP=[DW_OP_breg6 "): // aligned, and popped
+			d.text = "CFA=RSP+8 RIP=[CFA-8]"
 		case d.text == "CFA=WSP W30=W15": // vfork, whose CIE calls x15 the return address
 			d.text = "CFA=WSP"
 		}

@@ -87,6 +87,9 @@ func (s *state) rule(arch Arch, signal bool) Rule {
 		return Rule{}
 	}
 	fp, rbx := s.fp.orLost(), s.rbx.orLost()
+	if s.isPopped(arch) {
+		fp, rbx = fp.popped(), rbx.popped()
+	}
 	return Rule{
 		CFA: s.cfa, CFAReg: s.cfaReg, CFAOff: s.cfaOff, CFAAdd: s.cfaAdd,
 		FP: fp.kind, FPOff: fp.off, RBX: rbx.kind, RBXOff: rbx.off, RA: s.ra.kind, RAOff: s.ra.off,
@@ -107,6 +110,20 @@ func (s *state) jump() Rule {
 func (s save) orLost() save {
 	if s.kind == saveUnsupported {
 		return save{kind: SaveUndefined}
+	}
+	return s
+}
+
+// isPopped reports whether the row is that of gcc for the last instruction of an aligned frame: the CFA says that nothing
+// but the return address is on the stack, and rbp that it was saved where it still points.
+func (s *state) isPopped(arch Arch) bool {
+	return arch == AMD64 && s.cfa == CFARegister && s.cfaReg == amd64RSP && s.cfaOff == 8 && s.fp.kind == SaveAtFP
+}
+
+// popped returns the save once the frame that rbp pointed to is gone.
+func (s save) popped() save {
+	if s.kind == SaveAtFP {
+		return save{kind: SaveSame}
 	}
 	return s
 }
