@@ -251,7 +251,7 @@ func (p *target) names(stack []uint64, exact ...int) []string {
 
 // finish walks on where the kernel left off, in the sample's own piece of stack.
 func (p *target) finish(s Sample) ([]uint64, error) {
-	regs := unwind.Registers{PC: s.Registers[16], Exact: s.Exact, Known: 1<<7 | 1<<6 | 1<<3}
+	regs := unwind.Registers{PC: s.Registers[16], Exact: s.Exact, Known: hostArch().Followed()}
 	if len(s.User) == 1 {
 		regs.Known = 1<<16 - 1
 	}

@@ -43,7 +43,8 @@
 #define REGISTER(dwarf) ((dwarf) == DWARF_SP ? REGISTER_SP : (0x01236789f4ed5bcaULL >> ((dwarf) * 4 & 60)) & 15)
 #define ALL_KNOWN 0xffff
 #define DWARF_RA 16 /* never known: return addresses are in memory */
-#define FOLLOWED (1 << DWARF_SP | 1 << DWARF_FP | 1 << DWARF_RBX)
+#define UNSAVED 0xf37 /* rax, rdx, rcx, rsi, rdi, r8 to r11: what no function saves stays known, as in package unwind */
+#define FOLLOWED (1 << DWARF_SP | 1 << DWARF_FP | 1 << DWARF_RBX | UNSAVED)
 #define RETURN_PC(ra) (ra)
 #define LOWEST_FP(sp) (sp)
 #define IS_COMPAT(registers) ((registers)[REGISTER_CS] == 0x23) /* __USER32_CS */
@@ -62,6 +63,7 @@
 #define REGISTER(dwarf) (dwarf)
 #define ALL_KNOWN 0xffffffff
 #define DWARF_RA DWARF_LR
+#define UNSAVED 0
 #define FOLLOWED (1U << DWARF_SP | 1U << DWARF_FP)
 /* Saved return addresses may be signed in the bits above the address (pointer authentication). */
 #define RETURN_PC(ra) ((ra) & ((1ULL << 48) - 1))
@@ -444,7 +446,7 @@ static __always_inline u32 step_rule(struct walk *w, const struct rule *r)
 	u32 outcome = frame_address(w, r, &cfa);
 	if (outcome != OUTCOME_COUNT)
 		return outcome;
-	w->next_known = 1U << DWARF_SP;
+	w->next_known = 1U << DWARF_SP | (w->known & UNSAVED);
 	/* In this order because a prologue saves them in the other: the window then reaches from the first to the last. */
 #if defined(__TARGET_ARCH_x86)
 	if (saved(w, r->rbx, r->rbx_offset, cfa, DWARF_RBX, &w->next_rbx))

@@ -36,6 +36,26 @@ const (
 	arm64SP = 31
 )
 
+// unsaved returns the registers that no function saves for its caller and that stay known all the same, as a mask by DWARF
+// number: rax, rdx, rcx, rsi, rdi and r8 to r11 on AMD64. They are taken for what they were in the innermost frame, or in the
+// one that a signal interrupted, as debuggers do: assembly that calls assembly relies on what the other leaves alone.
+func (a Arch) unsaved() uint32 {
+	if a == ARM64 {
+		return 0
+	}
+	return 1<<0 | 1<<1 | 1<<2 | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<10 | 1<<11
+}
+
+// Followed returns the registers that may be known in any frame, as Registers.Known: the stack and the frame pointer, rbx
+// on AMD64, and those that functions do not save.
+func (a Arch) Followed() uint32 {
+	mask := uint32(1)<<a.SP() | 1<<a.FP() | a.unsaved()
+	if a == AMD64 {
+		mask |= 1 << amd64RBX
+	}
+	return mask
+}
+
 // SP returns the DWARF number of the stack pointer.
 func (a Arch) SP() uint8 {
 	if a == ARM64 {

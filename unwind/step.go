@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 )
 
 var (
@@ -27,7 +28,8 @@ type Registers struct {
 	// R has the registers by DWARF number.
 	R [32]uint64
 	// Known has bit n set if R[n] is known in this frame. All are in the innermost frame and in one that a signal
-	// interrupted; in others the stack pointer and, unless it was lost, the frame pointer and rbx.
+	// interrupted; in others the stack pointer, unless it was lost the frame pointer and rbx, and what functions do not
+	// save (see Arch.Followed).
 	Known uint32
 	// Exact says that PC is an instruction that was executing. Otherwise it is a return address, and the instruction
 	// before it is what the frame was executing.
@@ -67,6 +69,7 @@ func (t *Table) Step(regs Registers, bias uint64, mem io.ReaderAt) (Registers, e
 // The sampler's BPF program computes the same, bit by bit:
 //
 //	values  SP, FP, rbx and PC of this frame; other registers only if known. Sums wrap at 64 bits.
+//	        What functions do not save is known in the caller if it is here, and the same.
 //	1       CFA by Rule.CFA
 //	2       FP, rbx and the return address by their SaveKind, from values and CFA of this frame; FP and rbx are not
 //	        known if what they are computed from is not, or if a SaveAtFP cannot be read
@@ -92,7 +95,7 @@ func (r Rule) Step(arch Arch, regs Registers, mem io.ReaderAt) (Registers, error
 	if err != nil {
 		return Registers{}, err
 	}
-	var next Registers
+	next := regs.unsaved(arch)
 	next.set(arch.SP(), cfa)
 	if err := next.restore(arch.FP(), r.FP, r.FPOff, arch, &regs, cfa, mem); err != nil {
 		return Registers{}, err
@@ -106,6 +109,17 @@ func (r Rule) Step(arch Arch, regs Registers, mem io.ReaderAt) (Registers, error
 		return Registers{}, err
 	}
 	return next, nil
+}
+
+// unsaved returns those registers alone that functions do not save.
+func (r *Registers) unsaved(arch Arch) Registers {
+	var next Registers
+	next.Known = r.Known & arch.unsaved()
+	for known := next.Known; known != 0; known &= known - 1 {
+		n := bits.TrailingZeros32(known)
+		next.R[n] = r.R[n]
+	}
+	return next
 }
 
 // framePointerRule is what CFAFramePointer stands for.

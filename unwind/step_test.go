@@ -56,6 +56,13 @@ func TestStep(t *testing.T) {
 		r.Known = 1<<16 - 1
 		return r
 	}
+	// caller is a frame that was reached from leaf.
+	caller := func(pc uint64, v values) Registers {
+		r := frame(pc, false, v)
+		r.R[9], r.R[5] = 3, 0x4444
+		r.Known |= AMD64.unsaved()
+		return r
+	}
 	for _, test := range []struct {
 		name string
 		rule Rule
@@ -64,18 +71,18 @@ func TestStep(t *testing.T) {
 		err  error
 	}{
 		{"register", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFARegister, amd64RSP, 16 }), leaf(),
-			frame(0x101, false, values{amd64RSP: base + 16, amd64RBP: base + 64, amd64RBX: 7}), nil},
+			caller(0x101, values{amd64RSP: base + 16, amd64RBP: base + 64, amd64RBX: 7}), nil},
 		{"saved", rule(func(r *Rule) {
 			r.CFA, r.CFAReg, r.CFAOff = CFARegister, amd64RBP, 16
 			r.FP, r.FPOff, r.RBX, r.RBXOff = SaveAtCFA, -2, SaveAtCFA, -3
-		}), leaf(), frame(0x109, false, values{amd64RSP: base + 80, amd64RBP: 0x108, amd64RBX: 0x107}), nil},
+		}), leaf(), caller(0x109, values{amd64RSP: base + 80, amd64RBP: 0x108, amd64RBX: 0x107}), nil},
 		{"saved at FP and SP", rule(func(r *Rule) {
 			r.CFA, r.CFAReg, r.CFAOff = CFARegister, amd64RSP, 16
 			r.FP, r.FPOff, r.RBX, r.RBXOff = SaveAtFP, -1, SaveAtSP, 4
-		}), leaf(), frame(0x101, false, values{amd64RSP: base + 16, amd64RBP: 0x107, amd64RBX: 0x104}), nil},
+		}), leaf(), caller(0x101, values{amd64RSP: base + 16, amd64RBP: 0x107, amd64RBX: 0x104}), nil},
 		{"lost", rule(func(r *Rule) {
 			r.CFA, r.CFAReg, r.CFAOff, r.FP, r.RBX = CFARegister, amd64RSP, 16, SaveUndefined, SaveUndefined
-		}), leaf(), frame(0x101, false, values{amd64RSP: base + 16}), nil},
+		}), leaf(), caller(0x101, values{amd64RSP: base + 16}), nil},
 		{"lost frame pointer is needed", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFARegister, amd64RBP, 16 }),
 			frame(0x4010, false, values{amd64RSP: base}), Registers{}, ErrBadRule},
 		{"save relative to a lost frame pointer", rule(func(r *Rule) {
@@ -88,23 +95,25 @@ func TestStep(t *testing.T) {
 			r.CFA, r.CFAReg, r.CFAOff, r.FP, r.FPOff = CFARegister, amd64RSP, 16, SaveAtCFA, size
 		}), leaf(), Registers{}, ErrUnreadable},
 		{"any register in the innermost frame", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFARegister, 5, -0x4444+base+8 }), leaf(),
-			frame(0x100, false, values{amd64RSP: base + 8, amd64RBP: base + 64, amd64RBX: 7}), nil},
-		{"and not in another", rule(func(r *Rule) { r.CFA, r.CFAReg = CFARegister, 5 }),
+			caller(0x100, values{amd64RSP: base + 8, amd64RBP: base + 64, amd64RBX: 7}), nil},
+		{"and not in another", rule(func(r *Rule) { r.CFA, r.CFAReg = CFARegister, 12 }),
 			frame(0x4010, false, values{amd64RSP: base, amd64RBP: 1, amd64RBX: 1}), Registers{}, ErrBadRule},
+		{"unless functions do not save it", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFARegister, 0, 8 }),
+			frame(0x4010, false, values{amd64RSP: base, 0: base, 12: 1}), frame(0x100, false, values{amd64RSP: base + 8, 0: base}), nil},
 		{"vfork", Rule{CFA: CFARegister, CFAReg: amd64RSP, RA: SaveRegister, RAOff: 5}, leaf(),
-			frame(0x4444, false, values{amd64RSP: base, amd64RBP: base + 64, amd64RBX: 7}), nil},
+			caller(0x4444, values{amd64RSP: base, amd64RBP: base + 64, amd64RBX: 7}), nil},
 		// The word at base+16 is 0x102, which is no address of the stack: the load of the return address faults.
 		{"deref", Rule{CFA: CFADeref, CFAReg: amd64RSP, CFAOff: 16, CFAAdd: 2, RA: SaveRegister, RAOff: 5}, leaf(),
-			frame(0x4444, false, values{amd64RSP: 0x112, amd64RBP: base + 64, amd64RBX: 7}), nil},
+			caller(0x4444, values{amd64RSP: 0x112, amd64RBP: base + 64, amd64RBX: 7}), nil},
 		{"deref that leads nowhere", rule(func(r *Rule) { r.CFA, r.CFAReg, r.CFAOff = CFADeref, amd64RSP, 16 }), leaf(), Registers{}, ErrUnreadable},
 		{"deref with index", Rule{CFA: CFADerefIndex, CFAReg: 9, CFAOff: 8, CFAAdd: 1, RA: SaveRegister, RAOff: 5}, leaf(),
-			frame(0x4444, false, values{amd64RSP: 0x10c, amd64RBP: base + 64, amd64RBX: 7}), nil},
+			caller(0x4444, values{amd64RSP: 0x10c, amd64RBP: base + 64, amd64RBX: 7}), nil},
 		{"plt before its push", rule(func(r *Rule) { r.CFA, r.CFAOff = CFAPLT, 11 }), frame(0x401a, true, values{amd64RSP: base}),
 			frame(0x100, false, values{amd64RSP: base + 8}), nil},
 		{"plt after its push", rule(func(r *Rule) { r.CFA, r.CFAOff = CFAPLT, 11 }), frame(0x401b, true, values{amd64RSP: base}),
 			frame(0x101, false, values{amd64RSP: base + 16}), nil},
 		{"frame pointer", Rule{CFA: CFAFramePointer}, leaf(),
-			frame(0x109, false, values{amd64RSP: base + 80, amd64RBP: 0x108, amd64RBX: 7}), nil},
+			caller(0x109, values{amd64RSP: base + 80, amd64RBP: 0x108, amd64RBX: 7}), nil},
 		{"frame pointer of zero", Rule{CFA: CFAFramePointer}, frame(0x4010, false, values{amd64RSP: base, amd64RBP: 0}), Registers{}, ErrEnd},
 		{"frame pointer that is lost", Rule{CFA: CFAFramePointer}, frame(0x4010, false, values{amd64RSP: base}), Registers{}, ErrBadRule},
 		{"end", Rule{CFA: CFAEnd}, leaf(), Registers{}, ErrEnd},

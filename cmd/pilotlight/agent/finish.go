@@ -72,7 +72,7 @@ func (f *finisher) finish(p *process.Process, s *bpf.Sample) bool {
 		return true
 	}
 	if regs.Exact = s.Exact; !regs.Exact {
-		regs.Known &= followed // the others are those of the first frame
+		regs.Known &= arch.Followed() // the others are those of the first frame
 	}
 	f.stack = stackPiece{regs.R[arch.SP()], s.Stack}
 	f.pcs = append(f.pcs[:0], s.User...)

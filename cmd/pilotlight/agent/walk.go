@@ -31,10 +31,6 @@ var ptRegs = map[unwind.Arch][]uint8{
 
 const none, pc = 254, 255
 
-// followed has the registers that are known in every frame, as Registers.Known:
-// rbx on amd64 too.
-var followed = map[unwind.Arch]uint32{unwind.AMD64: 1<<7 | 1<<6 | 1<<3, unwind.ARM64: 1<<31 | 1<<29}[arch]
-
 // Registers are those of an executing frame, from the beginning of the words of
 // the kernel's struct pt_regs of this architecture. ok is false if there are too few.
 func Registers(words []uint64) (regs unwind.Registers, ok bool) {
