@@ -47,7 +47,9 @@ enum { BPF_F_USER_STACK = 1ULL << 8 };
 
 #define TASK_COMM_LEN 16
 
-struct mm_struct;
+struct mm_struct {
+	unsigned long start_code;
+} CORE;
 
 struct task_struct {
 	unsigned int flags;

@@ -137,6 +137,16 @@ static __always_inline void identify(struct sample_header *h, struct task_struct
 	__builtin_memcpy(h->thread, task->comm, sizeof(h->thread));
 }
 
+/*
+ * is_in_exec tells whether a task in the kernel has given up one program and not yet become the next: its registers are
+ * those of the old one, whose memory is gone. load_elf_binary (fs/binfmt_elf.c) says last where the new one's code is,
+ * just before it sets the registers.
+ */
+static __always_inline bool is_in_exec(struct task_struct *task)
+{
+	return task->mm->start_code == 0;
+}
+
 /* walk takes both stacks of a task that the event interrupted. */
 static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch *s, struct task_struct *task, bool ship)
 {
@@ -154,7 +164,7 @@ static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch
 		long n = bpf_get_stack(ctx, s->words, MAX_KERNEL_FRAMES * 8, 0);
 		if (n > 0)
 			h->kernel_frames = n / 8;
-		if (!task->mm || task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER)) {
+		if (!task->mm || task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER) || is_in_exec(task)) {
 			h->outcome = OUTCOME_KERNEL_ONLY;
 			return;
 		}

@@ -14,7 +14,7 @@
 /* How the walk of one sample ended. User space counts on top of these what it finds out later. */
 enum outcome {
 	OUTCOME_COMPLETE,     /* the last frame is the thread's entry */
-	OUTCOME_KERNEL_ONLY,  /* a kernel thread: there is no user stack */
+	OUTCOME_KERNEL_ONLY,  /* there is no user stack: a kernel thread, or a task in exec, when the old program is gone and the next not yet there */
 	OUTCOME_NO_MAPPING,   /* a pc lies in no executable mapping of its process */
 	OUTCOME_NO_TABLE,     /* the code keeps no frame pointer and no unwind table is loaded for it */
 	OUTCOME_BAD_RULE,     /* the table says: this place cannot be unwound */

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -322,6 +324,67 @@ func TestKernelExecID(t *testing.T) {
 	}
 	if len(programs) != 2 {
 		t.Errorf("samples of two programs in one process carry identities %v, want 2", programs)
+	}
+}
+
+// TestKernelExecInProgress samples programs that replace each other. Between two of them there is no user stack, and the
+// registers are those of the program that is gone.
+func TestKernelExecInProgress(t *testing.T) {
+	name := kernelFunctions(t)
+	s := open(t, Options{Frequency: MaxFrequency})
+	finish := follow(t, s)
+	const spin = `i=0; while [ $i -lt 500 ]; do /bin/true; i=$((i+1)); done`
+	if err := exec.Command("sh", "-c", spin).Run(); err != nil {
+		t.Fatal(err)
+	}
+	samples, _ := finish()
+	// Where the old program's memory is given back, and what is called once the new one's is in place.
+	after := []string{"exit_mmap", "setup_arg_pages", "elf_load", "elf_map"}
+	between, inExec := 0, 0
+	for _, sample := range samples {
+		var functions []string
+		for _, pc := range sample.Kernel {
+			functions = append(functions, name(pc))
+		}
+		if !slices.Contains(functions, "load_elf_binary") {
+			continue
+		}
+		inExec++
+		if !slices.ContainsFunc(functions, func(f string) bool { return slices.Contains(after, f) }) {
+			continue
+		}
+		between++
+		if sample.Outcome != KernelOnly || len(sample.User) > 0 {
+			t.Fatalf("%v with user frames %#x; in the kernel %v", sample.Outcome, sample.User, functions)
+		}
+	}
+	t.Logf("%d samples, %d in load_elf_binary, %d of them between two programs", len(samples), inExec, between)
+	if between == 0 {
+		t.Error("no sample was taken between two programs")
+	}
+}
+
+// kernelFunctions returns the function that names kernel program counters.
+func kernelFunctions(t *testing.T) func(pc uint64) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []symbol
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if start, err := strconv.ParseUint(fields[0], 16, 64); err == nil && strings.EqualFold(fields[1], "t") {
+			all = append(all, symbol{start: start, name: fields[2]})
+		}
+	}
+	slices.SortFunc(all, func(a, b symbol) int { return cmp.Compare(a.start, b.start) })
+	return func(pc uint64) string {
+		i, _ := slices.BinarySearchFunc(all, pc, func(s symbol, pc uint64) int { return cmp.Compare(s.start, pc+1) })
+		if i == 0 {
+			return ""
+		}
+		return all[i-1].name
 	}
 }
 
