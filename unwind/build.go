@@ -32,7 +32,8 @@ const (
 // Rules come from .eh_frame, which is found by the section table or by the program headers, and from .debug_frame
 // for code that .eh_frame does not have. Signal trampolines without either are found by their instructions, procedure
 // linkage tables by the section table. Go's functions have rules from the pclntab. All other code has the rule
-// CFAFramePointer.
+// CFAFramePointer, but for pieces of less than 32 bytes between functions, where the last rule of the function before
+// holds on, and for the first instructions of the program, which are CFAEnd.
 //
 // ErrNotELF is the error of a file that is not ELF; other errors say what of it is damaged. An FDE that is damaged costs
 // its own range only, a pclntab or .debug_frame in the file itself only what it would have added. Build reads r with ReadAt and keeps nothing of it. It takes time proportional to the unwind
@@ -55,6 +56,7 @@ func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 		return nil, err
 	}
 	b.addGo()
+	b.addEntry()
 	return b.build()
 }
 
@@ -162,7 +164,6 @@ func (b *builder) sort() {
 // build writes the rows.
 func (b *builder) build() (*Table, error) {
 	b.rows = newRowWriter(b.image.arch, b.text, 4*len(b.fdes))
-	gap := b.rows.dict.index(Rule{CFA: CFAFramePointer})
 	var in interpreter
 	in.row = func(pc uint64) {
 		b.rows.add(pc, b.rows.dict.index(in.state.rule(b.image.arch, in.cie.signal)))
@@ -176,9 +177,7 @@ func (b *builder) build() (*Table, error) {
 			if f.start == f.end {
 				continue
 			}
-			if f.start > at {
-				b.rows.add(at, gap)
-			}
+			b.gap(s, at, f.start)
 			if err := b.function(f, &in); err != nil {
 				return nil, err
 			}
@@ -187,12 +186,27 @@ func (b *builder) build() (*Table, error) {
 			}
 			at = f.end
 		}
-		if at < s.end() {
-			b.rows.add(at, gap)
-		}
-		b.rows.end(s, gap)
+		b.gap(s, at, s.end())
+		b.rows.end(s, b.rows.dict.index(Rule{CFA: CFAFramePointer}))
 	}
 	return b.rows.table(), nil
+}
+
+// minCode is the shortest piece of code without unwind information that counts as code of its own. What is shorter is nearly always
+// what pads functions to 16 or 32 bytes, and is never executed; or it is the rest of a function whose CFI ends early, as that of glibc's clone does
+// for the sake of the new thread, or an assembly stub: those have the stack as the function before had it at its end, and have not set a
+// frame pointer.
+const minCode = 32
+
+// gap writes the row of code in a segment that nothing describes.
+func (b *builder) gap(s segment, from, to uint64) {
+	if from == to {
+		return
+	}
+	if from > s.addr && to-from < minCode && b.rows.dict.rules[b.rows.rule].CFA == CFARegister {
+		return
+	}
+	b.rows.add(from, b.rows.dict.index(Rule{CFA: CFAFramePointer}))
 }
 
 // function writes the rows of a function.
@@ -236,6 +250,21 @@ func (b *builder) addGo() {
 			b.add(f)
 		}
 	})
+	b.sort()
+}
+
+// entrySize bounds what counts as the program's entry where nothing describes it: some ten instructions.
+const entrySize = 32
+
+// addEntry marks the program's first instructions as a thread's entry if nothing describes them, as in glibc's dynamic
+// linker and in musl. They have not cleared the frame pointer when the first of them faults.
+func (b *builder) addEntry() {
+	if covers(b.fdes, b.image.entry) {
+		return
+	}
+	f := b.fix(Rule{CFA: CFAEnd})
+	f.start, f.end = b.image.entry, b.image.entry+entrySize
+	b.add(f)
 	b.sort()
 }
 

@@ -210,6 +210,42 @@ func TestRanges(t *testing.T) {
 	}
 }
 
+// TestShortGaps has padding after functions of several kinds, code between two of them, and a program's entry that nothing describes.
+func TestShortGaps(t *testing.T) {
+	var eh frameSection
+	eh.addCIE("zR", initialAMD64...)
+	eh.addFDE(0x1001, 0xf, cfaDefCFAOffset, 16)                          // the segment begins before it
+	eh.addFDE(0x1020, 0x11, cfaDefCFAOffset, 24)                         // padded to 32 bytes
+	eh.addFDE(0x1040, 0x21, cfaUndefined, amd64RIP)                      // an entry: what follows is another function
+	eh.addFDE(0x1080, 0x20, cfaDefCFAExpression, 2, opBreg0+9, 8)        // a register and an offset too
+	eh.addFDE(0x10b0, 0x10, cfaDefCFAExpression, 3, opBreg0, 8, opDeref) // not so
+	eh.addFDE(0x10d0, 0x10)
+	eh.addFDE(0x1100, 0x10)
+	eh.addFDE(0x1800, 0x7f0)
+	want := `0x1001-0x1020 rsp+16 ra c-8
+0x1020-0x1040 rsp+24 ra c-8
+0x1040-0x1061 end
+0x1080-0x10b0 r9+8 ra c-8
+0x10b0-0x10c0 *(rax+8) ra c-8
+0x10d0-0x10e0 rsp+8 ra c-8
+0x1100-0x1110 rsp+8 ra c-8
+0x1200-0x1220 end
+0x1800-0x2000 rsp+8 ra c-8
+`
+	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, entry: 0x1200})); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	// Of the entry's code only what is not described is the entry.
+	want = strings.Replace(want, "0x1200-0x1220 end\n", "", 1)
+	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, entry: 0x1108})); got != want {
+		t.Errorf("with an entry that is described: got\n%swant\n%s", got, want)
+	}
+	want = strings.Replace(want, "0x1800", "0x17f8-0x1800 end\n0x1800", 1)
+	if got := lines(mustBuild(t, testFile{ehFrame: eh.b, entry: 0x17f8})); got != want {
+		t.Errorf("with an entry before a function: got\n%swant\n%s", got, want)
+	}
+}
+
 // TestDebugFrame has .debug_frame in the file, compressed, and in a file beside it.
 func TestDebugFrame(t *testing.T) {
 	eh, debug := frameSection{}, frameSection{debug: true}

@@ -2,6 +2,7 @@ package unwind
 
 import (
 	"bufio"
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -209,8 +210,8 @@ func describe(arch Arch, r Rule) string {
 	return out
 }
 
-// flatten puts the rows of all FDEs in order, cuts off what overlaps the next FDE, fills gaps with "none", and joins
-// neighbours that say the same.
+// flatten puts the rows of all FDEs in order, cuts off what overlaps the next FDE, and joins neighbours that say the same.
+// What lies between FDEs belongs to the row before if it is short and that row's CFA is a register and an offset; else it is "none".
 func flatten(rows []described) []described {
 	slices.SortStableFunc(rows, func(a, b described) int { return compare(a.start, b.start) })
 	var flat []described
@@ -226,7 +227,12 @@ func flatten(rows []described) []described {
 			d.end = min(d.end, rows[i+1].start)
 		}
 		if n := len(flat); n > 0 && flat[n-1].end < d.start {
-			add(described{flat[n-1].end, d.start, "none"})
+			gap := described{flat[n-1].end, d.start, "none"}
+			before := flat[n-1].text
+			if gap.end-gap.start < 32 && strings.HasPrefix(before, "CFA=") && !strings.HasPrefix(before, "CFA=DW_OP") {
+				gap.text = before
+			}
+			add(gap)
 		}
 		add(d)
 	}
@@ -237,10 +243,11 @@ func flatten(rows []described) []described {
 // boundary of a row, in both directions, and what every row says.
 func compareWithDwarfdump(t *testing.T, table *Table, section, path string) {
 	t.Helper()
-	want := flatten(dwarfdump(t, table.Arch, section, path))
-	if len(want) == 0 {
+	rows := simplify(dwarfdump(t, table.Arch, section, path))
+	if len(rows) == 0 {
 		t.Fatal("llvm-dwarfdump shows no rows")
 	}
+	want := flatten(append(rows, entryOf(t, path, rows)...))
 	first, last := want[0].start, want[len(want)-1].end
 	var got []described
 	kinds := map[CFAKind]int{}
@@ -279,6 +286,25 @@ func compareWithDwarfdump(t *testing.T, table *Table, section, path string) {
 		t.Errorf("%d of %d rows differ", differ, len(want))
 	}
 	t.Logf("%s: %d rows equal, by CFAKind %v; %d rules, %d bytes", filepath.Base(path), len(want)-differ, kinds, len(table.Rules), table.Bytes())
+}
+
+// entryOf returns the row for the first instructions of a program if llvm-dwarfdump has none for them.
+func entryOf(t *testing.T, path string, rows []described) []described {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	image, err := elf.NewFile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := image.Entry
+	if entry == 0 || slices.ContainsFunc(rows, func(d described) bool { return d.start <= entry && entry < d.end }) {
+		return nil
+	}
+	return []described{{entry, entry + 32, "end"}}
 }
 
 // simplify replaces what rules say in another way, and joins neighbours: frames whose return address is undefined, and

@@ -25,7 +25,7 @@ import (
 // A page without rows is a zero. The size that a reader allocates is bounded by that of the bytes it was given.
 const (
 	tableMagic   = "PLUW"
-	tableVersion = 1
+	tableVersion = 2
 	tableHeader  = 24
 	ruleSize     = 16
 )

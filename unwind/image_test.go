@@ -16,7 +16,8 @@ type testFile struct {
 	compressed bool   // debugFrame is a zlib stream with its header
 	pclntab    []byte // .gopclntab
 	plt        bool   // the last 64 bytes of the text are a section .plt
-	noSections bool   // .eh_frame is found by PT_GNU_EH_FRAME alone
+	entry      uint64
+	noSections bool // .eh_frame is found by PT_GNU_EH_FRAME alone
 }
 
 const (
@@ -93,7 +94,7 @@ func (f testFile) image() []byte {
 	}
 	head := elf.Header64{
 		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
-		Type:  uint16(elf.ET_DYN), Machine: uint16(f.machine), Phoff: 64, Ehsize: 64,
+		Type:  uint16(elf.ET_DYN), Machine: uint16(f.machine), Entry: f.entry, Phoff: 64, Ehsize: 64,
 		Phentsize: 56, Phnum: uint16(len(segments)), Shentsize: 64, Shnum: uint16(len(sections)),
 	}
 	if len(sections) > 0 {
