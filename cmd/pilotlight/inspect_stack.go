@@ -298,7 +298,7 @@ func (v *processView) code(pc uint64) (agent.Code, bpf.Outcome) {
 		return agent.Code{}, bpf.Complete
 	}
 	file, _ := m.File()
-	return agent.Code{Table: f.table, Bias: pc - addr, FramePointers: file != nil && file.Go}, bpf.Complete
+	return agent.Code{Table: f.table, Bias: pc - addr, FramePointers: file != nil && file.Go, Start: m.Start, End: m.End}, bpf.Complete
 }
 
 // frame names pc. That of a caller is a return address: the call is before it.

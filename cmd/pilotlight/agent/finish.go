@@ -85,6 +85,7 @@ func (f *finisher) finish(p *process.Process, s *bpf.Sample) bool {
 				return Code{}, bpf.NoMapping
 			}
 			c = f.tables.code(p, at, pc)
+			c.Start, c.End = at.Start, at.End
 		}
 		switch c.kind {
 		case codeJIT:

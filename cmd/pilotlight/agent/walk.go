@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"runtime"
@@ -60,6 +61,9 @@ type Code struct {
 	// FramePointers says that code that the table has no other rule for keeps frame
 	// pointers for certain, as Go's does.
 	FramePointers bool
+	// Start and End are the program counters between which the mapping lies. Only
+	// code with FramePointers needs them.
+	Start, End uint64
 }
 
 // Walk goes from the frame with the registers regs to the entry of its thread,
@@ -83,8 +87,10 @@ func Walk(regs unwind.Registers, mem io.ReaderAt, pcs []uint64, find func(pc uin
 				return pcs, bpf.NoTable
 			}
 		}
-		if rule.CFA == unwind.CFAFramePointer && !code.FramePointers && !plausible(&regs, len(pcs) == 1) {
-			return pcs, bpf.NoTable
+		if rule.CFA == unwind.CFAFramePointer {
+			if end := checkFramePointer(&regs, mem, code, len(pcs) == 1); end != goesOn {
+				return pcs, end
+			}
 		}
 		next, err := rule.Step(arch, regs, mem)
 		switch {
@@ -104,15 +110,63 @@ func Walk(regs unwind.Registers, mem io.ReaderAt, pcs []uint64, find func(pc uin
 	}
 }
 
-// plausible reports whether the frame pointer may be one. Zero marks the
-// outermost frame, but a leaf may just not have set it.
-func plausible(regs *unwind.Registers, leaf bool) bool {
-	fp, sp := regs.R[arch.FP()], regs.R[arch.SP()]
+// goesOn is no outcome: the walk does not end there.
+const goesOn = bpf.Outcome(bpf.NumOutcomes)
+
+// checkFramePointer returns how a walk ends in code that nothing but a frame
+// pointer unwinds, or goesOn if there is a frame record to go by: {caller's frame
+// pointer, return address}. A frame pointer of zero marks the outermost frame, but a
+// leaf may just not have set it, unless its code keeps frame pointers for certain.
+func checkFramePointer(regs *unwind.Registers, mem io.ReaderAt, code Code, leaf bool) bpf.Outcome {
 	if regs.Known&(1<<arch.FP()) == 0 {
-		return false
+		return bpf.NoTable
 	}
+	fp := regs.R[arch.FP()]
 	if fp == 0 {
-		return !leaf
+		if leaf && !code.FramePointers {
+			return bpf.NoTable
+		}
+		return bpf.Complete
 	}
-	return fp&7 == 0 && fp-sp <= maxFrame
+	near := isNear(fp, lowestFP(regs.R[arch.SP()]))
+	if fp%8 != 0 || !near && !code.FramePointers {
+		return bpf.NoTable
+	}
+	var record [16]byte
+	if n, _ := mem.ReadAt(record[:], int64(fp)); n < len(record) {
+		return bpf.Unreadable
+	}
+	next, ra := binary.LittleEndian.Uint64(record[:]), binary.LittleEndian.Uint64(record[8:])
+	if arch == unwind.ARM64 {
+		ra &= 1<<48 - 1 // the rest may be a signature
+	}
+	switch {
+	case !near && !isSwitch(fp, next, ra, code):
+		return bpf.NoTable
+	case ra != 0:
+		return goesOn
+	case next == 0:
+		return bpf.Complete
+	default:
+		return bpf.NoTable
+	}
+}
+
+// isNear reports whether a frame record may be the next one above a place in a stack.
+func isNear(record, place uint64) bool { return record >= place && record-place <= maxFrame }
+
+// isSwitch reports whether the frame record {next, ra} at fp may be where code left
+// one stack for another, as Go's runtime does for its own work: it was called by the
+// same file's code, and the chain goes up from there.
+func isSwitch(fp, next, ra uint64, code Code) bool {
+	return code.Start < ra && ra < code.End && (next == 0 || isNear(next, fp+16))
+}
+
+// lowestFP is where the first frame record may be: on arm64 Go keeps it one word
+// below the stack pointer.
+func lowestFP(sp uint64) uint64 {
+	if arch == unwind.ARM64 {
+		return sp - 8
+	}
+	return sp
 }
