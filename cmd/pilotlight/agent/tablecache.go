@@ -21,6 +21,8 @@ const (
 	// cacheBytes is what the tables on disk take at most; those of a large
 	// distribution's programs take a tenth.
 	cacheBytes = 256 << 20
+	// maxCachedTable is more than any table has that fits into the kernel.
+	maxCachedTable = 64 << 20
 	// A file so old that was not given its name belongs to an agent that died.
 	staleTemporary = time.Hour
 	temporary      = "tmp-"
@@ -34,6 +36,8 @@ type tableCache struct {
 	dir   *os.Root
 	limit int64
 	size  int64 // bytes of the files, as far as this agent knows
+
+	failed bool // the last table could not be kept
 }
 
 // errNotCached is the error of a table that is not there.
@@ -120,17 +124,26 @@ func (c *tableCache) get(key process.FileKey) (*unwind.Table, error) {
 	case errors.Is(err, unwind.ErrTableVersion): // another version of the agent wrote it
 		return nil, errors.Join(errNotCached, c.dir.Remove(name))
 	}
-	return nil, errors.Join(fmt.Errorf("read table %s: %w", name, err), c.dir.Remove(name))
+	// Whatever it is, it is in the way of the table that will be built.
+	return nil, errors.Join(fmt.Errorf("read table %s: %w", name, err), c.dir.RemoveAll(name))
 }
 
 func (c *tableCache) read(name string) (table *unwind.Table, err error) {
-	f, err := c.dir.Open(name)
+	// Not to wait for the other end of a pipe.
+	f, err := c.dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err := io.ReadAll(io.LimitReader(f, c.limit))
+	info, err := f.Stat()
 	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCachedTable {
+		return nil, fmt.Errorf("%w: it is %d bytes of mode %v", unwind.ErrTableDamaged, info.Size(), info.Mode())
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, err
 	}
 	return unwind.ReadTable(data)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/unwind"
 )
@@ -99,6 +101,38 @@ func TestDamagedTableIsRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(outside); err != nil {
 		t.Errorf("what the link leads to was touched: %v", err)
+	}
+}
+
+// TestWhatIsNoFileIsRemoved has things under the names of tables that no agent puts there, and that would be waited for
+// or take all memory.
+func TestWhatIsNoFileIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 1<<30)
+	path := func(key process.FileKey) string { return filepath.Join(dir, "unwind", key.String()) }
+	pipe, folder, huge := process.FileKey{1}, process.FileKey{2}, process.FileKey{3}
+	if err := unix.Mkfifo(path(pipe), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(path(folder), "more"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path(huge), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path(huge), maxCachedTable+1); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []process.FileKey{pipe, folder, huge} {
+		if table, err := c.get(key); !errors.Is(err, unwind.ErrTableDamaged) {
+			t.Errorf("%v: table %v, error %v", key, table, err)
+		}
+		if err := c.put(key, testTable(1)); err != nil {
+			t.Errorf("%v is in the way of a table: %v", key, err)
+		}
+		if _, err := c.get(key); err != nil {
+			t.Errorf("%v: %v", key, err)
+		}
 	}
 }
 

@@ -145,9 +145,11 @@ func (t *tables) make(cache *tableCache, job tableJob) (r tableResult) {
 		return r
 	}
 	if cache != nil {
-		if err := cache.put(job.key, r.table); err != nil {
-			t.log.Warn("unwind table is not kept on disk", "err", err)
+		err := cache.put(job.key, r.table)
+		if err != nil && !cache.failed { // of a full disk once is enough
+			t.log.Warn("unwind tables are not kept on disk", "err", err)
 		}
+		cache.failed = err != nil
 	}
 	return r
 }
