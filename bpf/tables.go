@@ -32,6 +32,9 @@ const (
 	maxMappings   = 4096 // MAX_MAPPINGS of sampler.h
 	// worthWaiting is how many retired words are worth a grace period, which takes longer than a new shard.
 	worthWaiting = shardWords / 4
+	// growth is how many shards are made at once at least: publishing some waits as long as publishing one, and whoever
+	// loads tables reads the rings too.
+	growth = 4
 )
 
 var (
@@ -459,7 +462,7 @@ func (t *tables) alloc(n int) (piece, error) {
 		}
 	}
 	if t.numShards() < t.maxShards {
-		if err := t.addShards(1); err != nil {
+		if err := t.grow(1); err != nil {
 			return piece{}, err
 		}
 		if p, ok := t.space.alloc(n); ok {
@@ -478,8 +481,15 @@ func (t *tables) makeRoom(words int) error {
 			return err
 		}
 	}
-	missing := max(0, words-free()+shardWords-1) / shardWords
-	return t.addShards(min(missing, t.maxShards-t.numShards()))
+	return t.grow(max(0, words-free()+shardWords-1) / shardWords)
+}
+
+// grow adds the shards that are missing, and some for what comes next.
+func (t *tables) grow(missing int) error {
+	if missing == 0 {
+		return nil
+	}
+	return t.addShards(min(max(missing, growth), t.maxShards-t.numShards()))
 }
 
 func retiredWords(pieces []piece) (n int) {
