@@ -147,6 +147,10 @@ func (b *builder) add(f fde) {
 		return
 	}
 	f.end = min(f.end, b.text[i].end())
+	if len(b.fdes) == cap(b.fdes) {
+		// By doubling: append's own quarters leave four times as much behind.
+		b.fdes = slices.Grow(b.fdes, max(64, len(b.fdes)))
+	}
 	b.fdes = append(b.fdes, f)
 }
 
@@ -163,7 +167,7 @@ func (b *builder) sort() {
 
 // build writes the rows.
 func (b *builder) build() (*Table, error) {
-	b.rows = newRowWriter(b.image.arch, b.text, 4*len(b.fdes))
+	b.rows = newRowWriter(b.image.arch, b.text, b.room())
 	var in interpreter
 	in.row = func(pc uint64) {
 		b.rows.add(pc, b.rows.dict.index(in.state.rule(b.image.arch, in.cie.signal)))
@@ -190,6 +194,22 @@ func (b *builder) build() (*Table, error) {
 		b.rows.end(s, b.rows.dict.index(Rule{CFA: CFAFramePointer}))
 	}
 	return b.rows.table(), nil
+}
+
+// room is about how many rows there will be: one for each three bytes of instructions, and in Go four a function.
+func (b *builder) room() int {
+	n := 0
+	for i := range b.fdes {
+		switch f := &b.fdes[i]; f.cie {
+		case fixedCIE:
+			n++
+		case goCIE:
+			n += 4
+		default:
+			n += 1 + int(f.to-f.from)/3
+		}
+	}
+	return min(n, maxRows)
 }
 
 // minCode is the shortest piece of code without unwind information that counts as code of its own. What is shorter is nearly always
@@ -328,7 +348,7 @@ func (b *builder) findRestorers() error {
 		found = append(found, f)
 	}
 	fdes := b.fdes
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, 64<<10)
 	for _, s := range b.text {
 		at := s.addr
 		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {

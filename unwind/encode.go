@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // A table on disk, little-endian; uvarint is that of encoding/binary:
@@ -41,6 +42,8 @@ func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc3
 
 // AppendBinary appends the table in the form that ReadTable reads. The error is always nil.
 func (t *Table) AppendBinary(b []byte) ([]byte, error) {
+	// What a table takes as a rule: two bytes a page, three a row.
+	b = slices.Grow(b, tableHeader+ruleSize*len(t.Rules)+2*len(t.Pages)+3*len(t.Rows)+4)
 	start := len(b)
 	le := binary.LittleEndian
 	b = append(b, tableMagic...)
