@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"pilotlight/cmd/pilotlight/process"
@@ -22,6 +23,9 @@ const (
 	// Files, open, that wait for their table. When there are more, they are asked
 	// for again.
 	queuedTables = 256
+	// muchBuilt is after how many bytes of files the memory that building their tables took is given back. It costs a
+	// garbage collection.
+	muchBuilt = 32 << 20
 )
 
 // tables has the unwind tables of mapped files: in memory, else from the disk
@@ -112,8 +116,19 @@ func newTables(files *process.Files, log *slog.Logger) *tables {
 // has it make way every 10 ms, which is what keeps large files from being in the
 // way of samples.
 func (t *tables) run(cache *tableCache) {
+	built := int64(0) // bytes of the files of which tables were built since memory was given back
 	for job := range t.jobs {
-		t.results <- t.make(cache, job)
+		size := job.file.Size
+		r := t.make(cache, job)
+		if !r.cached && !errors.Is(r.err, errNotCached) {
+			built += size
+		}
+		t.results <- r
+		if built > muchBuilt && len(t.jobs) == 0 {
+			// Until the heap has grown to that size again, the collector would leave it there.
+			debug.FreeOSMemory()
+			built = 0
+		}
 	}
 }
 
