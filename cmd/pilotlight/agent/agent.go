@@ -101,8 +101,9 @@ type Agent struct {
 	window    *window
 	rates     rates
 	governor  *governor
-	full      int  // Hz, at which is sampled unless the governor objects
-	lost      bool // records were lost since the last snapshot
+	full      int    // Hz, at which is sampled unless the governor objects
+	lost      bool   // records were lost since the last snapshot
+	records   uint64 // that were lost in this window
 	snapshots time.Time
 
 	symbols *symbols
@@ -318,6 +319,10 @@ func (a *Agent) send(windows chan *window, wait time.Duration) error {
 	a.unwinder.trim(a.window.monoEnd)
 	a.account.unwound(unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts})
 	a.window.level = a.governor.level
+	if a.records > 0 { // once a window: any user can make more than there is room for
+		a.log.Warn("process records lost: /proc was read again", "records", a.records)
+		a.records = 0
+	}
 	select {
 	case windows <- a.window:
 	default:
@@ -350,7 +355,7 @@ func (a *Agent) event(ev *bpf.Event) {
 	case bpf.EventLost:
 		a.table.Lost()
 		a.lost = true
-		a.log.Warn("process records lost: reading /proc again", "records", ev.Lost)
+		a.records += ev.Lost
 	}
 }
 
