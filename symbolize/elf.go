@@ -47,6 +47,7 @@ func (s *section) code() bool {
 type image struct {
 	source
 	is64     bool
+	typ      elf.Type
 	machine  elf.Machine
 	sections []section
 }
@@ -84,8 +85,17 @@ func (m *image) ptrSize() uint64 {
 	return 4
 }
 
-// readImage reads the header and the section table of an ELF file.
+// readImage reads the header and the section table of an ELF file that was linked.
 func readImage(r io.ReaderAt, size int64) (*image, error) {
+	m, err := readAnyImage(r, size)
+	if err == nil && m.typ != elf.ET_EXEC && m.typ != elf.ET_DYN {
+		return nil, fmt.Errorf("ELF type %v: addresses are fixed in executables and shared objects only", m.typ)
+	}
+	return m, err
+}
+
+// readAnyImage is readImage for files of any type: what split DWARF and dwz make are not executables.
+func readAnyImage(r io.ReaderAt, size int64) (*image, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("file size %d is negative", size)
 	}
@@ -119,9 +129,7 @@ func readImage(r io.ReaderAt, size int64) (*image, error) {
 	default:
 		return nil, fmt.Errorf("ELF header: file ends after %d bytes", len(head))
 	}
-	if t := elf.Type(le.Uint16(head[16:])); t != elf.ET_EXEC && t != elf.ET_DYN {
-		return nil, fmt.Errorf("ELF type %v: addresses are fixed in executables and shared objects only", t)
-	}
+	m.typ = elf.Type(le.Uint16(head[16:]))
 	m.machine = elf.Machine(le.Uint16(head[18:]))
 	if shoff == 0 {
 		return m, nil

@@ -212,6 +212,27 @@ func (t *table) find(addr uint64) (int, bool) {
 	return i, true
 }
 
+// eachIn calls f with each range that lies in s, cut to s, by address.
+func (t *table) eachIn(s span, f func(i int, piece span) error) error {
+	for r := range t.regions {
+		base, first, end := t.regions[r].base, t.regions[r].first, len(t.starts)
+		if r+1 < len(t.regions) {
+			end = t.regions[r+1].first
+		}
+		i := first + sort.Search(end-first, func(i int) bool {
+			return base+uint64(t.starts[first+i])+uint64(t.sizes[first+i]) > s.lo
+		})
+		for ; i < end && base+uint64(t.starts[i]) < s.hi; i++ {
+			start := base + uint64(t.starts[i])
+			piece := span{max(start, s.lo), min(start+uint64(t.sizes[i]), s.hi)}
+			if err := f(i, piece); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // namesOf calls f with the offset of each name of range i.
 func (t *table) namesOf(i int, f func(name uint32)) {
 	name := t.names[i]

@@ -1,0 +1,336 @@
+package symbolize
+
+import (
+	"bufio"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+)
+
+// ReadWriterAt is the spill file: what is written to it can be read again.
+type ReadWriterAt interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// errLimit is wrapped by the errors of what would take more than its Limits allow.
+var errLimit = errors.New("over the limit")
+
+// blob is a piece of a file: a section as it is when nothing is compressed. The zero value is empty.
+type blob struct {
+	in source
+	at extent
+}
+
+func (b blob) size() uint64 { return b.at.size }
+
+// window reads pieces of a blob through a buffer, for readers that do not know how much they need.
+type window struct {
+	blob blob
+	// least is the least that is read; 0 is windowSize.
+	least int
+	buf   []byte
+	start uint64 // offset of buf in the blob
+}
+
+// windowSize is the least that a window reads where strings are, and other things that are short and anywhere:
+// copying a page costs as much as the system call. aheadSize is for what is read from front to back.
+const (
+	windowSize = 4 << 10
+	aheadSize  = 64 << 10
+)
+
+// maxWindow bounds what is parsed as one piece through a window: an abbreviation table, a list of ranges. The
+// longest in Linux and LLVM have 50 KB.
+const maxWindow = 8 << 20
+
+// bytes returns what lies at off: at least n bytes, or all up to the end of the blob. It is valid until the next call.
+func (w *window) bytes(off uint64, n int) ([]byte, error) {
+	if off >= w.start && off-w.start <= uint64(len(w.buf)) {
+		have := w.buf[off-w.start:]
+		if len(have) >= n || off+uint64(len(have)) == w.blob.size() {
+			return have, nil
+		}
+	}
+	if off > w.blob.size() {
+		return nil, fmt.Errorf("offset %#x is past a section of %d bytes", off, w.blob.size())
+	}
+	size := min(uint64(max(n, windowSize, w.least)), w.blob.size()-off)
+	if uint64(cap(w.buf)) < size {
+		w.buf = make([]byte, size)
+	}
+	w.buf, w.start = w.buf[:size], off
+	if err := w.blob.in.read(w.blob.at, off, w.buf); err != nil {
+		w.buf = w.buf[:0]
+		return nil, err
+	}
+	return w.buf, nil
+}
+
+// parse calls f with a cursor at off, and again with a longer piece for as long as f runs into its end.
+func (w *window) parse(off uint64, f func(c *cursor) error) error {
+	for n := 1; ; n *= 4 {
+		b, err := w.bytes(off, n)
+		if err != nil {
+			return err
+		}
+		n = max(n, len(b))
+		c := cursor{b: b}
+		err = f(&c)
+		if !c.short {
+			return err
+		}
+		if off+uint64(len(b)) == w.blob.size() {
+			return fmt.Errorf("at %#x: %w", off, io.ErrUnexpectedEOF)
+		}
+		if n >= maxWindow {
+			return fmt.Errorf("at %#x: no end within %d bytes: %w", off, n, errLimit)
+		}
+	}
+}
+
+// cstring returns the string at off without its NUL. It is valid until the next use of the window.
+func (w *window) cstring(off uint64) ([]byte, error) {
+	const most = 256
+	for n := most; ; n *= 4 {
+		b, err := w.bytes(off, n)
+		if err != nil {
+			return nil, err
+		}
+		for i, c := range b {
+			if c == 0 {
+				return b[:i], nil
+			}
+		}
+		if n >= maxString || off+uint64(len(b)) == w.blob.size() {
+			return nil, fmt.Errorf("string at %#x: %w within %d bytes", off, errTooLong, len(b))
+		}
+	}
+}
+
+// cursor reads numbers from bytes. Past their end it reads zeroes and says so in short.
+type cursor struct {
+	b     []byte
+	off   int
+	short bool
+}
+
+func (c *cursor) fail() uint64 {
+	c.short = true
+	c.off = len(c.b)
+	return 0
+}
+
+func (c *cursor) skip(n uint64) {
+	if n > uint64(len(c.b)-c.off) {
+		c.fail()
+		return
+	}
+	c.off += int(n)
+}
+
+func (c *cursor) u8() uint64 {
+	if c.off >= len(c.b) {
+		return c.fail()
+	}
+	c.off++
+	return uint64(c.b[c.off-1])
+}
+
+func (c *cursor) u16() uint64 {
+	if len(c.b)-c.off < 2 {
+		return c.fail()
+	}
+	c.off += 2
+	return uint64(binary.LittleEndian.Uint16(c.b[c.off-2:]))
+}
+
+func (c *cursor) u32() uint64 {
+	if len(c.b)-c.off < 4 {
+		return c.fail()
+	}
+	c.off += 4
+	return uint64(binary.LittleEndian.Uint32(c.b[c.off-4:]))
+}
+
+func (c *cursor) u64() uint64 {
+	if len(c.b)-c.off < 8 {
+		return c.fail()
+	}
+	c.off += 8
+	return binary.LittleEndian.Uint64(c.b[c.off-8:])
+}
+
+// uint reads an unsigned number of size bytes, 1 to 8.
+func (c *cursor) uint(size int) uint64 {
+	switch size {
+	case 1:
+		return c.u8()
+	case 2:
+		return c.u16()
+	case 4:
+		return c.u32()
+	case 8:
+		return c.u64()
+	}
+	if len(c.b)-c.off < size {
+		return c.fail()
+	}
+	var v uint64
+	for i := range size {
+		v |= uint64(c.b[c.off+i]) << (8 * i)
+	}
+	c.off += size
+	return v
+}
+
+// uleb reads an unsigned LEB128 (DWARF 5 section 7.6). Bits past the 64th are dropped.
+func (c *cursor) uleb() uint64 {
+	if c.off < len(c.b) && c.b[c.off] < 0x80 {
+		c.off++
+		return uint64(c.b[c.off-1])
+	}
+	var v uint64
+	for shift := uint(0); c.off < len(c.b); shift += 7 {
+		b := c.b[c.off]
+		c.off++
+		v |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			return v
+		}
+	}
+	return c.fail()
+}
+
+// sleb reads a signed LEB128.
+func (c *cursor) sleb() int64 {
+	var v int64
+	for shift := uint(0); c.off < len(c.b); shift += 7 {
+		b := c.b[c.off]
+		c.off++
+		v |= int64(b&0x7f) << shift
+		if b < 0x80 {
+			if b&0x40 != 0 && shift < 57 {
+				v |= -1 << (shift + 7)
+			}
+			return v
+		}
+	}
+	return int64(c.fail())
+}
+
+// cstring returns the bytes up to a NUL.
+func (c *cursor) cstring() []byte {
+	for i := c.off; i < len(c.b); i++ {
+		if c.b[i] == 0 {
+			s := c.b[c.off:i]
+			c.off = i + 1
+			return s
+		}
+	}
+	c.fail()
+	return nil
+}
+
+// unpacker makes blobs of sections, whether they are compressed or not.
+type unpacker struct {
+	spill ReadWriterAt
+	used  uint64 // bytes of spill
+	limit uint64
+}
+
+// open returns a section, inflated to the spill file if it is compressed (gABI chapter 4, "Section Compression").
+// A section that is not there is empty.
+func (u *unpacker) open(m *image, name string) (blob, error) {
+	s := m.section(name)
+	if s == nil || s.typ == elf.SHT_NOBITS {
+		return blob{}, nil
+	}
+	if s.flags&elf.SHF_COMPRESSED == 0 {
+		e, err := m.extentOf(s)
+		return blob{m.source, e}, err
+	}
+	b, err := u.inflate(m, s)
+	if err != nil {
+		return blob{}, fmt.Errorf("section %s: %w", name, err)
+	}
+	return b, nil
+}
+
+func (u *unpacker) inflate(m *image, s *section) (blob, error) {
+	packed, err := m.extent(s.off, s.size)
+	if err != nil {
+		return blob{}, err
+	}
+	headSize := uint64(12)
+	if m.is64 {
+		headSize = 24
+	}
+	head := make([]byte, headSize)
+	if err := m.read(packed, 0, head); err != nil {
+		return blob{}, err
+	}
+	size := m.word(head[headSize/3:])
+	r := io.NewSectionReader(m.r, int64(packed.off+headSize), int64(packed.size-headSize))
+	switch typ := elf.CompressionType(binary.LittleEndian.Uint32(head)); typ {
+	case elf.COMPRESS_ZLIB:
+		// Without the checksum at its end (RFC 1950): what reads the section bounds-checks it anyway.
+		return u.keep(flate.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, 2, r.Size()), 64<<10)), size)
+	case elf.COMPRESS_ZSTD:
+		// A window as large as ld and objcopy use for any level; one decoder, as there is one CPU to use.
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(32<<20), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return blob{}, err
+		}
+		defer z.Close()
+		return u.keep(z, size)
+	default:
+		return blob{}, fmt.Errorf("compressed with method %v: zlib and zstd are read", typ)
+	}
+}
+
+// keep writes size bytes of r to the spill file.
+func (u *unpacker) keep(r io.Reader, size uint64) (blob, error) {
+	if u.spill == nil {
+		return blob{}, errors.New("compressed, and there is no file to inflate it to")
+	}
+	if size > u.limit-u.used {
+		return blob{}, fmt.Errorf("%d bytes when inflated, %d are left: %w", size, u.limit-u.used, errLimit)
+	}
+	w := spillWriter{u: u, left: size}
+	start := u.used
+	if _, err := io.Copy(&w, r); err != nil && !errors.Is(err, errEnough) {
+		return blob{}, fmt.Errorf("inflate: %w", err)
+	}
+	if w.left > 0 {
+		return blob{}, fmt.Errorf("inflate: %w, %d bytes are missing", io.ErrUnexpectedEOF, w.left)
+	}
+	return blob{source{u.spill, u.used}, extent{start, size}}, nil
+}
+
+// spillWriter appends to the spill file.
+type spillWriter struct {
+	u    *unpacker
+	left uint64
+}
+
+// errEnough ends a copy when what was asked for is there.
+var errEnough = errors.New("enough")
+
+func (w *spillWriter) Write(b []byte) (int, error) {
+	n := min(uint64(len(b)), w.left)
+	if _, err := w.u.spill.WriteAt(b[:n], int64(w.u.used)); err != nil {
+		return 0, err
+	}
+	w.u.used += n
+	w.left -= n
+	if w.left == 0 {
+		return int(n), errEnough
+	}
+	return len(b), nil
+}
