@@ -98,26 +98,28 @@ func (t *lineTable) read(d *debugInfo, off uint64, addrSize int, keep func(span)
 	return nil
 }
 
-// sort puts the sequences in order of address.
+// sort puts the sequences in order of address and leaves out those that keep refuses.
 func (t *lineTable) sort(keep func(span) bool) {
-	t.sequences = slices.DeleteFunc(t.sequences, func(s sequence) bool { return !keep(s.span) })
-	byAddress := func(a, b sequence) int { return cmp.Compare(a.lo, b.lo) }
-	inPlace := slices.IsSortedFunc(t.sequences, byAddress)
-	if !inPlace {
-		slices.SortStableFunc(t.sequences, byAddress)
-	}
 	// A program may go back within a sequence, though it must not (section 6.2.5).
 	byRow := func(a, b lineRow) int { return cmp.Compare(a.addr, b.addr) }
-	rows := t.scratch[:0]
 	for i := range t.sequences {
 		s := &t.sequences[i]
-		piece := t.rows[s.first : s.last+1]
+		piece := t.rows[s.first:s.last]
 		if !slices.IsSortedFunc(piece, byRow) {
 			slices.SortStableFunc(piece, byRow)
 		}
-		s.first = len(rows)
-		rows = append(rows, piece...)
-		s.last = len(rows) - 1
+		end := &t.rows[s.last].addr
+		*end = max(*end, piece[len(piece)-1].addr)
+		s.lo, s.hi = piece[0].addr, *end
+	}
+	t.sequences = slices.DeleteFunc(t.sequences, func(s sequence) bool { return !keep(s.span) })
+	slices.SortStableFunc(t.sequences, func(a, b sequence) int { return cmp.Compare(a.lo, b.lo) })
+	rows := t.scratch[:0]
+	for i := range t.sequences {
+		s := &t.sequences[i]
+		first := len(rows)
+		rows = append(rows, t.rows[s.first:s.last+1]...)
+		s.first, s.last = first, len(rows)-1
 	}
 	t.rows, t.scratch = rows, t.rows
 }

@@ -122,8 +122,9 @@ const (
 	// maxUnitBytes bounds what is read of a unit at once. Those of large C++ files have 5 MB, what link-time
 	// optimization makes of a program up to some ten times that.
 	maxUnitBytes = 96 << 20
-	// maxAbbrevs bounds the abbreviations of a unit.
-	maxAbbrevs = 1 << 16
+	// maxAbbrevs bounds the abbreviations of a unit, and maxAbbrevGap the numbers that are left out before one.
+	maxAbbrevs   = 1 << 16
+	maxAbbrevGap = 1 << 10
 	// maxAttrs bounds the attributes of an abbreviation.
 	maxAttrs = 1 << 10
 )
@@ -271,7 +272,7 @@ func (t *abbrevTable) parse(c *cursor, u *unit) error {
 		if code == 0 || c.short {
 			return nil
 		}
-		if code > maxAbbrevs {
+		if code > maxAbbrevs || code > uint64(len(t.byCode))+maxAbbrevGap {
 			return fmt.Errorf("code %d: %w", code, errLimit)
 		}
 		tag := c.uleb()

@@ -3,6 +3,7 @@ package symbolize
 import (
 	"bytes"
 	"debug/elf"
+	"strings"
 	"testing"
 )
 
@@ -47,6 +48,75 @@ func FuzzOpen(f *testing.F) {
 		// Twice the image holds the ranges, 24 bytes a symbol in the file.
 		if n := file.MemoryBytes(); n > 4096+2*len(image) {
 			t.Fatalf("%d bytes held for a file of %d", n, len(image))
+		}
+	})
+}
+
+// FuzzBuildIndex makes an index of what may be DWARF, and resolves addresses with it.
+func FuzzBuildIndex(f *testing.F) {
+	f.Add(sampleInfo(), testAbbrevs(), testLines(64), sampleRanges())
+	f.Add(sampleInfo(), testAbbrevs(), []byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, info, abbrev, line, rnglists []byte) {
+		// Many entries may refer to one long list, which costs time and nothing else.
+		if len(info)+len(abbrev)+len(line)+len(rnglists) > 1<<14 {
+			return
+		}
+		x, raw, _, err := indexOf(makeDWARF(info, abbrev, line, rnglists), IndexOptions{IndexBytes: 64 << 20})
+		if err != nil {
+			return
+		}
+		for addr := text.addr - 1; addr <= text.addr+text.size; addr += 7 {
+			for _, frame := range x.Resolve(nil, addr) {
+				if frame.Source == None {
+					t.Fatalf("%#x: a frame without a source: %+v", addr, frame)
+				}
+			}
+		}
+		// More inlined calls than are read at once is the one thing that a sound index has and does not tell.
+		if err := x.Err(); err != nil && !strings.Contains(err.Error(), "inlined calls") {
+			t.Fatalf("%d bytes: %v", len(raw), err)
+		}
+	})
+}
+
+// FuzzLineProgram runs what may be a line program.
+func FuzzLineProgram(f *testing.F) {
+	f.Add(testLines(3))
+	f.Fuzz(func(t *testing.T, program []byte) {
+		d := &debugInfo{line: window{blob: blob{source{bytes.NewReader(program), uint64(len(program))}, extent{0, uint64(len(program))}}}}
+		d.lineSource = 1
+		var lines lineTable
+		// An error leaves the rows before it to be used.
+		_ = lines.read(d, 0, 8, func(s span) bool { return s.lo < s.hi })
+		for _, s := range lines.sequences {
+			for addr := s.lo; addr < s.hi && addr-s.lo < 64; addr++ {
+				// Sequences that overlap hide one another, so that there may be no row.
+				if row, until := lines.at(addr); until <= addr || row >= 0 && lines.rows[row].addr > addr {
+					t.Fatalf("%#x of %#x to %#x has row %d up to %#x", addr, s.lo, s.hi, row, until)
+				}
+				if row, until := lines.seek(addr); until <= addr || row >= 0 && lines.rows[row].addr > addr {
+					t.Fatalf("%#x of %#x to %#x: seek has row %d up to %#x", addr, s.lo, s.hi, row, until)
+				}
+			}
+		}
+	})
+}
+
+// FuzzOpenIndex resolves addresses with what may be an index. Its checksum is mended, which fuzzing would not find.
+func FuzzOpenIndex(f *testing.F) {
+	_, raw := mustIndex(f, sample())
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		raw = bytes.Clone(raw)
+		seal(raw)
+		x, err := OpenIndex(bytes.NewReader(raw), int64(len(raw)))
+		if err != nil {
+			return
+		}
+		for addr := x.trailer.Base; addr < x.trailer.Base+0x400; addr += 8 {
+			if n := len(x.Resolve(nil, addr)); n > maxInline {
+				t.Fatalf("%#x: %d frames", addr, n)
+			}
 		}
 	})
 }
