@@ -58,9 +58,8 @@ type indexBuilder struct {
 	sources []window // where strings are; a stringRef counts from 1
 	w       indexWriter
 	walk    walker
-	symbols *symtab
-	// symbolSource is where the names of symbols are.
-	symbolSource        uint64
+	symbols []symbolTable
+	// knownName and bestName are scratch of symbolFunction.
 	knownName, bestName []byte
 
 	functions functionSet
@@ -283,12 +282,8 @@ func (b *indexBuilder) build() error {
 	if _, err := b.functions.number(functionKey{}); err != nil {
 		return err
 	}
-	var err error
-	if b.symbols, err = readSymtab(b.m, elf.SHT_SYMTAB, Symtab, func(uint64) bool { return false }); err != nil {
+	if err := b.openSymbols(); err != nil {
 		b.note(err)
-	}
-	if b.symbols != nil {
-		b.symbolSource = b.addSource(blob{b.m.source, b.symbols.strings})
 	}
 	d, err := b.openDebug(b.m, "")
 	if err != nil {
@@ -319,6 +314,36 @@ func (b *indexBuilder) build() error {
 		return err
 	}
 	return b.finishIndex()
+}
+
+// symbolTable is a symbol table, and where the names in it are.
+type symbolTable struct {
+	*symtab
+	source uint64
+}
+
+// openSymbols opens .symtab, and what .gnu_debugdata has in its place. Exported functions are left to File.
+func (b *indexBuilder) openSymbols() error {
+	mini, err := b.unpack.openMiniDebug(b.m)
+	for _, m := range []*image{b.m, mini} {
+		if m == nil {
+			continue
+		}
+		t, err2 := readSymtab(m, elf.SHT_SYMTAB, Symtab, b.hasSymbol)
+		if err = errors.Join(err, err2); t != nil {
+			b.symbols = append(b.symbols, symbolTable{t, b.addSource(blob{m.source, t.strings})})
+		}
+	}
+	return err
+}
+
+func (b *indexBuilder) hasSymbol(addr uint64) bool {
+	for _, t := range b.symbols {
+		if _, ok := t.table.find(addr); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *indexBuilder) openAlt(f *DebugFile) (*debugInfo, error) {

@@ -216,28 +216,46 @@ func (b *indexBuilder) addRows(w *walker, s span, node uint32) error {
 // symbolFor returns the function that is the symbol at addr, if that is called otherwise than DWARF calls the
 // function: the cold part of it, a copy that the compiler specialized. It is 0 if there is nothing to add.
 func (b *indexBuilder) symbolFor(addr uint64, function uint32) (uint32, error) {
-	if b.symbols == nil {
-		return 0, nil
+	for _, t := range b.symbols {
+		i, ok := t.table.find(addr)
+		if !ok {
+			continue
+		}
+		name, err := b.bytes(b.functions.keys[function].name)
+		if err != nil {
+			b.note(err)
+		}
+		b.knownName = append(b.knownName[:0], name...)
+		return b.symbolFunction(t, i)
 	}
-	i, ok := b.symbols.table.find(addr)
-	if !ok {
-		return 0, nil
-	}
-	name, err := b.bytes(b.functions.keys[function].name)
-	if err != nil {
-		b.note(err)
-	}
-	return b.symbolFunction(i, name)
+	return 0, nil
 }
 
-// symbolFunction returns the function that is a range of the symbol table; 0 if one of its names is known.
-func (b *indexBuilder) symbolFunction(i int, known []byte) (uint32, error) {
-	b.knownName = append(b.knownName[:0], known...)
+// addSymbolsIn calls add with the ranges of symbols in s, and their functions.
+func (b *indexBuilder) addSymbolsIn(s span, add func(piece span, symbol uint32) error) error {
+	b.knownName = b.knownName[:0]
+	for _, t := range b.symbols {
+		err := t.table.eachIn(s, func(i int, piece span) error {
+			symbol, err := b.symbolFunction(t, i)
+			if err != nil || symbol == 0 {
+				return err
+			}
+			return add(piece, symbol)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// symbolFunction returns the function that is a range of a symbol table; 0 if one of its names is b.knownName.
+func (b *indexBuilder) symbolFunction(t symbolTable, i int) (uint32, error) {
 	var best functionKey
 	b.bestName = b.bestName[:0]
 	same := false
-	b.symbols.table.namesOf(i, func(off uint32) {
-		ref := newStringRef(b.symbolSource, uint64(off))
+	t.table.namesOf(i, func(off uint32) {
+		ref := newStringRef(t.source, uint64(off))
 		name, err := b.bytes(ref)
 		switch {
 		case err != nil:
@@ -318,18 +336,14 @@ func (b *indexBuilder) writeChunk(s span, rows []indexRow, at uint64, symbol uin
 func (b *indexBuilder) finishUnit(w *walker) error {
 	b.stats.Units++
 	b.unit++
-	if b.symbols == nil {
+	if len(b.symbols) == 0 {
 		return nil
 	}
 	covered := w.unit.covered
 	slices.SortFunc(covered, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
 	for _, s := range w.lines.sequences {
 		err := eachGap(s.span, covered, func(gap span) error {
-			return b.symbols.table.eachIn(gap, func(i int, piece span) error {
-				symbol, err := b.symbolFunction(i, nil)
-				if err != nil || symbol == 0 {
-					return err
-				}
+			return b.addSymbolsIn(gap, func(piece span, symbol uint32) error {
 				b.rows = b.rows[:0]
 				if err := b.addRows(w, piece, 0); err != nil {
 					return err
@@ -391,7 +405,7 @@ func (b *indexBuilder) sortEntries() {
 func (b *indexBuilder) addSymbols() error {
 	b.unit = unitless
 	b.sortEntries()
-	if b.symbols == nil {
+	if len(b.symbols) == 0 {
 		return nil
 	}
 	base := b.code[0].lo
@@ -406,11 +420,7 @@ func (b *indexBuilder) addSymbols() error {
 	}
 	for _, code := range b.code {
 		err := eachGap(code, covered, func(gap span) error {
-			return b.symbols.table.eachIn(gap, func(i int, piece span) error {
-				symbol, err := b.symbolFunction(i, nil)
-				if err != nil || symbol == 0 {
-					return err
-				}
+			return b.addSymbolsIn(gap, func(piece span, symbol uint32) error {
 				return b.writeChunk(piece, nil, 0, symbol)
 			})
 		})
