@@ -29,8 +29,10 @@ type DebugLinks struct {
 	// Alt is the path in .gnu_debugaltlink, which dwz writes, and AltBuildID the build ID of that file.
 	Alt        string
 	AltBuildID []byte
-	// HasDWARF reports whether the file has debug information itself.
-	HasDWARF bool
+	// DebugBytes is the size of the file's own debug information, inflated; 0 if it has none.
+	DebugBytes uint64
+	// MiniDebug reports whether the file has symbols in .gnu_debugdata.
+	MiniDebug bool
 }
 
 // ReadDebugLinks reads the links of an ELF file of any type. What is damaged it leaves out.
@@ -40,8 +42,12 @@ func ReadDebugLinks(r io.ReaderAt, size int64) (DebugLinks, error) {
 		return DebugLinks{}, err
 	}
 	var l DebugLinks
-	info := m.section(".debug_info")
-	l.HasDWARF = info != nil && info.typ != elf.SHT_NOBITS && info.size > 0
+	if info := m.section(".debug_info"); info != nil && info.typ != elf.SHT_NOBITS {
+		for _, name := range debugSections {
+			l.DebugBytes += m.inflatedSize(m.section(name))
+		}
+	}
+	l.MiniDebug = m.section(".gnu_debugdata") != nil
 	for i := range m.sections {
 		s := &m.sections[i]
 		if s.typ == elf.SHT_NOTE && l.BuildID == nil {
@@ -60,6 +66,21 @@ func ReadDebugLinks(r io.ReaderAt, size int64) (DebugLinks, error) {
 		l.Alt, l.AltBuildID = string(name), bytes.Clone(id)
 	}
 	return l, nil
+}
+
+// inflatedSize returns the size that a section has, or says that it has when it is inflated.
+func (m *image) inflatedSize(s *section) uint64 {
+	switch {
+	case s == nil || s.typ == elf.SHT_NOBITS:
+		return 0
+	case s.flags&elf.SHF_COMPRESSED == 0:
+		return min(s.size, m.size)
+	}
+	head, err := m.compressionHead(s)
+	if err != nil {
+		return 0
+	}
+	return min(head.size, maxInflated)
 }
 
 // head returns up to n bytes of a section, nil if there are none.

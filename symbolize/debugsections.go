@@ -262,22 +262,45 @@ func (u *unpacker) open(m *image, name string) (blob, error) {
 	return b, nil
 }
 
-func (u *unpacker) inflate(m *image, s *section) (blob, error) {
+// compressionHead is how a section is compressed.
+type compressionHead struct {
+	method elf.CompressionType
+	size   uint64 // when it is inflated, as it says
+	data   extent
+}
+
+func (m *image) compressionHead(s *section) (compressionHead, error) {
 	packed, err := m.extent(s.off, s.size)
+	if err != nil {
+		return compressionHead{}, err
+	}
+	n := 3 * m.ptrSize()
+	head := make([]byte, n)
+	if err := m.read(packed, 0, head); err != nil {
+		return compressionHead{}, err
+	}
+	data, _ := packed.slice(n, packed.size-n)
+	method := elf.CompressionType(binary.LittleEndian.Uint32(head))
+	return compressionHead{method, m.word(head[m.ptrSize():]), data}, nil
+}
+
+// maxInflated bounds what is believed of the size of one section.
+const maxInflated = 1 << 40
+
+// debugSections are the sections that an index is made of, in the order in which openDebug takes them.
+var debugSections = []string{
+	".debug_info", ".debug_abbrev", ".debug_str", ".debug_line_str", ".debug_line", ".debug_ranges", ".debug_rnglists", ".debug_addr",
+	".debug_str_offsets",
+}
+
+func (u *unpacker) inflate(m *image, s *section) (blob, error) {
+	head, err := m.compressionHead(s)
 	if err != nil {
 		return blob{}, err
 	}
-	headSize := uint64(12)
-	if m.is64 {
-		headSize = 24
-	}
-	head := make([]byte, headSize)
-	if err := m.read(packed, 0, head); err != nil {
-		return blob{}, err
-	}
-	size := m.word(head[headSize/3:])
-	r := io.NewSectionReader(m.r, int64(packed.off+headSize), int64(packed.size-headSize))
-	switch typ := elf.CompressionType(binary.LittleEndian.Uint32(head)); typ {
+	size := head.size
+	r := io.NewSectionReader(m.r, int64(head.data.off), int64(head.data.size))
+	switch head.method {
 	case elf.COMPRESS_ZLIB:
 		// Without the checksum at its end (RFC 1950): what reads the section bounds-checks it anyway.
 		return u.keep(flate.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, 2, r.Size()), 64<<10)), size)
@@ -290,7 +313,7 @@ func (u *unpacker) inflate(m *image, s *section) (blob, error) {
 		defer z.Close()
 		return u.keep(z, size)
 	default:
-		return blob{}, fmt.Errorf("compressed with method %v: zlib and zstd are read", typ)
+		return blob{}, fmt.Errorf("compressed with method %v: zlib and zstd are read", head.method)
 	}
 }
 

@@ -173,19 +173,12 @@ func (b *indexBuilder) openDebug(m *image, suffix string) (*debugInfo, error) {
 	d := &debugInfo{origins: make(map[uint64]uint32), others: make(map[int]*unitContext)}
 	d.addresses = d
 	d.rnglists.least, d.ranges.least, d.abbrev.least = aheadSize, aheadSize, aheadSize
-	for _, s := range []struct {
-		name string
-		to   *window
-	}{
-		{".debug_info", &d.info}, {".debug_abbrev", &d.abbrev}, {".debug_str", &d.str}, {".debug_line_str", &d.lineStr},
-		{".debug_line", &d.line}, {".debug_ranges", &d.ranges}, {".debug_rnglists", &d.rnglists}, {".debug_addr", &d.addr},
-		{".debug_str_offsets", &d.strOffsets},
-	} {
-		section, err := b.unpack.open(m, s.name+suffix)
+	for i, to := range []*window{&d.info, &d.abbrev, &d.str, &d.lineStr, &d.line, &d.ranges, &d.rnglists, &d.addr, &d.strOffsets} {
+		section, err := b.unpack.open(m, debugSections[i]+suffix)
 		if err != nil {
 			return nil, err
 		}
-		s.to.blob = section
+		to.blob = section
 	}
 	d.strSource = b.addSource(d.str.blob)
 	d.lineStrSource = b.addSource(d.lineStr.blob)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ type inspectCmd struct {
 	Stack   inspectStackCmd   `cmd:"" help:"Show the stacks of a process as they are now."`
 }
 
-// inspectSymbolsCmd names addresses as the profiler does. For each address it prints the function and, where it
+// inspectSymbolsCmd names addresses as the profiler does: from debug information, in the file or in one that goes
+// with it (by build ID, .gnu_debuglink, or beside it as .dwp), and from symbols where that has nothing. For each address it prints the function and, where it
 // was inlined, its callers:
 //
 //	0x48f2a4: strings.Index at /usr/local/go/src/strings/strings.go:1217
@@ -59,8 +61,17 @@ func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	indexed, err := indexDebug(context.Background(), c.File)
+	if err != nil {
+		fmt.Fprintf(g.stderr, "pilotlight: without debug information: %s\n", oneLine(err))
+		indexed = new(indexedFile)
+	}
+	defer func() { err = errors.Join(err, indexed.Close()) }()
+	if indexed.skipped != "" {
+		fmt.Fprintf(g.stderr, "pilotlight: %s: parts were skipped: %s\n", indexed.from, oneLine(errors.New(indexed.skipped)))
+	}
 	for i := range names {
-		names[i].frames = file.Resolve(nil, names[i].addr)
+		names[i].frames = resolveBest(file, indexed.index, names[i].addr)
 	}
 	print := printSymbols
 	if c.JSON {
@@ -69,10 +80,27 @@ func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
 	if err := print(g.stdout, names); err != nil {
 		return fmt.Errorf("print symbols: %w", err)
 	}
-	if err := file.Err(); err != nil {
+	err = file.Err()
+	if indexed.index != nil {
+		err = errors.Join(err, indexed.index.Err())
+	}
+	if err != nil {
 		return fmt.Errorf("%s: names are missing: %w", c.File, err)
 	}
 	return nil
+}
+
+// resolveBest returns the frames at addr from the source of the highest rank.
+func resolveBest(file *symbolize.File, x *symbolize.Index, addr uint64) []symbolize.Frame {
+	frames := file.Resolve(nil, addr)
+	if x == nil {
+		return frames
+	}
+	indexed := x.Resolve(nil, addr)
+	if len(indexed) > 0 && (len(frames) == 0 || indexed[0].Source >= frames[0].Source) {
+		return indexed
+	}
+	return frames
 }
 
 // parseAddress reads hexadecimal digits, with or without 0x.

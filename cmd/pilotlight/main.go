@@ -37,7 +37,8 @@ type cli struct {
 	Inspect inspectCmd `cmd:"" help:"Show what Pilotlight sees in a file."`
 	Vers    versionCmd `cmd:"" name:"version" help:"Print the version."`
 
-	Store storeCmd `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
+	Store storeCmd      `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
+	Index indexChildCmd `cmd:"" name:"index-child" hidden:"" help:"Indexes debug information for those who start it."`
 }
 
 // globals is what every command gets.

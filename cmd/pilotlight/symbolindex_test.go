@@ -1,0 +1,269 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// compileC builds a C program with an inlined call and returns its path.
+func compileC(t *testing.T, flags ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("REQUIRE_ALL") != "1" {
+		t.Skip("gcc is not installed")
+	}
+	dir := t.TempDir()
+	source := `static inline __attribute__((always_inline)) int inner(int x) { return x / (x + 3); }
+int main(int argc, char **argv) { return inner(argc); }
+`
+	if err := os.WriteFile(filepath.Join(dir, "a.c"), []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("gcc", append([]string{"-O2", "-o", "a", "a.c"}, flags...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return filepath.Join(dir, "a")
+}
+
+// symbolAddress returns where a function is.
+func symbolAddress(t *testing.T, path, name string) uint64 {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		if s.Name == name {
+			return s.Value
+		}
+	}
+	t.Fatalf("%s has no %s", path, name)
+	return 0
+}
+
+// TestInspectSymbolsDWARF finds debug information in the file, and in the one that it was put into.
+func TestInspectSymbolsDWARF(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		after [][]string
+	}{
+		{name: "in the file", flags: []string{"-g"}},
+		{name: "compressed", flags: []string{"-g", "-gz"}},
+		{name: "by .gnu_debuglink", flags: []string{"-g"}, after: [][]string{
+			{"objcopy", "--only-keep-debug", "a", "a.debug"},
+			{"objcopy", "--strip-debug", "--add-gnu-debuglink=a.debug", "a"},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := compileC(t, tt.flags...)
+			for _, args := range tt.after {
+				cmd := exec.Command(args[0], args[1:]...)
+				cmd.Dir = filepath.Dir(path)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("%v: %v\n%s", args, err, out)
+				}
+			}
+			addr := symbolAddress(t, path, "main")
+			source := filepath.Join(filepath.Dir(path), "a.c")
+			want := fmt.Sprintf("inner at %s:1\n (inlined by) main at %s:2\n", source, source)
+			out := ""
+			for off := uint64(0); off < 12 && !strings.Contains(out, want); off++ {
+				var err error
+				if out, err = inspect(t, "symbols", path, fmt.Sprintf("%#x", addr+off)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !strings.Contains(out, want) {
+				t.Errorf("got %s, want %s", out, want)
+			}
+		})
+	}
+}
+
+// elfWith makes an ELF file with 4 KiB of code at 0x1000 and these sections.
+func elfWith(sections map[string][]byte) []byte {
+	const headSize, entrySize = 64, 64
+	names := []byte("\x00.text\x00")
+	body := make([]byte, headSize)
+	table := make([]byte, entrySize)
+	entry := func(name uint32, typ elf.SectionType, flags elf.SectionFlag, addr, off, size uint64) {
+		b := make([]byte, entrySize)
+		le := binary.LittleEndian
+		le.PutUint32(b, name)
+		le.PutUint32(b[4:], uint32(typ))
+		le.PutUint64(b[8:], uint64(flags))
+		le.PutUint64(b[16:], addr)
+		le.PutUint64(b[24:], off)
+		le.PutUint64(b[32:], size)
+		table = append(table, b...)
+	}
+	entry(1, elf.SHT_NOBITS, elf.SHF_ALLOC|elf.SHF_EXECINSTR, 0x1000, 0, 0x1000)
+	for name, data := range sections {
+		entry(uint32(len(names)), elf.SHT_PROGBITS, 0, 0, uint64(len(body)), uint64(len(data)))
+		names = append(append(names, name...), 0)
+		body = append(body, data...)
+	}
+	entry(uint32(len(names)), elf.SHT_STRTAB, 0, 0, uint64(len(body)), uint64(len(names))+1)
+	body = append(append(body, names...), 0)
+	copy(body, "\x7fELF\x02\x01\x01")
+	le := binary.LittleEndian
+	le.PutUint16(body[16:], uint16(elf.ET_DYN))
+	le.PutUint16(body[18:], uint16(elf.EM_X86_64))
+	le.PutUint64(body[40:], uint64(len(body)))
+	le.PutUint16(body[58:], entrySize)
+	le.PutUint16(body[60:], uint16(len(table)/entrySize))
+	le.PutUint16(body[62:], uint16(len(table)/entrySize-1))
+	return append(body, table...)
+}
+
+// endlessDWARF is 1 MB of debug information that takes hours to read: each of many functions has the same long list
+// of ranges.
+func endlessDWARF() []byte {
+	abbrev := []byte{1, 0x11, 1, 0, 0, 2, 0x2e, 0, 0x55, 0x17, 0, 0, 0}
+	list := append(bytes.Repeat([]byte{4, 0, 0}, 60_000), 0)
+	info := []byte{0, 0, 0, 0, 5, 0, 1, 8, 0, 0, 0, 0, 1}
+	info = append(info, bytes.Repeat([]byte{2, 0, 0, 0, 0}, 160_000)...)
+	binary.LittleEndian.PutUint32(info, uint32(len(info)-4))
+	return elfWith(map[string][]byte{".debug_info": info, ".debug_abbrev": abbrev, ".debug_rnglists": list})
+}
+
+// newIndexJob makes a job of what a file has in it.
+func newIndexJob(t *testing.T, image []byte) indexJob {
+	t.Helper()
+	var files [3]*os.File
+	for i := range files {
+		f, err := unnamedFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		files[i] = f
+	}
+	if _, err := files[0].Write(image); err != nil {
+		t.Fatal(err)
+	}
+	return indexJob{in: files[0], out: files[1], spill: files[2]}
+}
+
+// childWith returns the pid of this process's child with a command line that has word in it.
+func childWith(t *testing.T, word string) int {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		lists, err := filepath.Glob("/proc/self/task/*/children")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range lists {
+			text, _ := os.ReadFile(list) // a thread may have ended
+			for pid := range strings.FieldsSeq(string(text)) {
+				cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+				var n int
+				if _, err := fmt.Sscan(pid, &n); err == nil && bytes.Contains(cmdline, []byte(word)) {
+					return n
+				}
+			}
+		}
+	}
+	t.Fatalf("no child with %q", word)
+	return 0
+}
+
+// TestIndexFileBudget has a file that takes too long, and looks at the child meanwhile.
+func TestIndexFileBudget(t *testing.T) {
+	job := newIndexJob(t, endlessDWARF())
+	ended := make(chan error, 1)
+	var report indexReport
+	go func() {
+		var err error
+		report, err = indexFile(context.Background(), job)
+		ended <- err
+	}()
+	pid := childWith(t, "index-child")
+	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"}
+	if os.Geteuid() != 0 {
+		want = want[:2]
+	}
+	var status string
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status = string(text); strings.Contains(status, want[1]) {
+			break
+		}
+	}
+	for _, line := range want {
+		if !strings.Contains(status, line) {
+			t.Errorf("the child's status has no %q:\n%s", line, status)
+		}
+	}
+	if os.Geteuid() == 0 && strings.Contains(status, "Uid:\t0") {
+		t.Error("the child is root")
+	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if want := regexp.MustCompile(fmt.Sprintf(`Max data size +%d +%d `, indexMemory, indexMemory)); err != nil || !want.Match(limits) {
+		t.Errorf("its limits have no %v, %v:\n%s", want, err, limits)
+	}
+	if attr, err := unix.SchedGetAttr(pid, 0); err != nil || attr.Nice != 19 {
+		t.Errorf("scheduled as %+v, %v", attr, err)
+	}
+	if err := <-ended; !errors.Is(err, errIndexBudget) {
+		t.Errorf("got %v, want errIndexBudget", err)
+	}
+	if report.CPU < time.Second || report.CPU > indexBase+2*time.Second {
+		t.Errorf("ended after %v of CPU time, %v allowed", report.CPU, indexBase)
+	}
+}
+
+func TestIndexFileCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	job := newIndexJob(t, endlessDWARF())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := indexFile(ctx, job)
+		ended <- err
+	}()
+	pid := childWith(t, "index-child")
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("no error")
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the child is there still: %v", err)
+	}
+}
+
+func TestIndexFileErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name, want string
+		image      []byte
+	}{
+		{"not ELF", "not an ELF file", []byte("text")},
+		{"a piece of ELF", "ELF header", []byte("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 20))},
+	} {
+		if _, err := indexFile(context.Background(), newIndexJob(t, tt.image)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
