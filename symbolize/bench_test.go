@@ -65,6 +65,37 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
+// BenchmarkIndexResolve looks addresses up that were looked up before.
+func BenchmarkIndexResolve(b *testing.B) {
+	path := debugOf(b, libc(b))
+	x, _ := openTestIndex(b, path, IndexOptions{})
+	addrs := randomCode(b, path, 1, 1024)
+	b.ReportAllocs()
+	var frames []Frame
+	for _, addr := range addrs {
+		frames = x.Resolve(frames[:0], addr)
+	}
+	i := 0
+	for b.Loop() {
+		frames = x.Resolve(frames[:0], addrs[i%len(addrs)])
+		i++
+	}
+}
+
+// BenchmarkBuildIndex indexes the debug information of libc.
+func BenchmarkBuildIndex(b *testing.B) {
+	path := debugOf(b, libc(b))
+	var stats IndexStats
+	b.ReportAllocs()
+	for b.Loop() {
+		var x *Index
+		x, stats = openTestIndex(b, path, IndexOptions{})
+		x.Close()
+	}
+	b.SetBytes(int64(stats.Inflated))
+	b.ReportMetric(float64(stats.Bytes), "index-B")
+}
+
 func BenchmarkKallsyms(b *testing.B) {
 	text, err := os.ReadFile("/proc/kallsyms")
 	if err != nil {

@@ -243,19 +243,42 @@ type location struct {
 }
 
 const (
-	// maxChunkBytes bounds a chunk: a row takes 20 bytes at most.
+	// maxChunkBytes bounds a chunk: a row takes 30 bytes at most, mostly 5.
 	maxChunkBytes = 4*10 + maxChunkRows*(10+5+5+10)
-	// nodeWindow is how much is read before a node, where its callers mostly are.
+	maxNode       = 10 + 5 + 5 + 5
+	// recordsBefore and recordsAfter are how much is read around the start of a chunk: the record of its function is
+	// mostly just before it.
+	recordsBefore, recordsAfter = 1 << 10, 512
+	// nodeWindow is how much is read before a node that is farther away, as its callers are before it.
 	nodeWindow = 2 << 10
-	maxNode    = 10 + 5 + 5 + 5
 )
 
 // indexScratch is what a lookup needs.
 type indexScratch struct {
 	addresses [8 * sparseAddresses]byte
-	chunk     [maxChunkBytes]byte
-	nodes     [nodeWindow + maxNode]byte
+	records   [max(recordsBefore+maxChunkBytes, nodeWindow+maxNode)]byte
 	locations []location
+}
+
+// piece is a part of the records, at an offset of them.
+type piece struct {
+	b  []byte
+	at uint64
+}
+
+// cursor returns a cursor at an offset; it is at its end if the piece does not reach there.
+func (p piece) cursor(off uint64) cursor {
+	if off < p.at || off-p.at > uint64(len(p.b)) {
+		return cursor{}
+	}
+	return cursor{b: p.b, off: int(off - p.at)}
+}
+
+// around reads records from before bytes before off, as far as there are as many, to after bytes after it.
+func (x *Index) around(off, before, after uint64, s *indexScratch) (piece, error) {
+	before = min(before, off)
+	b, err := x.in.readSome(x.records, off-before, s.records[:before+after])
+	return piece{b, off - before}, err
 }
 
 // lookup appends what the index has at addr to dst, innermost inlined call first.
@@ -264,21 +287,21 @@ func (x *Index) lookup(dst []location, addr uint64, s *indexScratch) ([]location
 	if err != nil || !ok {
 		return dst, err
 	}
-	// Most chunks are far shorter than they may be.
-	buf, err := x.in.readSome(x.records, uint64(chunk), s.chunk[:512])
+	at, off := uint64(chunk), addr-x.trailer.Base-uint64(start)
+	have, err := x.around(at, recordsBefore, recordsAfter, s)
 	if err != nil {
 		return dst, err
 	}
-	c := cursor{b: buf}
-	row, function, symbol, ok := parseChunk(&c, addr-x.trailer.Base-uint64(start))
-	if c.short && len(buf) == 512 {
-		if buf, err = x.in.readSome(x.records, uint64(chunk), s.chunk[:]); err != nil {
+	c := have.cursor(at)
+	row, function, symbol, ok := parseChunk(&c, off)
+	if c.short {
+		if have, err = x.around(at, recordsBefore, maxChunkBytes, s); err != nil {
 			return dst, err
 		}
-		c = cursor{b: buf}
-		row, function, symbol, ok = parseChunk(&c, addr-x.trailer.Base-uint64(start))
+		c = have.cursor(at)
+		row, function, symbol, ok = parseChunk(&c, off)
 	}
-	if c.short || function > uint64(chunk) {
+	if c.short || function > at {
 		return dst, fmt.Errorf("%w: chunk at %#x", errIndexDamaged, chunk)
 	}
 	if !ok {
@@ -287,7 +310,7 @@ func (x *Index) lookup(dst []location, addr uint64, s *indexScratch) ([]location
 	if function == 0 {
 		return append(dst, location{function: symbol, file: row.file, line: row.line, source: Symtab}), nil
 	}
-	return x.chain(dst, uint64(chunk)-function, row, symbol, s.nodes[:])
+	return x.chain(dst, at-function, row, symbol, have, s)
 }
 
 // find returns the chunk that may hold addr, and its start.
@@ -354,39 +377,44 @@ func parseChunk(c *cursor, off uint64) (row indexRow, function uint64, symbol ui
 	return row, function, symbol, true
 }
 
-// chain appends the frames of a node and of those it was inlined into.
-func (x *Index) chain(dst []location, record uint64, row indexRow, symbol uint32, buf []byte) ([]location, error) {
-	start := len(dst)
+// chain appends the frames of a node and of those it was inlined into. record is where the function is; have is what
+// has been read.
+func (x *Index) chain(dst []location, record uint64, row indexRow, symbol uint32, have piece, s *indexScratch) ([]location, error) {
+	first := len(dst)
 	file, line, node := row.file, row.line, uint64(row.node)
-	var have []byte
-	var haveAt uint64
 	for range maxInline {
-		if have == nil || node < haveAt {
-			haveAt = node - min(node, nodeWindow)
+		c := have.cursor(record + node)
+		l, back, callFile, callLine := parseNode(&c)
+		if c.short {
 			var err error
-			if have, err = x.in.readSome(x.records, record+haveAt, buf[:node-haveAt+maxNode]); err != nil {
-				return dst[:start], err
+			if have, err = x.around(record+node, min(node, nodeWindow), maxNode, s); err != nil {
+				return dst[:first], err
 			}
-		}
-		c := cursor{b: have, off: int(node - haveAt)}
-		if c.off > len(have) {
-			c.fail()
-		}
-		back := c.uleb()
-		dst = append(dst, location{function: uint32(c.uleb()), file: file, line: line, source: DWARF})
-		if back != 0 {
-			file, line = uint32(c.uleb()), uint32(c.uleb())
+			c = have.cursor(record + node)
+			l, back, callFile, callLine = parseNode(&c)
 		}
 		if c.short || back > node {
-			return dst[:start], fmt.Errorf("%w: inlined call at %#x", errIndexDamaged, record+node)
+			return dst[:first], fmt.Errorf("%w: inlined call at %#x", errIndexDamaged, record+node)
 		}
+		l.file, l.line = file, line
+		dst = append(dst, l)
 		if back == 0 {
 			dst[len(dst)-1].symbol = symbol
 			return dst, nil
 		}
-		node -= back
+		file, line, node = callFile, callLine, node-back
 	}
-	return dst[:start], fmt.Errorf("%w: more than %d inlined calls", errIndexDamaged, maxInline)
+	return dst[:first], fmt.Errorf("%w: more than %d inlined calls", errIndexDamaged, maxInline)
+}
+
+// parseNode reads a node, and how far back its caller is: 0 for a function itself, which has no place of call.
+func parseNode(c *cursor) (l location, back uint64, callFile, callLine uint32) {
+	back = c.uleb()
+	l = location{function: uint32(c.uleb()), source: DWARF}
+	if back != 0 {
+		callFile, callLine = uint32(c.uleb()), uint32(c.uleb())
+	}
+	return l, back, callFile, callLine
 }
 
 // Resolve implements Resolver for ELF virtual addresses. Its frames have rank DWARF, or Symtab where the index

@@ -25,8 +25,8 @@ import (
 //   - alias: the symbols differ, and both are of one address. Where the linker has several names for one function,
 //     llvm-symbolizer takes one by their order in the table.
 //   - symbol file: neither has a line, and llvm-symbolizer has the file from an STT_FILE symbol.
-//   - unsized: llvm-symbolizer has a symbol without a size go on, past the end of its section too; or Pilotlight has
-//     such a symbol go on up to the next, within its section.
+//   - unsized: llvm-symbolizer has a symbol without a size go on, past the end of its section too, and takes a label
+//     within a function for one; or Pilotlight has such a symbol go on up to the next, within its section.
 const llvmSymbolizer = "llvm-symbolizer-19"
 
 // equality counts addresses.
@@ -106,9 +106,9 @@ func compareWithLLVM(t *testing.T, model string, x *Index, seed uint64, count in
 		bare := withoutSymbols(t, model)
 		debug = askLLVM(t, bare, "linkage", addrs)
 	}
-	aliases := make(map[string][]uint64)
+	aliases := make(map[string][]toolSymbol)
 	for _, s := range toolSymbols(t, model) {
-		aliases[s.name] = append(aliases[s.name], s.start)
+		aliases[s.name] = append(aliases[s.name], s)
 	}
 	e := equality{all: count, classes: make(map[string]int)}
 	for i, addr := range addrs {
@@ -125,7 +125,7 @@ func compareWithLLVM(t *testing.T, model string, x *Index, seed uint64, count in
 }
 
 // add counts an address. debug is what llvm-symbolizer has from debug information, symbols what it has in all.
-func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols []llvmFrame, aliases map[string][]uint64) {
+func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols []llvmFrame, aliases map[string][]toolSymbol) {
 	t.Helper()
 	known := func(f []llvmFrame) bool { return len(f) > 0 && f[0].FunctionName != "" }
 	hasDebug := known(debug) && debug[0].FileName != ""
@@ -167,20 +167,27 @@ func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols
 }
 
 // classOf says how two symbols differ.
-func classOf(got, want string, aliases map[string][]uint64) string {
+func classOf(got, want string, aliases map[string][]toolSymbol) string {
 	got, _, _ = strings.Cut(got, "@")
 	want, _, _ = strings.Cut(want, "@")
 	if demangled(got) == demangled(want) {
 		return "equal"
 	}
-	if slices.ContainsFunc(aliases[got], func(a uint64) bool { return slices.Contains(aliases[want], a) }) {
-		return "alias"
+	for _, g := range aliases[got] {
+		for _, w := range aliases[want] {
+			switch {
+			case g.start == w.start:
+				return "alias"
+			case w.size == 0 && g.start <= w.start && w.start < g.start+g.size:
+				return "unsized"
+			}
+		}
 	}
 	return "wrong"
 }
 
 // symbolClass says how frames without debug information differ.
-func symbolClass(got []Frame, want []llvmFrame, aliases map[string][]uint64) string {
+func symbolClass(got []Frame, want []llvmFrame, aliases map[string][]toolSymbol) string {
 	if len(want) > 0 && want[0].FunctionName == "" {
 		want = nil
 	}

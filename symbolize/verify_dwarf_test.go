@@ -1,0 +1,216 @@
+//go:build verify
+
+package symbolize
+
+import (
+	"debug/elf"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The large sets of debug information are Debian's packages. They are downloaded and unpacked below the folder for
+// temporary files, 3.5 GB in all; PILOTLIGHT_DEBUG_PACKAGES names a folder to keep them in.
+
+// unpackDebian downloads packages with apt and returns the folder that they are unpacked in.
+func unpackDebian(t *testing.T, packages ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		skip(t, "this is no Debian: there is no apt-get")
+	}
+	kept := os.Getenv("PILOTLIGHT_DEBUG_PACKAGES")
+	if kept == "" {
+		kept = t.TempDir()
+	}
+	root := filepath.Join(kept, strings.Join(packages, "+"))
+	if _, err := os.Stat(root); err == nil {
+		return root
+	}
+	debs := t.TempDir()
+	run(t, debs, "apt-get", append([]string{"-o", "APT::Sandbox::User=root", "download"}, packages...)...)
+	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
+	if err != nil || len(found) != len(packages) {
+		t.Fatalf("apt-get left %v, %v", found, err)
+	}
+	part := root + ".part"
+	for _, deb := range found {
+		run(t, debs, "dpkg-deb", "-x", deb, part)
+	}
+	if err := os.Rename(part, root); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// cloudKernel returns the name of the newest cloud kernel of a series whose debug package apt has.
+func cloudKernel(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("apt-cache", "depends", "linux-image-cloud-amd64-dbg").Output()
+	if err != nil {
+		skip(t, "apt does not know the kernel's debug packages: "+err.Error())
+	}
+	for line := range strings.Lines(string(out)) {
+		if _, name, ok := strings.Cut(strings.TrimSpace(line), "Depends: "); ok {
+			return name
+		}
+	}
+	t.Fatalf("no package in %q", out)
+	return ""
+}
+
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// verifySymbols compares and prints what the index cost.
+func verifySymbols(t *testing.T, path string, inC bool) {
+	t.Helper()
+	start := cpuTime(t)
+	x, stats := openTestIndex(t, path, IndexOptions{OpenSplit: openSplitFile})
+	cost := cpuTime(t) - start
+	if stats.Skipped != nil {
+		t.Error(stats.Skipped)
+	}
+	f, err := debugFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := ReadDebugLinks(f, f.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %d MB of debug information, index %.1f MB (%.1f %%), %.2f s of CPU; %d units, %d functions, %d ranges",
+		filepath.Base(path), links.DebugBytes>>20, float64(stats.Bytes)/(1<<20), 100*float64(stats.Bytes)/float64(links.DebugBytes),
+		cost.Seconds(), stats.Units, stats.Functions, stats.Ranges)
+	compareWithLLVM(t, path, x, 1, 10_000, inC)
+	measureLookups(t, path, x)
+}
+
+// measureLookups prints the time of a lookup whose names were asked for before.
+func measureLookups(t *testing.T, path string, x *Index) {
+	t.Helper()
+	addrs := randomCode(t, path, 2, 1000)
+	var frames []Frame
+	for range 2 {
+		for _, addr := range addrs {
+			frames = x.Resolve(frames[:0], addr)
+		}
+	}
+	const rounds = 100
+	start := time.Now()
+	for range rounds {
+		for _, addr := range addrs {
+			frames = x.Resolve(frames[:0], addr)
+		}
+	}
+	t.Logf("%.2f us a lookup, %d KiB held", float64(time.Since(start).Nanoseconds())/1000/rounds/float64(len(addrs)), x.MemoryBytes()>>10)
+}
+
+func TestVerifySymbolsKernel(t *testing.T) {
+	root := unpackDebian(t, cloudKernel(t))
+	path := firstThere(t, filepath.Join(root, "usr/lib/debug/boot/vmlinux-*"))
+	if path == "" {
+		t.Fatalf("no vmlinux below %s", root)
+	}
+	verifySymbols(t, path, true)
+}
+
+func TestVerifySymbolsCeph(t *testing.T) {
+	root := unpackDebian(t, "ceph-osd", "ceph-osd-dbg")
+	f, err := debugFile(filepath.Join(root, "usr/bin/ceph-osd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := ReadDebugLinks(f, f.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, err := OpenDebug(os.DirFS(root), "/usr/bin/ceph-osd", links)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifySymbols(t, filepath.Join(root, path), false)
+}
+
+func TestVerifySymbolsLibc(t *testing.T) {
+	verifySymbols(t, debugOf(t, libc(t)), true)
+}
+
+// TestVerifySymbolsGo takes the go command, whose DWARF the Go linker writes.
+func TestVerifySymbolsGo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "go")
+	run(t, ".", "go", "build", "-o", path, "cmd/go")
+	verifySymbols(t, path, false)
+}
+
+// TestVerifySymbolsMutants changes bytes of debug information: no reader of it may panic, and what it makes has to be
+// an index.
+func TestVerifySymbolsMutants(t *testing.T) {
+	path := compileInline(t, "g++", "-O2", "-g")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var places []uint64 // offsets of bytes of debug information, as many of each section
+	for _, s := range file.Sections {
+		if strings.HasPrefix(s.Name, ".debug") {
+			for i := range uint64(4096) {
+				places = append(places, s.Offset+i*s.Size/4096)
+			}
+		}
+	}
+	const mutants = 200_000
+	rng := rand.New(rand.NewPCG(1, 0))
+	skipped, failed := 0, 0
+	deadline := time.Now().Add(20 * time.Minute)
+	n := 0
+	for ; n < mutants && time.Now().Before(deadline); n++ {
+		// One to four bytes, changed back afterwards.
+		type change struct {
+			at  uint64
+			old byte
+		}
+		var changes []change
+		for range 1 + rng.IntN(4) {
+			at := places[rng.IntN(len(places))]
+			changes = append(changes, change{at, whole[at]})
+			whole[at] = []byte{0, 0xff, 0x7f, 0x80, byte(rng.Uint32())}[rng.IntN(5)]
+		}
+		x, _, stats, err := indexOf(whole, IndexOptions{})
+		if err != nil {
+			failed++
+		} else {
+			if stats.Skipped != nil {
+				skipped++
+			}
+			for range 50 {
+				x.Resolve(nil, x.trailer.Base+rng.Uint64N(1<<14))
+			}
+			if err := x.Err(); err != nil && !strings.Contains(err.Error(), "inlined calls") {
+				t.Fatalf("changes %v: %v", changes, err)
+			}
+		}
+		for i := len(changes) - 1; i >= 0; i-- {
+			whole[changes[i].at] = changes[i].old
+		}
+	}
+	t.Logf("%d mutants: %d with parts skipped, %d without an index", n, skipped, failed)
+	if n < mutants {
+		t.Errorf("%d mutants in 20 minutes, want %d", n, mutants)
+	}
+}
