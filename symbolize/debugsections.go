@@ -239,9 +239,10 @@ func (c *cursor) cstring() []byte {
 
 // unpacker makes blobs of sections, whether they are compressed or not.
 type unpacker struct {
-	spill ReadWriterAt
-	used  uint64 // bytes of spill
-	limit uint64
+	spill   ReadWriterAt
+	used    uint64 // bytes of spill
+	limit   uint64
+	streams []*aheadReader
 }
 
 // open returns a section, inflated to the spill file if it is compressed (gABI chapter 4, "Section Compression").
@@ -298,22 +299,138 @@ func (u *unpacker) inflate(m *image, s *section) (blob, error) {
 	if err != nil {
 		return blob{}, err
 	}
-	size := head.size
+	r, err := m.inflater(head)
+	if err != nil {
+		return blob{}, err
+	}
+	defer r.Close() // which has no error but that of reading
+	return u.keep(r, head.size)
+}
+
+// inflater returns what a section is when it is inflated.
+func (m *image) inflater(head compressionHead) (io.ReadCloser, error) {
 	r := io.NewSectionReader(m.r, int64(head.data.off), int64(head.data.size))
 	switch head.method {
 	case elf.COMPRESS_ZLIB:
 		// Without the checksum at its end (RFC 1950): what reads the section bounds-checks it anyway.
-		return u.keep(flate.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, 2, r.Size()), 64<<10)), size)
+		return flate.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, 2, r.Size()), 64<<10)), nil
 	case elf.COMPRESS_ZSTD:
 		// A window as large as ld and objcopy use for any level; one decoder, as there is one CPU to use.
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(32<<20), zstd.WithDecoderLowmem(true))
 		if err != nil {
-			return blob{}, err
+			return nil, err
 		}
-		defer z.Close()
-		return u.keep(z, size)
-	default:
-		return blob{}, fmt.Errorf("compressed with method %v: zlib and zstd are read", head.method)
+		return z.IOReadCloser(), nil
+	}
+	return nil, fmt.Errorf("compressed with method %v: zlib and zstd are read", head.method)
+}
+
+// openAhead is open for a section that is read from front to back, mostly: it is inflated as it is read, and to the
+// spill file only if what is wanted is farther back than is kept.
+func (u *unpacker) openAhead(m *image, name string) (blob, error) {
+	s := m.section(name)
+	if s == nil || s.typ == elf.SHT_NOBITS || s.flags&elf.SHF_COMPRESSED == 0 {
+		return u.open(m, name)
+	}
+	head, err := m.compressionHead(s)
+	if err != nil {
+		return blob{}, fmt.Errorf("section %s: %w", name, err)
+	}
+	r, err := m.inflater(head)
+	if err != nil {
+		return blob{}, fmt.Errorf("section %s: %w", name, err)
+	}
+	if head.size > maxInflated {
+		return blob{}, fmt.Errorf("section %s: %d bytes when inflated: %w", name, head.size, errLimit)
+	}
+	a := &aheadReader{u: u, m: m, s: s, r: r}
+	u.streams = append(u.streams, a)
+	return blob{source{a, head.size}, extent{0, head.size}}, nil
+}
+
+// aheadReader is a section that is inflated as it is read.
+type aheadReader struct {
+	u   *unpacker
+	m   *image
+	s   *section
+	r   io.ReadCloser
+	pos uint64 // how far r is
+	// back is what was read last, up to pos.
+	back    []byte
+	discard []byte
+	spilled *blob // all of it, once something farther back was wanted
+}
+
+// aheadKept is how much is kept of what was read.
+const aheadKept = 64 << 10
+
+// ReadAt implements io.ReaderAt.
+func (a *aheadReader) ReadAt(b []byte, off int64) (int, error) {
+	at := uint64(off)
+	if a.spilled == nil && at < a.pos-uint64(len(a.back)) {
+		all, err := a.u.inflate(a.m, a.s)
+		if err != nil {
+			return 0, err
+		}
+		a.spilled = &all
+	}
+	if a.spilled != nil {
+		if err := a.spilled.in.read(a.spilled.at, at, b); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}
+	for a.pos < at {
+		if a.discard == nil {
+			a.discard = make([]byte, aheadKept)
+		}
+		if err := a.next(a.discard[:min(at-a.pos, aheadKept)]); err != nil {
+			return 0, err
+		}
+	}
+	n := 0
+	if at < a.pos {
+		n = copy(b, a.back[uint64(len(a.back))-(a.pos-at):])
+	}
+	if err := a.next(b[n:]); err != nil {
+		return n, err
+	}
+	return len(b), nil
+}
+
+// next reads what follows.
+func (a *aheadReader) next(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if _, err := io.ReadFull(a.r, b); err != nil {
+		return fmt.Errorf("inflate: %w", err)
+	}
+	a.pos += uint64(len(b))
+	if len(b) >= aheadKept {
+		a.back = append(a.back[:0], b[len(b)-aheadKept:]...)
+		return nil
+	}
+	if over := len(a.back) + len(b) - aheadKept; over > 0 {
+		a.back = a.back[:copy(a.back, a.back[over:])]
+	}
+	a.back = append(a.back, b...)
+	return nil
+}
+
+// inflated returns how many bytes have been inflated.
+func (u *unpacker) inflated() uint64 {
+	n := u.used
+	for _, a := range u.streams {
+		n += a.pos
+	}
+	return n
+}
+
+// close ends what is being inflated.
+func (u *unpacker) close() {
+	for _, a := range u.streams {
+		a.r.Close() // which has no error but that of reading
 	}
 }
 

@@ -316,7 +316,7 @@ func TestCompressedBomb(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			image := makeELF(elf.ELFCLASS64, elf.EM_X86_64, text, testSection{
-				name: ".debug_info", typ: elf.SHT_PROGBITS, flags: elf.SHF_COMPRESSED, data: compressed(elf.COMPRESS_ZLIB, packed.Bytes(), tt.claim),
+				name: ".debug_str", typ: elf.SHT_PROGBITS, flags: elf.SHF_COMPRESSED, data: compressed(elf.COMPRESS_ZLIB, packed.Bytes(), tt.claim),
 			})
 			spill, err := os.Create(filepath.Join(t.TempDir(), "spill"))
 			if err != nil {

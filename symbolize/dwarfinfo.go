@@ -9,14 +9,13 @@ import (
 // debugInfo is the DWARF of one file: an executable's, a split one's, or what dwz took out of several.
 type debugInfo struct {
 	info, abbrev, str, lineStr, line, ranges, rnglists, addr, strOffsets window
-	// strSource, lineStrSource and infoSource say where strings of these sections are, for string references.
-	strSource, lineStrSource, lineSource, infoSource uint64
+	// strSource, lineStrSource and lineSource say where strings of these sections are, for string references.
+	strSource, lineStrSource, lineSource uint64
 
-	// infoBase is where info begins in its source.
-	infoBase uint64
-
-	units []unit
-	alt   *debugInfo // .gnu_debugaltlink; may be nil
+	// units are listed when an entry refers to one of another unit.
+	units  []unit
+	listed bool
+	alt    *debugInfo // .gnu_debugaltlink; may be nil
 	// addresses is the file whose .debug_addr and .debug_ranges count: a split file's are in the executable.
 	addresses *debugInfo
 	// others holds contexts of units that entries of other units refer to.
@@ -28,6 +27,7 @@ type debugInfo struct {
 // unitContext is what is needed to read entries of a unit.
 type unitContext struct {
 	unit
+	b       *indexBuilder
 	d       *debugInfo
 	abbrevs *abbrevTable
 
@@ -59,7 +59,18 @@ func newStringRef(source, off uint64) stringRef {
 	return stringRef(source<<stringRefBits | off)
 }
 
-// unitAt returns the index of the unit that holds an offset.
+// list lists the units.
+func (d *debugInfo) list() error {
+	if d.listed {
+		return nil
+	}
+	d.listed = true
+	var err error
+	d.units, err = readUnits(&d.info)
+	return err
+}
+
+// unitAt returns the index of the unit that holds an offset. The units are listed.
 func (d *debugInfo) unitAt(off uint64) (int, bool) {
 	i := sort.Search(len(d.units), func(i int) bool { return d.units[i].off > off }) - 1
 	if i < 0 || off < d.units[i].die || off >= d.units[i].end {
@@ -113,17 +124,27 @@ func (x *unitContext) readDIE(c *cursor, a *abbrev, d *die) error {
 			}
 			continue
 		}
-		v, form, err := c.number(at, &x.unit)
-		if err != nil {
+		var err error
+		if *field, err = x.value(c, at); err != nil {
 			return err
 		}
-		*field = dieValue{v, form}
 	}
 	return nil
 }
 
+// value reads an attribute. Strings in place are kept, as what they are in is not.
+func (x *unitContext) value(c *cursor, a attr) (dieValue, error) {
+	v, form, err := c.number(a, &x.unit)
+	if err == nil && form == formString && !c.short {
+		var ref stringRef
+		ref, err = x.b.pooledString((&cursor{b: c.b, off: int(v)}).cstring())
+		v = uint64(ref)
+	}
+	return dieValue{v, form}, err
+}
+
 // readRoot reads the attributes of the unit itself, with c at the first of them. c.b begins at the unit's header.
-func (x *unitContext) readRoot(b *indexBuilder, c *cursor, a *abbrev) error {
+func (x *unitContext) readRoot(c *cursor, a *abbrev) error {
 	var lowPC, compDir, dwoName dieValue
 	if x.kind == unitSplitCompile {
 		// Split files have one table each, and units do not say where: right after its header (section 7.26).
@@ -133,17 +154,18 @@ func (x *unitContext) readRoot(b *indexBuilder, c *cursor, a *abbrev) error {
 		}
 	}
 	for _, at := range a.attrs {
-		v, form, err := c.number(at, &x.unit)
+		value, err := x.value(c, at)
 		if err != nil {
 			return err
 		}
+		v := value.v
 		switch at.name {
 		case attrLowPC:
-			lowPC = dieValue{v, form}
+			lowPC = value
 		case attrCompDir:
-			compDir = dieValue{v, form}
+			compDir = value
 		case attrDwoName, attrGNUDwoName:
-			dwoName = dieValue{v, form}
+			dwoName = value
 		case attrStmtList:
 			x.stmtList, x.hasLines = v, true
 		case attrStrOffsetsBase:
@@ -171,12 +193,12 @@ func (x *unitContext) readRoot(b *indexBuilder, c *cursor, a *abbrev) error {
 		}
 	}
 	if compDir.form != 0 {
-		if x.compDir, err = b.text(x.stringRef(compDir)); err != nil {
+		if x.compDir, err = x.b.text(x.stringRef(compDir)); err != nil {
 			return fmt.Errorf("compilation directory: %w", err)
 		}
 	}
 	if dwoName.form != 0 {
-		if x.dwoName, err = b.text(x.stringRef(dwoName)); err != nil {
+		if x.dwoName, err = x.b.text(x.stringRef(dwoName)); err != nil {
 			return fmt.Errorf("name of the split file: %w", err)
 		}
 	}
@@ -199,7 +221,7 @@ func (x *unitContext) stringRef(v dieValue) stringRef {
 	d := x.d
 	switch v.form {
 	case formString:
-		return newStringRef(d.infoSource, d.infoBase+x.off+v.v)
+		return stringRef(v.v) // pooled already
 	case formStrp:
 		return newStringRef(d.strSource, v.v)
 	case formLineStrp:

@@ -57,6 +57,9 @@ func (b *indexBuilder) readSplitUnits(d *debugInfo, x *unitContext) error {
 	}
 	d.addresses = x.d
 	d.alt = x.d.alt
+	if err := d.list(); err != nil {
+		b.note(err)
+	}
 	for _, u := range d.units {
 		// Before DWARF 5 the id is an attribute; such files have one unit.
 		if u.version >= 5 && u.id != x.id {
@@ -68,8 +71,8 @@ func (b *indexBuilder) readSplitUnits(d *debugInfo, x *unitContext) error {
 	return errors.New("the unit is not in it")
 }
 
-// maxPoolBytes bounds the names that are kept of split files.
-const maxPoolBytes = 96 << 20
+// maxPoolBytes bounds the names that are kept because they are in place or in split files.
+const maxPoolBytes = 48 << 20
 
 // adoptNames copies the names of functions from the given one on that are in sources from the given one on.
 func (b *indexBuilder) adoptNames(functions, sources int) error {
@@ -82,22 +85,31 @@ func (b *indexBuilder) adoptNames(functions, sources int) error {
 		if err != nil {
 			b.note(err)
 		}
-		off, ok := b.pooled[string(name)]
-		if !ok {
-			if len(b.pool)+len(name) >= maxPoolBytes {
-				return fmt.Errorf("more than %d bytes of names: %w", maxPoolBytes, errLimit)
-			}
-			off = uint64(len(b.pool))
-			b.pooled[string(name)] = off
-			b.pool = append(append(b.pool, name...), 0)
+		ref, err := b.pooledString(name)
+		if err != nil {
+			return err
 		}
 		delete(b.functions.ids, key)
-		key.name = newStringRef(poolSource, off)
+		key.name = ref
 		b.functions.keys[i] = key
 		// The same function of another file may have this key already: both numbers are used then.
 		b.functions.ids[key] = uint32(i)
 	}
 	return nil
+}
+
+// pooledString keeps a string and returns where.
+func (b *indexBuilder) pooledString(s []byte) (stringRef, error) {
+	off, ok := b.pooled[string(s)]
+	if !ok {
+		if len(b.pool)+len(s) >= maxPoolBytes {
+			return 0, fmt.Errorf("more than %d bytes of names in place: %w", maxPoolBytes, errLimit)
+		}
+		off = uint64(len(b.pool))
+		b.pooled[string(s)] = off
+		b.pool = append(append(b.pool, s...), 0)
+	}
+	return newStringRef(poolSource, off), nil
 }
 
 // splitPackage is a .dwp file.
@@ -186,7 +198,7 @@ func (p *splitPackage) unit(id uint64) (*debugInfo, error) {
 		return nil, nil
 	}
 	d := &debugInfo{
-		str: p.d.str, strSource: p.d.strSource, infoSource: p.d.infoSource, infoBase: part.info.off,
+		str: p.d.str, strSource: p.d.strSource,
 		origins: make(map[uint64]uint32), others: make(map[int]*unitContext),
 	}
 	for _, s := range []struct {
@@ -202,7 +214,5 @@ func (p *splitPackage) unit(id uint64) (*debugInfo, error) {
 		}
 		s.to.blob = blob{s.from.blob.in, at}
 	}
-	var err error
-	d.units, err = readUnits(&d.info)
-	return d, err
+	return d, nil
 }

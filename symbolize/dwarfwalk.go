@@ -86,7 +86,7 @@ func (w *walker) read(d *debugInfo, u unit, skeleton *unitContext) error {
 	if err := w.readAbbrevs(d, &u); err != nil {
 		return fmt.Errorf("unit at %#x: %w", u.off, err)
 	}
-	w.x = &unitContext{unit: u, d: d, abbrevs: &w.abbrevs}
+	w.x = &unitContext{unit: u, b: w.b, d: d, abbrevs: &w.abbrevs}
 	w.c = cursor{b: w.buf, off: int(u.die - u.off)}
 	root := w.abbrevs.find(w.c.uleb())
 	if root == nil || root.kind != dieUnit {
@@ -95,7 +95,7 @@ func (w *walker) read(d *debugInfo, u unit, skeleton *unitContext) error {
 	if skeleton != nil {
 		w.x.inherit(skeleton)
 	}
-	if err := w.x.readRoot(w.b, &w.c, root); err != nil {
+	if err := w.x.readRoot(&w.c, root); err != nil {
 		return fmt.Errorf("unit at %#x: %w", u.off, err)
 	}
 	if skeleton == nil && w.x.dwoName != "" {
@@ -428,16 +428,7 @@ func (w *walker) entryAt(r dieRef, d *die) (*unitContext, error) {
 			return nil
 		}
 		found = true
-		if err := x.readDIE(c, a, d); err != nil {
-			return err
-		}
-		// Strings in place are at offsets of this cursor, and references to them count from the unit's start.
-		for _, v := range []*dieValue{&d.name, &d.linkage} {
-			if v.form == formString {
-				v.v += r.off - x.off
-			}
-		}
-		return nil
+		return x.readDIE(c, a, d)
 	})
 	if !found {
 		return nil, err

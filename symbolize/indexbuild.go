@@ -174,7 +174,11 @@ func (b *indexBuilder) openDebug(m *image, suffix string) (*debugInfo, error) {
 	d.addresses = d
 	d.rnglists.least, d.ranges.least, d.abbrev.least = aheadSize, aheadSize, aheadSize
 	for i, to := range []*window{&d.info, &d.abbrev, &d.str, &d.lineStr, &d.line, &d.ranges, &d.rnglists, &d.addr, &d.strOffsets} {
-		section, err := b.unpack.open(m, debugSections[i]+suffix)
+		open := b.unpack.open
+		if to == &d.info {
+			open = b.unpack.openAhead
+		}
+		section, err := open(m, debugSections[i]+suffix)
 		if err != nil {
 			return nil, err
 		}
@@ -183,11 +187,6 @@ func (b *indexBuilder) openDebug(m *image, suffix string) (*debugInfo, error) {
 	d.strSource = b.addSource(d.str.blob)
 	d.lineStrSource = b.addSource(d.lineStr.blob)
 	d.lineSource = b.addSource(d.line.blob)
-	d.infoSource = b.addSource(d.info.blob)
-	var err error
-	if d.units, err = readUnits(&d.info); err != nil {
-		b.note(err)
-	}
 	return d, nil
 }
 
@@ -196,6 +195,9 @@ const maxOtherUnits = 64
 
 // contextAt returns the unit of an entry, nil if no unit is there.
 func (b *indexBuilder) contextAt(r dieRef) (*unitContext, error) {
+	if err := r.d.list(); err != nil {
+		b.note(err)
+	}
 	i, ok := r.d.unitAt(r.off)
 	if !ok {
 		return nil, nil
@@ -207,7 +209,7 @@ func (b *indexBuilder) contextAt(r dieRef) (*unitContext, error) {
 		clear(r.d.others)
 	}
 	u := r.d.units[i]
-	x := &unitContext{unit: u, d: r.d, abbrevs: new(abbrevTable)}
+	x := &unitContext{unit: u, b: b, d: r.d, abbrevs: new(abbrevTable)}
 	if err := x.abbrevs.read(&r.d.abbrev, u.abbrevOff, &u); err != nil {
 		return nil, err
 	}
@@ -217,8 +219,7 @@ func (b *indexBuilder) contextAt(r dieRef) (*unitContext, error) {
 		if root == nil || c.short {
 			return nil
 		}
-		// Its strings are read through other windows, so that the cursor stays valid.
-		if err := x.readRoot(b, c, root); err != nil && !errors.Is(err, errShortUnit) {
+		if err := x.readRoot(c, root); err != nil && !errors.Is(err, errShortUnit) {
 			return err
 		}
 		return nil
@@ -257,10 +258,11 @@ func BuildIndex(ctx context.Context, in io.ReaderAt, size int64, out io.Writer, 
 	b.functions.ids = make(map[functionKey]uint32)
 	b.paths = append(b.paths, "") // number 0: not known
 	b.walk = walker{b: b, origins: make(map[uint64]uint32)}
+	defer b.unpack.close()
 	if err := b.build(); err != nil {
 		return b.stats, err
 	}
-	b.stats.Bytes, b.stats.Inflated = int64(b.w.off), b.unpack.used
+	b.stats.Bytes, b.stats.Inflated = int64(b.w.off), b.unpack.inflated()
 	return b.stats, nil
 }
 
@@ -292,9 +294,28 @@ func (b *indexBuilder) build() error {
 			b.note(fmt.Errorf("split package: %w", err))
 		}
 	}
-	for _, u := range d.units {
+	if err := b.readUnits(d); err != nil {
+		return err
+	}
+	if err := b.addSymbols(); err != nil {
+		return err
+	}
+	return b.finishIndex()
+}
+
+// readUnits reads all units of a file, in their order.
+func (b *indexBuilder) readUnits(d *debugInfo) error {
+	for off, n := uint64(0), 0; off < d.info.blob.size(); n++ {
 		if err := b.ctx.Err(); err != nil {
 			return err
+		}
+		u, err := readUnitHeader(&d.info, off)
+		if err == nil && n == maxUnits {
+			err = fmt.Errorf("more than %d units: %w", maxUnits, errLimit)
+		}
+		if err != nil {
+			b.note(err)
+			return nil
 		}
 		if err := b.walk.read(d, u, nil); err != nil {
 			if b.w.err != nil {
@@ -302,11 +323,9 @@ func (b *indexBuilder) build() error {
 			}
 			b.note(err)
 		}
+		off = u.end
 	}
-	if err := b.addSymbols(); err != nil {
-		return err
-	}
-	return b.finishIndex()
+	return nil
 }
 
 // symbolTable is a symbol table, and where the names in it are.
