@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -331,6 +332,62 @@ func TestCompressedBomb(t *testing.T) {
 				t.Errorf("%d bytes spilled, want at most %d: %v", info.Size(), tt.spill, err)
 			}
 		})
+	}
+}
+
+// TestInflateAhead reads a compressed section in rising steps, a little back now and then, and at last far back.
+func TestInflateAhead(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 0))
+	data := make([]byte, 1<<20)
+	for i := range data {
+		data[i] = byte(rng.IntN(8))
+	}
+	var packed bytes.Buffer
+	w := zlib.NewWriter(&packed)
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	image := makeELF(elf.ELFCLASS64, elf.EM_X86_64, text, testSection{
+		name: "packed", typ: elf.SHT_PROGBITS, flags: elf.SHF_COMPRESSED, data: compressed(elf.COMPRESS_ZLIB, packed.Bytes(), uint64(len(data))),
+	})
+	m, err := readAnyImage(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spill memoryFile
+	u := unpacker{spill: &spill, limit: 1 << 30}
+	defer u.close()
+	b, err := u.openAhead(m, "packed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(at, n int) {
+		t.Helper()
+		got := make([]byte, min(n, len(data)-at))
+		if err := b.in.read(b.at, uint64(at), got); err != nil || !bytes.Equal(got, data[at:at+len(got)]) {
+			t.Fatalf("%d bytes at %d: %v", n, at, err)
+		}
+	}
+	// What was read last stays readable, and nothing farther back is asked for.
+	for at := 0; at < len(data); at += rng.IntN(100 << 10) {
+		n := rng.IntN(80 << 10)
+		check(at, n)
+		end := min(at+n, len(data))
+		back := rng.IntN(min(end, aheadKept) + 1)
+		check(end-back, rng.IntN(back+1))
+		at = end
+	}
+	if len(spill.b) != 0 {
+		t.Errorf("%d bytes were spilled", len(spill.b))
+	}
+	for range 100 {
+		check(rng.IntN(len(data)), rng.IntN(100<<10))
+	}
+	if len(spill.b) != len(data) {
+		t.Errorf("%d bytes were spilled, want all", len(spill.b))
 	}
 }
 

@@ -308,6 +308,7 @@ func TestIndexEqualsLLVM(t *testing.T) {
 		{name: "position-dependent", compiler: "g++", flags: []string{"-O2", "-g", "-no-pie"}},
 		{name: "type units", compiler: "g++", flags: []string{"-O2", "-g", "-fdebug-types-section"}},
 		{name: "link-time optimized", compiler: "g++", flags: []string{"-O2", "-g", "-flto"}},
+		{name: "link-time optimized, zlib", compiler: "g++", flags: []string{"-O2", "-g", "-flto", "-gz"}},
 		{name: "zlib", compiler: "g++", flags: []string{"-O2", "-g", "-gz"}},
 		{name: "zstd", compiler: "g++", flags: []string{"-O2", "-g"}, after: func(t *testing.T, path string, opts *IndexOptions) {
 			run(t, filepath.Dir(path), "llvm-objcopy-19", "--compress-debug-sections=zstd", path)

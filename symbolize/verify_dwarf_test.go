@@ -177,9 +177,7 @@ func TestVerifySymbolsMutants(t *testing.T) {
 	const mutants = 200_000
 	rng := rand.New(rand.NewPCG(1, 0))
 	skipped, failed := 0, 0
-	deadline := time.Now().Add(20 * time.Minute)
-	n := 0
-	for ; n < mutants && time.Now().Before(deadline); n++ {
+	for range mutants {
 		// One to four bytes, changed back afterwards.
 		type change struct {
 			at  uint64
@@ -209,8 +207,5 @@ func TestVerifySymbolsMutants(t *testing.T) {
 			whole[changes[i].at] = changes[i].old
 		}
 	}
-	t.Logf("%d mutants: %d with parts skipped, %d without an index", n, skipped, failed)
-	if n < mutants {
-		t.Errorf("%d mutants in 20 minutes, want %d", n, mutants)
-	}
+	t.Logf("%d mutants: %d with parts skipped, %d without an index", mutants, skipped, failed)
 }
