@@ -251,6 +251,14 @@ func TestHostileDWARF(t *testing.T) {
 			i.add(append(function, byte(0))...)
 			i.add(bytes.Repeat([]byte{codeNamespace}, maxDepth+10))
 		}), want: "f/outer@/src/a.c:1", err: "over the limit"},
+		{name: "more inlined calls than are told", info: build(func(i *testInfo) {
+			callee := i.add(byte(codeAbstract), "g", byte(1))
+			i.add(function...)
+			for range 2 * maxInline {
+				i.add(byte(codeInlined), callee, uint64(0x1000), uint32(4), byte(1), byte(2))
+			}
+			i.add(bytes.Repeat([]byte{0}, 2*maxInline+2))
+		}), want: "g@/src/a.c:1" + strings.Repeat(" g@/src/a.c:2", maxInline-2) + " f/outer@/src/a.c:2"},
 		{name: "an abbreviation that is not there", info: build(func(i *testInfo) {
 			i.add(append(function, byte(0), byte(99))...)
 		}), want: "f/outer@/src/a.c:1", err: "no abbreviation 99"},

@@ -121,7 +121,7 @@ const (
 	maxUnits = 1 << 20
 	// maxUnitBytes bounds what is read of a unit at once. Those of large C++ files have 5 MB, what link-time
 	// optimization makes of a program up to some ten times that.
-	maxUnitBytes = 96 << 20
+	maxUnitBytes = 64 << 20
 	// maxAbbrevs bounds the abbreviations of a unit, and maxAbbrevGap the numbers that are left out before one.
 	maxAbbrevs   = 1 << 16
 	maxAbbrevGap = 1 << 10

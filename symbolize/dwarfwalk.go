@@ -21,6 +21,7 @@ const (
 // inlineNode is a function or a call that was inlined into it.
 type inlineNode struct {
 	parent   int32 // -1 for the function itself
+	depth    int32
 	function uint32
 	callFile uint32 // number in the unit
 	callLine uint32
@@ -283,7 +284,8 @@ func (w *walker) inlined(a *abbrev, outer scope) error {
 		return err
 	}
 	fn, node := outer.fn, outer.node
-	if len(spans) > 0 {
+	depth := fn.nodes[node].depth + 1
+	if len(spans) > 0 && depth < maxInline {
 		if len(fn.nodes) == maxNodes || len(fn.spans)+len(spans) > 4*maxNodes {
 			return fmt.Errorf("more than %d inlined calls in a function: %w", maxNodes, errLimit)
 		}
@@ -291,7 +293,7 @@ func (w *walker) inlined(a *abbrev, outer scope) error {
 		if err != nil {
 			return err
 		}
-		call := inlineNode{parent: node, function: id, callFile: uint32(min(d.callFile.v, lineEnd)), callLine: uint32(d.callLine.v)}
+		call := inlineNode{parent: node, depth: depth, function: id, callFile: uint32(min(d.callFile.v, lineEnd)), callLine: uint32(d.callLine.v)}
 		node = int32(len(fn.nodes))
 		fn.nodes = append(fn.nodes, call)
 		for _, s := range spans {

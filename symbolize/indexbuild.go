@@ -90,8 +90,9 @@ type functionSet struct {
 	keys []functionKey
 }
 
-// maxIndexFunctions bounds the functions of an index.
-const maxIndexFunctions = 4 << 20
+// maxIndexFunctions bounds the functions of an index, which take some 50 bytes each while it is made. ceph-osd has
+// 138,000.
+const maxIndexFunctions = 2 << 20
 
 func (s *functionSet) number(k functionKey) (uint32, error) {
 	if id, ok := s.ids[k]; ok {

@@ -61,8 +61,8 @@ func (e *indexEntry) before(o *indexEntry) bool {
 	return e.order > o.order
 }
 
-// maxIndexEntries bounds the table of addresses.
-const maxIndexEntries = 6 << 20
+// maxIndexEntries bounds the table of addresses, 20 bytes each while it is made.
+const maxIndexEntries = 2 << 20
 
 // indexRow is a row of a chunk.
 type indexRow struct {
@@ -294,7 +294,7 @@ func (b *indexBuilder) writeChunks(run span, at uint64, symbol uint32) error {
 
 func (b *indexBuilder) writeChunk(s span, rows []indexRow, at uint64, symbol uint32) error {
 	if len(b.entries) == maxIndexEntries || b.w.off > math.MaxUint32 {
-		return fmt.Errorf("index of more than %d ranges: %w", len(b.entries), errLimit)
+		return fmt.Errorf("index of more than %d ranges or 4 GiB: %w", maxIndexEntries, errLimit)
 	}
 	back := uint64(0)
 	if at != 0 {

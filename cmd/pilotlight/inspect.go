@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -157,7 +158,7 @@ func printSymbols(w io.Writer, names []resolved) error {
 			if i > 0 {
 				fmt.Fprint(out, " (inlined by) ")
 			}
-			fmt.Fprint(out, f.Function)
+			fmt.Fprint(out, cmp.Or(f.Function, "??"))
 			if f.File != "" {
 				fmt.Fprintf(out, " at %s:%d", f.File, f.Line)
 			}
