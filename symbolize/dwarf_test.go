@@ -193,6 +193,13 @@ func TestIndexResolve(t *testing.T) {
 		if got := brief(x.Resolve(nil, addr)); got != want {
 			t.Errorf("%#x: got %q, want %q", addr, got, want)
 		}
+		// As in a large index, whose addresses stay in the file.
+		large := &Index{in: x.in, trailer: x.trailer, records: x.records, strings: x.strings, functions: x.functions,
+			files: x.files, addresses: x.addresses, sparse: x.sparse, names: x.names, paths: x.paths}
+		large.scratch.New = x.scratch.New
+		if got := brief(large.Resolve(nil, addr)); got != want {
+			t.Errorf("%#x in a large index: got %q, want %q", addr, got, want)
+		}
 	}
 	if err := x.Err(); err != nil {
 		t.Error(err)

@@ -92,11 +92,15 @@ var (
 	errIndexDamaged = errors.New("index is damaged")
 )
 
-// sparseAddresses is how many entries of the address table stand between two that are kept in memory.
-const sparseAddresses = 64
+// sparseAddresses is how many entries of the address table stand between two that are kept in memory. A table of up
+// to maxWhole bytes is kept as a whole, which saves a lookup a read.
+const (
+	sparseAddresses = 64
+	maxWhole        = 512 << 10
+)
 
-// Index names addresses from an index that BuildIndex wrote. In memory it keeps every 64th address and the names
-// that were asked for lately; all else it reads from the file.
+// Index names addresses from an index that BuildIndex wrote. In memory it keeps the addresses, of large indexes every
+// 64th, and the names that were asked for lately; all else it reads from the file.
 //
 // An Index may be used by several goroutines at once if its ReaderAt may.
 type Index struct {
@@ -106,6 +110,7 @@ type Index struct {
 	// records, strings, functions, files and addresses are the parts of the file.
 	records, strings, functions, files, addresses extent
 	sparse                                        []uint32
+	whole                                         []byte    // all of addresses, if they are few
 	scratch                                       sync.Pool // *indexScratch
 
 	mu    sync.Mutex
@@ -191,8 +196,14 @@ func (x *Index) check(all extent) error {
 
 func (x *Index) readSparse() error {
 	x.sparse = make([]uint32, 0, (x.addresses.size/8+sparseAddresses-1)/sparseAddresses)
+	if x.addresses.size <= maxWhole {
+		x.whole = make([]byte, 0, x.addresses.size)
+	}
 	last, sorted := uint32(0), true
 	err := x.in.chunks(x.addresses, make([]byte, chunkSize), func(off uint64, piece []byte) bool {
+		if x.addresses.size <= maxWhole {
+			x.whole = append(x.whole, piece...)
+		}
 		for i := 0; i+8 <= len(piece); i += 8 {
 			start := binary.LittleEndian.Uint32(piece[i:])
 			sorted = sorted && start >= last
@@ -229,7 +240,7 @@ func (x *Index) MemoryBytes() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	const fixed = 1024
-	return fixed + 4*cap(x.sparse) + x.held
+	return fixed + 4*cap(x.sparse) + cap(x.whole) + x.held
 }
 
 // location is what the index has of a frame.
@@ -323,9 +334,14 @@ func (x *Index) find(addr uint64, buf []byte) (chunk, start uint32, ok bool, err
 	if block < 0 {
 		return 0, 0, false, nil
 	}
-	b, err := x.in.readSome(x.addresses, uint64(block)*uint64(len(buf)), buf)
-	if err != nil {
-		return 0, 0, false, err
+	var b []byte
+	if at := block * len(buf); x.whole != nil {
+		b = x.whole[at:min(at+len(buf), len(x.whole))]
+	} else {
+		var err error
+		if b, err = x.in.readSome(x.addresses, uint64(at), buf); err != nil {
+			return 0, 0, false, err
+		}
 	}
 	le := binary.LittleEndian
 	i := upper(len(b)/8, func(i int) uint32 { return le.Uint32(b[8*i:]) }, off) - 1
