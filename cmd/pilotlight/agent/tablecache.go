@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ const (
 	// A file so old that was not given its name belongs to an agent that died.
 	staleTemporary = time.Hour
 	temporary      = "tmp-"
+	tablesName     = "unwind" // of the directory within the cache directory
 )
 
 // tableCache keeps unwind tables on disk, in files named by the key of the file
@@ -47,13 +49,13 @@ var errNotCached = errors.New("not in the cache")
 // What the agent reads there it believes, so the directory must be this user's
 // and nobody else may write it.
 func openTableCache(dir string, limit int64) (*tableCache, error) {
-	path := tablesIn(dir)
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make cache directory: %w", err)
 	}
-	root, err := os.OpenRoot(path)
+	path := tablesIn(dir)
+	root, err := openTablesDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open cache directory: %w", err)
+		return nil, fmt.Errorf("open cache directory %s: %w", path, err)
 	}
 	c := &tableCache{dir: root, limit: limit}
 	if err = c.check(); err == nil {
@@ -63,6 +65,20 @@ func openTableCache(dir string, limit int64) (*tableCache, error) {
 		return nil, errors.Join(fmt.Errorf("cache directory %s: %w", path, err), root.Close())
 	}
 	return c, nil
+}
+
+// openTablesDir opens the directory of tables in dir, and makes it. A link that leads
+// out of dir is not followed: others may have made dir, and a full cache removes files.
+func openTablesDir(dir string) (*os.Root, error) {
+	parent, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close() // nothing was written
+	if err := parent.Mkdir(tablesName, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return parent.OpenRoot(tablesName)
 }
 
 // check looks at the directory that is open: what the path leads to may change.
@@ -77,7 +93,15 @@ func (c *tableCache) check() error {
 // CheckCacheDir says what keeps an agent from using dir as its cache directory.
 // One that is not there is made when it is wanted.
 func CheckCacheDir(dir string) error {
-	info, err := os.Stat(tablesIn(dir))
+	parent, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	info, err := parent.Stat(tablesName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -90,7 +114,7 @@ func CheckCacheDir(dir string) error {
 	return nil
 }
 
-func tablesIn(dir string) string { return filepath.Join(dir, "unwind") }
+func tablesIn(dir string) string { return filepath.Join(dir, tablesName) }
 
 func checkOwner(info fs.FileInfo) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
@@ -181,8 +205,8 @@ func (c *tableCache) evict() error {
 	c.size = 0
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
-			continue // gone, or none of ours
+		if err != nil || !info.Mode().IsRegular() || !isOurs(info.Name()) {
+			continue
 		}
 		if strings.HasPrefix(info.Name(), temporary) && time.Since(info.ModTime()) < staleTemporary {
 			continue
@@ -202,6 +226,12 @@ func (c *tableCache) evict() error {
 		c.size -= info.Size()
 	}
 	return nil
+}
+
+// isOurs reports whether an agent gives a file such a name.
+func isOurs(name string) bool {
+	_, err := hex.DecodeString(name)
+	return strings.HasPrefix(name, temporary) || err == nil && len(name) == 2*len(process.FileKey{})
 }
 
 func (c *tableCache) close() error { return c.dir.Close() }

@@ -149,6 +149,40 @@ func TestTableCacheOfOthersIsRefused(t *testing.T) {
 	}
 }
 
+// TestTableCacheElsewhereIsRefused has a link to a directory of this user, as somebody else may have put it where
+// the cache directory was named.
+func TestTableCacheElsewhereIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "unwind")); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckCacheDir(dir); err == nil {
+		t.Error("found nothing wrong with a link out of the cache directory")
+	}
+	if c, err := openTableCache(dir, 1<<20); err == nil {
+		t.Errorf("opened a link out of the cache directory: %v", c.close())
+	}
+}
+
+// TestTableCacheLeavesOtherFiles fills a cache in whose directory are files that no agent made.
+func TestTableCacheLeavesOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 1)
+	other := filepath.Join(dir, "unwind", "other")
+	if err := os.WriteFile(other, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.put(process.FileKey{1}, testTable(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.get(process.FileKey{1}); !errors.Is(err, errNotCached) {
+		t.Errorf("a cache for one byte keeps a table: %v", err)
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTableCacheForgetsWhatWasNotUsed(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, dir, 1<<30)
