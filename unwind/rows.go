@@ -113,8 +113,9 @@ func (w *rowWriter) full() bool { return w.added > maxRows }
 func (w *rowWriter) table() *Table {
 	w.closePage()
 	t := w.t
+	// Without the room that they grew into: tables are kept.
 	t.Rows = append([]Row(nil), t.Rows...)
-	t.Rules = w.dict.rules
+	t.Rules = append([]Rule(nil), w.dict.rules...)
 	return &t
 }
 
