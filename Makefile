@@ -49,9 +49,10 @@ test-kernel: ## the tests of bpf on Linux 6.1 in QEMU: the oldest kernel that th
 	.ci/deps kernel
 	$(MAKE) -C testdata/kernel GO=$(GO)
 	$(MAKE) -C testdata/stacks
+	$(MAKE) -C bpf/testdata
 	$(GO) test -c -o bin/bpf.test ./bpf
 	testdata/kernel/build/boot -kernel testdata/kernel/build/vmlinuz -init testdata/kernel/build/init \
-		-with testdata/stacks/build bin/bpf.test bpf -test.run '^TestKernel' -test.skip '^TestKernelGDB' -test.v -test.timeout 9m
+		-with testdata/stacks/build -with bpf/testdata/build bin/bpf.test bpf -test.run '^TestKernel' -test.skip '^TestKernelGDB' -test.v -test.timeout 9m
 
 .PHONY: bench
 bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix beside perf
@@ -111,6 +112,7 @@ clean: ## remove what was built, except what is committed
 	$(MAKE) -C testdata/loads clean
 	$(MAKE) -C testdata/kernel clean
 	$(MAKE) -C testdata/stacks clean
+	$(MAKE) -C bpf/testdata clean
 
 .PHONY: help
 help: ## this list

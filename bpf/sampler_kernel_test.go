@@ -333,7 +333,7 @@ func TestKernelExecInProgress(t *testing.T) {
 	name := kernelFunctions(t)
 	s := open(t, Options{Frequency: MaxFrequency})
 	finish := follow(t, s)
-	const spin = `i=0; while [ $i -lt 500 ]; do /bin/true; i=$((i+1)); done`
+	const spin = `i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done`
 	if err := exec.Command("sh", "-c", spin).Run(); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestKernelStepsAsUnwind(t *testing.T) {
 		t.Skip("the registers of this test are those of amd64")
 	}
 	s := open(t, Options{Frequency: 97}) // below the limit of samples that carry stacks
-	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "9")
+	p := run(t, s, compile(t, "recursion"), "9")
 	leaf := leafRegisters(t, p)
 	p.symbols = slices.DeleteFunc(p.symbols, func(s symbol) bool { return s.start < p.code[0].Start || s.start >= p.code[0].End })
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -21,18 +21,18 @@ import (
 	"pilotlight/unwind"
 )
 
-// compile builds a program of testdata and returns its path.
-func compile(t testing.TB, source string, flags ...string) string {
+// compile builds a program of testdata, unless PREBUILT=1 says that there is nothing to build with, and returns its path.
+func compile(t testing.TB, program string) string {
 	t.Helper()
-	if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("REQUIRE_ALL") == "" {
-		t.Skip("the programs to sample are built with gcc")
+	if os.Getenv("PREBUILT") != "1" {
+		if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("REQUIRE_ALL") == "" {
+			t.Skip("the programs to sample are built with gcc")
+		}
+		if out, err := exec.Command("make", "--no-print-directory", "-C", "testdata", "build/"+program).CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", program, err, out)
+		}
 	}
-	path := filepath.Join(t.TempDir(), strings.TrimSuffix(source, ".c"))
-	args := slices.Concat([]string{"-O2", "-fno-optimize-sibling-calls", "-Wall", "-Wextra", "-Werror", "-o", path}, flags, []string{filepath.Join("testdata", source)})
-	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	return path
+	return filepath.Join("testdata", "build", program)
 }
 
 // target is a running process, and what can be known of its code.
@@ -300,25 +300,23 @@ func isChain(stack, want []string) bool {
 }
 
 func TestKernelTables(t *testing.T) {
-	unframed := []string{"-fomit-frame-pointer"}
 	for _, tc := range []struct {
-		name, source string
-		flags        []string
-		depth        int
+		name, program string
+		depth         int
 	}{
-		{"C", "recursion.c", unframed, 45},
-		{"100 deep", "recursion.c", unframed, 100},
-		{"200 deep", "recursion.c", unframed, 200},
-		{"400 deep", "recursion.c", unframed, 400},
-		{"500 deep", "recursion.c", unframed, 500},
-		{"frame pointers", "recursion.c", []string{"-fno-omit-frame-pointer"}, 45},
-		{"static", "recursion.c", append(unframed, "-static"), 45},
-		{"static PIE", "recursion.c", append(unframed, "-static-pie"), 45},
-		{"not PIE", "recursion.c", append(unframed, "-no-pie", "-fno-pic"), 45},
+		{"C", "recursion", 45},
+		{"100 deep", "recursion", 100},
+		{"200 deep", "recursion", 200},
+		{"400 deep", "recursion", 400},
+		{"500 deep", "recursion", 500},
+		{"frame pointers", "recursion-frames", 45},
+		{"static", "recursion-static", 45},
+		{"static PIE", "recursion-static-pie", 45},
+		{"not PIE", "recursion-no-pie", 45},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := open(t, Options{Frequency: 499})
-			p := run(t, s, compile(t, tc.source, tc.flags...), fmt.Sprint(tc.depth))
+			p := run(t, s, compile(t, tc.program), fmt.Sprint(tc.depth))
 			p.publish(t)
 			want := recursion(tc.depth)
 			for _, sample := range p.collect(t, 100) {
@@ -332,7 +330,7 @@ func TestKernelTables(t *testing.T) {
 
 func TestKernelTablesSignal(t *testing.T) {
 	s := open(t, Options{Frequency: 499})
-	p := run(t, s, compile(t, "altstack.c", "-fomit-frame-pointer"))
+	p := run(t, s, compile(t, "altstack"))
 	p.publish(t)
 	want := []string{"spin", "handler", "libc.so.6", "fault", "work", "main"}
 	for _, sample := range p.collect(t, 100) {
@@ -344,7 +342,7 @@ func TestKernelTablesSignal(t *testing.T) {
 
 func TestKernelCompat(t *testing.T) {
 	s := open(t, Options{Frequency: 499})
-	path := compile(t, "compat.c", "-m32", "-fno-omit-frame-pointer", "-fno-pic", "-no-pie", "-nostdlib", "-static", "-ffreestanding")
+	path := compile(t, "compat")
 	p := run(t, s, path)
 	want := []string{"spin", "descend", "descend", "descend", "descend", "descend", "entry", "_start"}
 	for _, sample := range p.collect(t, 100) {
@@ -375,7 +373,7 @@ func TestKernelUnfinished(t *testing.T) {
 		}
 	}
 	s := open(t, Options{Frequency: 99})
-	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "45")
+	p := run(t, s, compile(t, "recursion"), "45")
 	t.Run("process", func(t *testing.T) { whole(t, p, NoMapping, true) })
 	t.Run("table", func(t *testing.T) {
 		code := slices.Clone(p.code)
@@ -405,7 +403,7 @@ func TestKernelUnfinished(t *testing.T) {
 // TestKernelUnknownByFramePointers takes more samples of an unknown process than may carry stacks.
 func TestKernelUnknownByFramePointers(t *testing.T) {
 	s := open(t, Options{Frequency: MaxFrequency})
-	p := run(t, s, compile(t, "recursion.c", "-fno-omit-frame-pointer"), "45")
+	p := run(t, s, compile(t, "recursion-frames"), "45")
 	want := recursion(45)
 	shipped, walked := 0, 0
 	for _, sample := range p.collect(t, 1000) {
@@ -426,7 +424,7 @@ func TestKernelUnknownByFramePointers(t *testing.T) {
 
 func TestKernelTablesJIT(t *testing.T) {
 	s := open(t, Options{Frequency: 499})
-	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "45")
+	p := run(t, s, compile(t, "recursion"), "45")
 	for i := range p.code {
 		p.code[i].Kind = CodeJIT
 	}
@@ -441,7 +439,7 @@ func TestKernelTablesJIT(t *testing.T) {
 // TestKernelTablesChange has tables and processes come and go while samples are taken: no sample sees half of one.
 func TestKernelTablesChange(t *testing.T) {
 	s := open(t, Options{Frequency: 97, TableBytes: 4 * shardBytes})
-	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "45")
+	p := run(t, s, compile(t, "recursion"), "45")
 	stop := make(chan struct{})
 	stopped := make(chan error)
 	go func() {
@@ -509,7 +507,7 @@ func TestKernelTablesChange(t *testing.T) {
 // TestKernelTablesHostile fills the shards and the rules with anything.
 func TestKernelTablesHostile(t *testing.T) {
 	s := open(t, Options{Frequency: MaxFrequency})
-	p := run(t, s, compile(t, "recursion.c", "-fomit-frame-pointer"), "45")
+	p := run(t, s, compile(t, "recursion"), "45")
 	p.publish(t)
 	at := s.tables.published[p.id.PID].at
 	s.tables.mu.Lock()

@@ -30,7 +30,7 @@ func BenchmarkKernelWalk(b *testing.B) {
 		burners.Wait()
 	})
 	b.Run("C", func(b *testing.B) {
-		path := compile(b, "recursion.c", "-fomit-frame-pointer")
+		path := compile(b, "recursion")
 		benchmarkWalk(b, run(b, open(b, Options{Frequency: 99}), path, "45"))
 	})
 }
