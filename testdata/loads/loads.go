@@ -98,6 +98,7 @@ var programs = map[string]program{
 	"shares-go": {"shares-go", []string{"shares-go"}},
 	"burners":   {"burners", []string{"burners"}},
 	"forkstorm": {"forkstorm", []string{"forkstorm"}},
+	"churn":     {"churn", []string{"churn"}},
 	"deep":      {"deep", []string{"deep"}},
 	"libraries": {"libraries", []string{"libraries"}},
 	"go":        {"mix-go", []string{"mix-go"}},

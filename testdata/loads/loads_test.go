@@ -128,6 +128,14 @@ func TestForkStorm(t *testing.T) {
 	}
 }
 
+func TestChurn(t *testing.T) {
+	var churn struct{ Iterations float64 }
+	run(t, "churn", time.Second, &churn)
+	if churn.Iterations < 10 || churn.Iterations > 1001 {
+		t.Errorf("%v processes in a second, want a thousand, or what a busy machine has room for", churn.Iterations)
+	}
+}
+
 func TestUnder(t *testing.T) {
 	shares := loads.Shares{Stacks: []loads.Stack{
 		{Functions: []string{"main", "parse"}, CPU: 1},
