@@ -179,12 +179,25 @@ func wantStored(t testing.TB, s *Store, want ...Encoded) {
 	}
 }
 
-// segments lists the files of a store that end in suffix, by sequence.
-func segments(t testing.TB, dir, suffix string) []string {
+// settle has everything in memory written as blocks, and merges and deletes what is to be merged and deleted.
+func settle(t testing.TB, s *Store) {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+	for range 2 { // the first one may have met a head that waited already
+		r := request{make(chan struct{})}
+		s.requests <- r
+		<-r.done
+	}
+	if err := s.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// files lists what a directory of a store holds.
+func files(t testing.TB, s *Store, dir string) []string {
+	t.Helper()
+	names, err := s.fs.ReadDir(filepath.Join(s.dir, dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return paths
+	return names
 }

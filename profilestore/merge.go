@@ -3,176 +3,356 @@ package profilestore
 import (
 	"context"
 	"errors"
-	"math"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/google/pprof/profile"
-	"github.com/prometheus/prometheus/model/labels"
 )
 
 // Merge merges the matching samples into one pprof profile with all sample types that the matching profiles
-// share, the sample labels kept and the query's type as the default. Its time is the start of the first
-// profile, its duration reaches to the end of the last. Without a matching sample the profile is valid and
-// empty. The comments "file_key ..." are left out: they name mappings by numbers that a merge changes. A
-// damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error.
-func (s *Store) Merge(ctx context.Context, q Query) (*profile.Profile, error) {
-	typ := q.Type
-	if typ == (ProfileType{}) {
-		typ = DefaultType
-	}
-	types, err := s.sharedTypes(ctx, &q, typ)
+// share, the labels of the samples, addresses, mappings and comments kept, and the query's type as the default.
+// Its time is the start of the first profile, its duration reaches to the end of the last. Without a matching
+// sample the profile is valid and empty. The comments "file_key ..." are left out: they name mappings by numbers
+// that a merge changes. A damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error.
+func (s *Store) Merge(ctx context.Context, q Query) (_ *profile.Profile, err error) {
+	v, err := s.view(q)
 	if err != nil {
 		return nil, err
 	}
-	mg := merger{limit: s.o.QueryBytes, errLimit: s.errQueryBytes()}
-	var from, to, sum int64
-	var buf []byte
-	err = s.query(ctx, &q, false, func(m match) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		most := slices.Max(m.v.totalsOf(m.e))
-		if most > math.MaxInt64-sum {
-			return errOverflow
-		}
-		sum += most
-		var err error
-		buf, err = s.pprof(&m, buf, func(raw []byte) error {
-			p, err := profile.ParseUncompressed(raw)
-			if err != nil {
-				return err
-			}
-			keepMatching(p, m.rest)
-			if len(p.Sample) == 0 {
-				return nil
-			}
-			keepTypes(p, m.series().types, types)
-			if from == 0 || m.e.time < from {
-				from = m.e.time
-			}
-			to = max(to, m.e.time+m.e.duration)
-			return mg.add(p, int64(len(raw)))
-		})
-		if errors.Is(err, errDamaged) {
-			return nil
-		}
-		return wrapStored(&m, err)
-	})
+	defer func() { err = errors.Join(err, v.release()) }()
+	w, err := v.choose(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p, err := mg.merge()
+	defer w.close()
+	types := w.sharedTypes()
+	var merged []*profile.Profile
+	size := int64(0)
+	for _, d := range w.dictionaries() {
+		p, n, err := w.merge(ctx, d, types, s.o.QueryBytes-size)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			merged = append(merged, p)
+			size += n
+		}
+	}
+	switch len(merged) {
+	case 0:
+		t := v.q.Type
+		p := &profile.Profile{PeriodType: &profile.ValueType{Type: t.PeriodType, Unit: t.PeriodUnit}, DefaultSampleType: t.SampleType}
+		p.SampleType = []*profile.ValueType{{Type: t.SampleType, Unit: t.SampleUnit}}
+		return p, nil
+	case 1:
+		w.describe(merged[0])
+		return merged[0], nil
+	}
+	p, err := profile.Merge(merged)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("merge profiles of %d dictionaries: %w", len(merged), err)
 	}
-	if p == nil {
-		p = &profile.Profile{PeriodType: &profile.ValueType{Type: typ.PeriodType, Unit: typ.PeriodUnit}}
-		p.SampleType = []*profile.ValueType{{Type: typ.SampleType, Unit: typ.SampleUnit}}
-	}
-	p.TimeNanos, p.DurationNanos = from, to-from
-	p.DefaultSampleType = typ.SampleType
-	p.Comments = slices.DeleteFunc(p.Comments, func(c string) bool { return strings.HasPrefix(c, "file_key ") })
+	w.describe(p)
 	return p, nil
 }
 
 // sharedTypes are the types that all series of the answer have, in the order of the first one.
-func (s *Store) sharedTypes(ctx context.Context, q *Query, typ ProfileType) ([]ProfileType, error) {
+func (w *work) sharedTypes() []ProfileType {
 	var shared []ProfileType
 	seen := make(map[*series]bool)
-	err := s.query(ctx, q, false, func(m match) error {
-		own := m.series()
-		if seen[own] {
-			return nil
-		}
-		seen[own] = true
-		if shared == nil {
-			shared = slices.Clone(own.types)
-			return nil
-		}
-		shared = slices.DeleteFunc(shared, func(t ProfileType) bool { return own.typeIndex(t) < 0 && t != typ })
-		return nil
-	})
-	return shared, err
-}
-
-// keepMatching drops the samples that the matchers do not want.
-func keepMatching(p *profile.Profile, rest []*labels.Matcher) {
-	if rest == nil {
-		return
-	}
-	p.Sample = slices.DeleteFunc(p.Sample, func(sample *profile.Sample) bool {
-		return !matchAll(rest, func(name string) string {
-			if values := sample.Label[name]; len(values) > 0 {
-				return validUTF8(values[0])
+	for _, d := range w.dictionaries() {
+		for i := range d.chosen {
+			own := d.chosen[i].row.series
+			if seen[own] {
+				continue
 			}
-			return ""
-		})
-	})
-}
-
-// keepTypes leaves only the values of the types wanted, in their order. All are there.
-func keepTypes(p *profile.Profile, have, want []ProfileType) {
-	if slices.Equal(have, want) {
-		return
-	}
-	types := make([]*profile.ValueType, len(want))
-	from := make([]int, len(want))
-	for i, t := range want {
-		from[i] = slices.Index(have, t)
-		types[i] = p.SampleType[from[i]]
-	}
-	p.SampleType = types
-	for _, sample := range p.Sample {
-		values := make([]int64, len(want))
-		for i, f := range from {
-			values[i] = sample.Value[f]
+			seen[own] = true
+			if len(seen) == 1 {
+				shared = slices.Clone(own.types)
+			} else {
+				shared = slices.DeleteFunc(shared, func(t ProfileType) bool { return own.typeIndex(t) < 0 })
+			}
 		}
-		sample.Value = values
+	}
+	return shared
+}
+
+// sampleKey is a row of the answer: a stack with a label set.
+type sampleKey struct{ stack, labels uint32 }
+
+// merge makes the profile of one dictionary; nil without an error when it is damaged. size is what it takes in
+// memory, in bytes.
+func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType, limit int64) (_ *profile.Profile, size int64, err error) {
+	syms, err := w.v.symbols(ctx, &d.chosen[0])
+	if syms == nil {
+		return nil, 0, err
+	}
+	bad := make(map[int]bool) // parts that turned out to be damaged
+	for {
+		rows, err := w.mergeRows(ctx, d, syms, types, limit, bad)
+		if damage := (*damageError)(nil); errors.As(err, &damage) {
+			continue // without that part
+		}
+		if err != nil || len(rows.index) == 0 {
+			return nil, 0, err
+		}
+		b := newPprofBuilder(syms)
+		if main := d.chosen[0].row.header.mapping; main > 0 && int(main) <= len(syms.mappings) {
+			b.mapping(main - 1) // pprof takes the first mapping for the program
+		}
+		p := b.build(rows, types)
+		if size = rows.size() + b.size(); size > limit {
+			return nil, 0, w.v.s.errQueryBytes()
+		}
+		return p, size, nil
 	}
 }
 
-// merger merges some profiles at a time, so that they are not all in memory.
-type merger struct {
-	merged   *profile.Profile
-	waiting  []*profile.Profile
-	bytes    int64 // of waiting, encoded
-	limit    int64
-	errLimit error
+// mergedRows are the sums of each type by stack and label set.
+type mergedRows struct {
+	index  map[sampleKey]int32
+	keys   []sampleKey
+	values [][]int64 // by type
 }
 
-func (mg *merger) add(p *profile.Profile, size int64) error {
-	mg.waiting = append(mg.waiting, p)
-	mg.bytes += size
-	const atOnce = 8 << 20 // encoded; decoded some ten times as much
-	if mg.bytes < atOnce {
-		return nil
+func (r *mergedRows) size() int64 { return int64(len(r.keys)) * int64(800+16*len(r.values)) }
+
+// mergeRows reads all columns of a dictionary. The part of a damage is added to bad.
+func (w *work) mergeRows(ctx context.Context, d *dictionaryWork, syms *symbols, types []ProfileType, limit int64, bad map[int]bool) (*mergedRows, error) {
+	m := &mergedRows{index: make(map[sampleKey]int32), values: make([][]int64, len(types))}
+	plans := make(map[*series][]valueColumn)
+	for _, part := range d.parts {
+		if bad[part] {
+			continue
+		}
+		var profiles []*chosen // by number
+		want := columns{labels: true}
+		for i := range d.chosen {
+			c := &d.chosen[i]
+			if c.part != part {
+				continue
+			}
+			if profiles == nil {
+				profiles = make([]*chosen, len(c.table.rows))
+			}
+			profiles[c.number] = c
+			if plans[c.row.series] == nil {
+				for _, t := range types {
+					plans[c.row.series] = append(plans[c.row.series], c.row.series.columns[c.row.series.typeIndex(t)])
+				}
+			}
+			for _, column := range plans[c.row.series] {
+				want.values = append(want.values, column.column)
+			}
+		}
+		slices.Sort(want.values)
+		want.values = slices.Compact(want.values)
+		reader := w.v.parts[part].reader(want)
+		err := reader.scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if m.size() > limit {
+				return w.v.s.errQueryBytes()
+			}
+			return m.add(r, d.id, syms, profiles, plans)
+		})
+		reader.close()
+		if damage := (*damageError)(nil); errors.As(err, &damage) {
+			w.v.s.noteDamage(w.v.parts[part], damage)
+			bad[part] = true
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	_, err := mg.merge()
-	return err
+	return m, nil
 }
 
-// merge gives what is merged so far, nil when nothing is.
-func (mg *merger) merge() (*profile.Profile, error) {
-	if len(mg.waiting) == 0 {
-		return mg.merged, nil
+func (m *mergedRows) add(r *rows, dictionary uint32, syms *symbols, profiles []*chosen, plans map[*series][]valueColumn) error {
+	var last *series
+	var plan []valueColumn
+	for i, number := range r.profile {
+		if int(number) >= len(profiles) || int(r.stack[i]) >= len(syms.callers) || int(r.labels[i]) >= len(syms.setEnds) {
+			return errRows
+		}
+		c := profiles[number]
+		if c == nil || c.match.rest != nil && !c.match.rest.matches(dictionary, syms, r.labels[i]) {
+			continue
+		}
+		if c.row.series != last {
+			last = c.row.series
+			plan = plans[last]
+		}
+		key := sampleKey{r.stack[i], r.labels[i]}
+		at, ok := m.index[key]
+		if !ok {
+			at = int32(len(m.keys))
+			m.index[key] = at
+			m.keys = append(m.keys, key)
+			for t := range m.values {
+				m.values[t] = append(m.values[t], 0)
+			}
+		}
+		for t, column := range plan {
+			v := r.values[column.column][i] * column.factor
+			if m.values[t][at] += v; m.values[t][at] < 0 {
+				return errOverflow
+			}
+		}
 	}
-	if mg.merged != nil {
-		mg.waiting = append([]*profile.Profile{mg.merged}, mg.waiting...)
+	return nil
+}
+
+// describe adds what all profiles of the answer say of themselves.
+func (w *work) describe(p *profile.Profile) {
+	var from, to int64
+	seen := make(map[string]bool)
+	p.Comments = nil
+	first := true
+	for _, d := range w.dictionaries() {
+		for i := range d.chosen {
+			r := d.chosen[i].row
+			if first || r.time < from {
+				from = r.time
+			}
+			to = max(to, r.time+r.duration)
+			h := r.header
+			if first {
+				p.DropFrames, p.KeepFrames, p.DocURL = h.dropFrames, h.keepFrames, h.docURL
+			}
+			first = false
+			p.Period = max(p.Period, h.period)
+			if h.comments == "" || seen[h.comments] {
+				continue
+			}
+			seen[h.comments] = true
+			for _, c := range splitComments(h.comments) {
+				if !strings.HasPrefix(c, "file_key ") && !slices.Contains(p.Comments, c) {
+					p.Comments = append(p.Comments, c)
+				}
+			}
+		}
 	}
-	p, err := profile.Merge(mg.waiting)
-	if err != nil {
-		return nil, err
+	p.TimeNanos, p.DurationNanos = from, to-from
+	p.DefaultSampleType = w.v.q.Type.SampleType
+}
+
+// pprofBuilder makes a profile of symbols; what no sample needs is left out.
+type pprofBuilder struct {
+	*symbols
+	profile   *profile.Profile
+	mappings  []*profile.Mapping
+	functions []*profile.Function
+	locations []*profile.Location
+	stacks    int64 // locations in all of them
+}
+
+func newPprofBuilder(s *symbols) *pprofBuilder {
+	return &pprofBuilder{
+		symbols: s, profile: new(profile.Profile),
+		mappings:  make([]*profile.Mapping, len(s.mappings)),
+		functions: make([]*profile.Function, len(s.functions)),
+		locations: make([]*profile.Location, len(s.locations)),
 	}
-	mg.merged, mg.waiting, mg.bytes = p, nil, 0
-	size := int64(0)
-	for _, sample := range p.Sample {
-		// Three maps, and a key in the merger's table that is as long as the stack.
-		size += 600 + 16*int64(len(sample.Location))
+}
+
+func (b *pprofBuilder) size() int64 {
+	return 300*int64(len(b.profile.Location)+len(b.profile.Function)) + 8*b.stacks + 8*int64(len(b.locations)+len(b.functions))
+}
+
+func (b *pprofBuilder) build(rows *mergedRows, types []ProfileType) *profile.Profile {
+	b.profile.PeriodType = &profile.ValueType{Type: types[0].PeriodType, Unit: types[0].PeriodUnit}
+	for _, t := range types {
+		b.profile.SampleType = append(b.profile.SampleType, &profile.ValueType{Type: t.SampleType, Unit: t.SampleUnit})
 	}
-	size += 300 * int64(len(p.Location)+len(p.Function))
-	if size > mg.limit {
-		return nil, mg.errLimit
+	for i, key := range rows.keys {
+		sample := &profile.Sample{Value: make([]int64, len(types))}
+		for t := range types {
+			sample.Value[t] = rows.values[t][i]
+		}
+		for node := key.stack; node != 0; node = b.callers[node] {
+			sample.Location = append(sample.Location, b.location(b.leaf[node]))
+		}
+		b.stacks += int64(len(sample.Location))
+		b.label(sample, key.labels)
+		b.profile.Sample = append(b.profile.Sample, sample)
 	}
-	return p, nil
+	return b.profile
+}
+
+func (b *pprofBuilder) label(sample *profile.Sample, set uint32) {
+	for _, l := range b.set(set) {
+		name := b.strings[l.name]
+		if l.text {
+			if sample.Label == nil {
+				sample.Label = make(map[string][]string)
+			}
+			sample.Label[name] = append(sample.Label[name], b.strings[l.str])
+			continue
+		}
+		if sample.NumLabel == nil {
+			sample.NumLabel = make(map[string][]int64)
+		}
+		sample.NumLabel[name] = append(sample.NumLabel[name], l.num)
+		unit := b.strings[l.unit]
+		if unit == "" && sample.NumUnit[name] == nil {
+			continue
+		}
+		if sample.NumUnit == nil {
+			sample.NumUnit = make(map[string][]string)
+		}
+		for len(sample.NumUnit[name]) < len(sample.NumLabel[name])-1 {
+			sample.NumUnit[name] = append(sample.NumUnit[name], "")
+		}
+		sample.NumUnit[name] = append(sample.NumUnit[name], unit)
+	}
+}
+
+func (b *pprofBuilder) location(id uint32) *profile.Location {
+	if l := b.locations[id]; l != nil {
+		return l
+	}
+	at := &b.symbols.locations[id]
+	l := &profile.Location{ID: uint64(len(b.profile.Location) + 1), Address: at.address, IsFolded: at.folded}
+	if at.mapping > 0 {
+		l.Mapping = b.mapping(at.mapping - 1)
+	}
+	for _, one := range b.linesOf(id) {
+		l.Line = append(l.Line, profile.Line{Function: b.function(one.function), Line: one.line, Column: one.column})
+	}
+	b.locations[id] = l
+	b.profile.Location = append(b.profile.Location, l)
+	return l
+}
+
+func (b *pprofBuilder) mapping(id uint32) *profile.Mapping {
+	if m := b.mappings[id]; m != nil {
+		return m
+	}
+	at := &b.symbols.mappings[id]
+	m := &profile.Mapping{
+		ID: uint64(len(b.profile.Mapping) + 1), Start: at.start, Limit: at.limit, Offset: at.offset,
+		File: b.strings[at.file], BuildID: b.strings[at.buildID],
+		HasFunctions: at.flags&hasFunctions != 0, HasFilenames: at.flags&hasFilenames != 0,
+		HasLineNumbers: at.flags&hasLineNumbers != 0, HasInlineFrames: at.flags&hasInlineFrames != 0,
+	}
+	b.mappings[id] = m
+	b.profile.Mapping = append(b.profile.Mapping, m)
+	return m
+}
+
+func (b *pprofBuilder) function(id uint32) *profile.Function {
+	if f := b.functions[id]; f != nil {
+		return f
+	}
+	at := &b.symbols.functions[id]
+	f := &profile.Function{
+		ID: uint64(len(b.profile.Function) + 1), Name: b.strings[at.name], SystemName: b.strings[at.systemName],
+		Filename: b.strings[at.file], StartLine: at.startLine,
+	}
+	b.functions[id] = f
+	b.profile.Function = append(b.profile.Function, f)
+	return f
 }

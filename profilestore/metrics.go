@@ -7,6 +7,13 @@ type metrics struct {
 	bytes         prometheus.Gauge
 	profiles      *prometheus.CounterVec
 	quarantined   prometheus.Counter
+	flushSeconds  prometheus.Histogram
+	compactions   prometheus.Counter
+	failures      *prometheus.CounterVec
+	headBytes     prometheus.Gauge
+	walBytes      prometheus.Gauge
+	dictionaries  prometheus.Gauge
+	cacheBytes    prometheus.GaugeFunc
 }
 
 // What became of a profile: the label "result" of pilotlight_store_profiles_total.
@@ -18,7 +25,14 @@ const (
 	resultExpired = "expired" // deleted by retention
 )
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+// What is done in the background: the label "task" of pilotlight_store_failures_total.
+const (
+	taskFlush   = "flush"
+	taskCompact = "compact"
+	taskRetain  = "retain"
+)
+
+func newMetrics(reg prometheus.Registerer, cacheBytes func() float64) (*metrics, error) {
 	m := &metrics{
 		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pilotlight_store_append_seconds",
@@ -27,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}),
 		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pilotlight_store_bytes",
-			Help: "Size of all segments on disk.",
+			Help: "Size of all blocks and dictionaries on disk.",
 		}),
 		profiles: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pilotlight_store_profiles_total",
@@ -35,16 +49,50 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"result"}),
 		quarantined: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pilotlight_store_quarantined_blocks",
-			Help: "Damaged records and profiles found since the start; their bytes are kept and not served.",
+			Help: "Damaged ranges of files found since the start; their bytes are kept and not served.",
 		}),
+		flushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "pilotlight_store_flush_seconds",
+			Help:    "Time to write a head as blocks.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2, 12),
+		}),
+		compactions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pilotlight_store_compactions_total",
+			Help: "Times that blocks or segments of dictionaries were merged into one.",
+		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pilotlight_store_failures_total",
+			Help: "Failed work in the background, which is tried again: flush, compact, retain.",
+		}, []string{"task"}),
+		headBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pilotlight_store_head_bytes",
+			Help: "Memory of the samples that are in no block yet.",
+		}),
+		walBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pilotlight_store_wal_bytes",
+			Help: "Size of the write-ahead log's current file.",
+		}),
+		dictionaries: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pilotlight_store_dictionary_bytes",
+			Help: "Memory of the dictionaries that are written to.",
+		}),
+		cacheBytes: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pilotlight_store_cache_bytes",
+			Help: "Memory of tables and dictionaries that were read from disk.",
+		}, cacheBytes),
 	}
 	for _, r := range []string{resultStored, resultDouble, resultRefused, resultFailed, resultExpired} {
 		m.profiles.WithLabelValues(r)
 	}
+	for _, t := range []string{taskFlush, taskCompact, taskRetain} {
+		m.failures.WithLabelValues(t)
+	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.appendSeconds, m.bytes, m.profiles, m.quarantined} {
+	for _, c := range []prometheus.Collector{
+		m.appendSeconds, m.bytes, m.profiles, m.quarantined, m.flushSeconds, m.compactions, m.failures, m.headBytes, m.walBytes, m.dictionaries, m.cacheBytes,
+	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

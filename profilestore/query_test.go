@@ -92,32 +92,33 @@ var selectors = []string{
 	`{nothing=""}`, `{nothing!=""}`, `{service_name="nobody"}`, `{pid="9"}`, `{hostname="h", thread=~"t.", pid!~"10[12]"}`,
 }
 
-// filled makes a store with random profiles in sealed and active segments.
+// filled makes a store with random profiles: merged blocks, blocks, a head.
 func filled(t testing.TB, extra ...Encoded) (*Store, reference) {
-	o := testOptions()
-	o.RetentionBytes = 1 << 20 // segments of 128 KB
-	s := open(t, t.TempDir(), o)
+	s := open(t, t.TempDir(), testOptions())
 	g := newSource(20)
 	var ref reference
-	for range 60 {
+	for i := range 60 {
 		batch := g.batch(t, 4)
 		mustAppend(t, s, batch...)
 		ref = append(ref, batch...)
+		if i%10 == 9 && i < 55 {
+			settle(t, s)
+		}
 	}
 	for _, e := range extra {
 		mustAppend(t, s, e)
 		ref = append(ref, e)
 	}
-	return reopen(t, s, o), ref
+	return s, ref
 }
 
-// manyLabels is a profile with more label sets than an index lists.
+// manyLabels is a profile with many label sets.
 func manyLabels(t testing.TB) Encoded {
 	p := cpuProfile()
 	f := &profile.Function{ID: 1, Name: "f"}
 	l := &profile.Location{ID: 1, Line: []profile.Line{{Function: f}}}
 	p.Function, p.Location = []*profile.Function{f}, []*profile.Location{l}
-	for i := range 2 * maxSets {
+	for i := range 128 {
 		p.Sample = append(p.Sample, &profile.Sample{Location: p.Location, Value: []int64{1, 50}, Label: map[string][]string{"pid": {"101"}, "thread": {fmt.Sprint("t", i)}, "request": {fmt.Sprint("r", i)}}})
 	}
 	return Encoded{ID: ID{9}, Name: "process_cpu", Labels: NewLabels(map[string]string{"service_name": "api", "unit": "many"}), Time: start.UnixNano(), Pprof: encode(t, p)}

@@ -1,340 +1,596 @@
 package profilestore
 
 import (
-	"bytes"
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 )
 
-// FORMAT.md draws these files.
-const (
-	segmentMagic = "PLSEG\x00\x00\x01"
-	sidecarMagic = "PLIDX\x00\x00\x01"
-	recordMagic  = "PLRC"
+const symbolsDir = "symbols"
 
-	recordHeader  = 20 // magic, length of table, length of pprofs, CRC of table, CRC of the 16 bytes before
-	sidecarHeader = 24 // magic, size of the segment, CRC of table, CRC of the 20 bytes before
+// segmentMeta is meta.json of a segment of dictionaries.
+type segmentMeta struct {
+	Sequence uint64   `json:"sequence"`
+	Level    int      `json:"level"`              // 0: from a head; else one more than that of the segments it was made from
+	Replaces []uint64 `json:"replaces,omitempty"` // segments that are to be deleted when this one is there
+	First    uint64   `json:"first,omitempty"`    // of a merged one: where the first of them stood in their order
+
+	Dictionaries []dictionaryMeta `json:"dictionaries"` // ascending by ID
+
+	Mappings  tableInfo `json:"mappings"`
+	Functions tableInfo `json:"functions"`
+	Locations tableInfo `json:"locations"`
+	Stacks    tableInfo `json:"stacks"`
+	Labels    tableInfo `json:"labels"`
+}
+
+// dictionaryMeta is one dictionary in a segment: for each table the first id that it has here, how many, and the
+// row group with them.
+type dictionaryMeta struct {
+	ID        uint32 `json:"id"`
+	Service   string `json:"service"`
+	Day       int64  `json:"day"` // Unix days
+	Mappings  piece  `json:"mappings"`
+	Functions piece  `json:"functions"`
+	Locations piece  `json:"locations"`
+	Stacks    piece  `json:"stacks"`
+	Sets      piece  `json:"sets"`
+}
+
+type piece struct {
+	First int `json:"first"`
+	Count int `json:"count"`
+	Group int `json:"group"` // of no meaning if Count is 0
+}
+
+func (m *segmentMeta) size() int64 {
+	return m.Mappings.size() + m.Functions.size() + m.Locations.size() + m.Stacks.size() + m.Labels.size()
+}
+
+// What stands in the tables of a segment. Names of columns are part of the format.
+type (
+	mappingFileRow struct {
+		Dictionary uint32 `parquet:"dictionary,delta"`
+		Mapping    uint32 `parquet:"mapping,delta"`
+		Start      uint64 `parquet:"start"`
+		Limit      uint64 `parquet:"limit"`
+		Offset     uint64 `parquet:"offset"`
+		File       string `parquet:"file"`
+		BuildID    string `parquet:"build_id"`
+		Flags      uint32 `parquet:"flags"`
+	}
+	functionFileRow struct {
+		Dictionary uint32  `parquet:"dictionary,delta"`
+		Function   uint32  `parquet:"function,delta"`
+		Name       string  `parquet:"name"`
+		SystemName *string `parquet:"system_name,optional"` // null: as name
+		File       string  `parquet:"file,dict"`
+		StartLine  int64   `parquet:"start_line,delta"`
+	}
+	// locationFileRow is one line of a location, innermost first; one without lines has a row without a function.
+	locationFileRow struct {
+		Dictionary uint32  `parquet:"dictionary,delta"`
+		Location   uint32  `parquet:"location,delta"`
+		Mapping    *uint32 `parquet:"mapping,optional"`
+		Address    uint64  `parquet:"address,delta"`
+		Folded     bool    `parquet:"folded"`
+		Function   *uint32 `parquet:"function,optional"`
+		Line       int64   `parquet:"line,delta"`
+		Column     int64   `parquet:"column,delta"`
+	}
+	// labelFileRow is one label of a set; the empty set has a row without a name.
+	labelFileRow struct {
+		Dictionary uint32  `parquet:"dictionary,delta"`
+		Labels     uint32  `parquet:"labels,delta"`
+		Name       *string `parquet:"name,optional,dict"`
+		Value      *string `parquet:"value,optional,dict"` // null: a number
+		Number     int64   `parquet:"number,delta"`
+		Unit       string  `parquet:"unit,dict"`
+	}
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// Columns of stacks, in the order of their names.
+const (
+	columnCallers = iota
+	columnDictionary
+	columnLocation
+	columnID // "stack"
+)
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
-
-// segmentFile is an *os.File, or one that a test lets fail.
-type segmentFile interface {
-	io.ReaderAt
-	io.WriterAt
-	io.Closer
-	Truncate(size int64) error
-	Sync() error
-}
-
-// segment is one file of records. While it is the store's active one it has a builder, and its index grows.
+// segment is an immutable directory with what some dictionaries gained in one flush.
 type segment struct {
-	seq  uint64
+	meta segmentMeta
 	path string
-	file segmentFile
-	size int64 // of the file, sidecar not counted
 
-	index  *index
-	byID   []uint32      // sealed
-	active *indexBuilder // its index is what index points to
+	mappings, functions, locations, stacks, labels table
 
-	born    int64 // of the active one: Unix nanoseconds of its first append
-	suspect bool  // of the active one: nothing more may be written to it
-
-	refs atomic.Int32 // the store's, and one for each query that reads the file
-
-	mu      sync.Mutex
-	damaged map[uint32]bool // offsets of profiles that a query found damaged
+	refs    atomic.Int32
+	suspect bool // a damage was found: it is not merged into another; the maintainer's
 }
 
-func newSegment(path string, seq uint64, f segmentFile, size int64) *segment {
-	s := &segment{seq: seq, path: path, file: f, size: size, damaged: make(map[uint32]bool)}
+func newSegment(fs fileSystem, path string, meta segmentMeta) *segment {
+	s := &segment{meta: meta, path: path}
+	for name, t := range map[string]struct {
+		table *table
+		info  tableInfo
+	}{
+		"mappings": {&s.mappings, meta.Mappings}, "functions": {&s.functions, meta.Functions},
+		"locations": {&s.locations, meta.Locations}, "stacks": {&s.stacks, meta.Stacks}, "labels": {&s.labels, meta.Labels},
+	} {
+		t.table.path, t.table.info, t.table.fs = filepath.Join(path, name+".parquet"), t.info, fs
+	}
 	s.refs.Store(1)
 	return s
 }
 
-// release gives back a reference; the last one closes the file.
 func (s *segment) release() error {
 	if s.refs.Add(-1) > 0 {
 		return nil
 	}
-	return s.file.Close()
+	return errors.Join(s.mappings.close(), s.functions.close(), s.locations.close(), s.stacks.close(), s.labels.close())
 }
 
-// seal makes the segment immutable. Without its sidecar it is scanned at the next start.
-func (s *segment) seal() {
-	x := s.active.index
-	x.clip()
-	s.index, s.byID, s.active = &x, x.byID(), nil
-}
-
-// Damage is a range of bytes that cannot be read. The bytes are kept until retention deletes their file.
-type Damage struct {
-	Path   string
-	Offset int64
-	Length int64
-	Reason string
-}
-
-func (s *segment) has(id ID) bool {
-	if s.active != nil {
-		_, ok := s.active.ids[id]
-		return ok
+func (s *segment) find(dictionary uint32) *dictionaryMeta {
+	i, ok := slices.BinarySearchFunc(s.meta.Dictionaries, dictionary, func(m dictionaryMeta, id uint32) int { return cmp.Compare(m.ID, id) })
+	if !ok {
+		return nil
 	}
-	_, ok := slices.BinarySearchFunc(s.byID, id, func(i uint32, id ID) int {
-		return bytes.Compare(s.index.entries[i].id[:], id[:])
+	return &s.meta.Dictionaries[i]
+}
+
+// growth is what a segment has of one dictionary: everything in symbols from an extent on.
+type growth struct {
+	meta dictionaryMeta
+	*symbols
+	from, to extent
+}
+
+// writeSegment writes what is new, in ascending order of dictionaries.
+func writeSegment(fs fileSystem, dir string, seq uint64, replaces []uint64, news []growth) (*segment, error) {
+	meta := segmentMeta{Sequence: seq, Replaces: replaces}
+	path := filepath.Join(dir, symbolsDir, fmt.Sprintf("%012d", seq))
+	err := publish(fs, path, func(tmp string) (err error) {
+		if meta.Mappings, err = writeGrowth(fs, tmp, "mappings", news, mappingRows); err != nil {
+			return err
+		}
+		if meta.Functions, err = writeGrowth(fs, tmp, "functions", news, functionRows); err != nil {
+			return err
+		}
+		if meta.Locations, err = writeGrowth(fs, tmp, "locations", news, locationRows); err != nil {
+			return err
+		}
+		if meta.Labels, err = writeGrowth(fs, tmp, "labels", news, labelRows); err != nil {
+			return err
+		}
+		if meta.Stacks, err = writeStacks(fs, filepath.Join(tmp, "stacks.parquet"), news); err != nil {
+			return err
+		}
+		for i := range news {
+			meta.Dictionaries = append(meta.Dictionaries, news[i].meta)
+		}
+		return writeMeta(fs, tmp, &meta)
 	})
-	return ok
-}
-
-// read appends the gzipped pprof of an entry to dst[:0].
-func (s *segment) read(e *entry, dst []byte) ([]byte, error) {
-	dst = slices.Grow(dst[:0], int(e.length))[:e.length]
-	if _, err := s.file.ReadAt(dst, int64(e.offset)); err != nil {
-		return dst, fmt.Errorf("read %s at %d: %w", s.path, e.offset, err)
-	}
-	if checksum(dst) != e.crc {
-		return dst, fmt.Errorf("read %s at %d: wrong checksum", s.path, e.offset)
-	}
-	return dst, nil
-}
-
-// appendRecord appends the record of the profiles in x, whose pprofs are blobs, one for each entry.
-func appendRecord(dst []byte, x *index, blobs [][]byte) []byte {
-	start := len(dst)
-	dst = append(dst, make([]byte, recordHeader)...)
-	dst = appendIndex(dst, x)
-	table := dst[start+recordHeader:]
-	length := 0
-	for _, b := range blobs {
-		length += len(b)
-	}
-	h := dst[start : start+recordHeader]
-	copy(h, recordMagic)
-	binary.LittleEndian.PutUint32(h[4:], uint32(len(table)))
-	binary.LittleEndian.PutUint32(h[8:], uint32(length))
-	binary.LittleEndian.PutUint32(h[12:], checksum(table))
-	binary.LittleEndian.PutUint32(h[16:], checksum(h[:16]))
-	for _, b := range blobs {
-		dst = append(dst, b...)
-	}
-	return dst
-}
-
-// record is where a record and its parts are.
-type record struct {
-	table, blobs, end int64
-	tableCRC          uint32
-}
-
-var (
-	errNoRecord = errors.New("no record header")
-	errTorn     = errors.New("record is not complete")
-	errTable    = errors.New("profile table is damaged")
-)
-
-// readHeader looks at the record that may begin at off. With errTorn the header is whole and says more than
-// the file has.
-func readHeader(r io.ReaderAt, off, size int64) (record, error) {
-	var h [recordHeader]byte
-	if size-off < recordHeader {
-		return record{}, errTorn
-	}
-	if _, err := r.ReadAt(h[:], off); err != nil {
-		return record{}, err
-	}
-	if string(h[:4]) != recordMagic || checksum(h[:16]) != binary.LittleEndian.Uint32(h[16:]) {
-		return record{}, errNoRecord
-	}
-	rec := record{table: off + recordHeader, tableCRC: binary.LittleEndian.Uint32(h[12:])}
-	rec.blobs = rec.table + int64(binary.LittleEndian.Uint32(h[4:]))
-	rec.end = rec.blobs + int64(binary.LittleEndian.Uint32(h[8:]))
-	if rec.end > size {
-		return rec, errTorn
-	}
-	return rec, nil
-}
-
-func readTable(r io.ReaderAt, rec record) (*index, error) {
-	b := make([]byte, rec.blobs-rec.table)
-	if _, err := r.ReadAt(b, rec.table); err != nil {
-		return nil, err
-	}
-	if checksum(b) != rec.tableCRC {
-		return nil, errTable
-	}
-	x, err := readIndex(b)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("write symbols %s: %w", path, err)
 	}
-	for i := range x.entries {
-		e := &x.entries[i]
-		if int64(e.offset)+int64(e.length) > rec.end-rec.blobs || rec.end > 1<<32-1 {
-			return nil, errTable
-		}
-	}
-	return x, nil
+	return newSegment(fs, path, meta), nil
 }
 
-// scanned is what scan found in a segment.
-type scanned struct {
-	builder *indexBuilder
-	damage  []Damage
-	torn    int64 // where a record that was never finished begins, or the end of the file
-}
-
-// scan reads all records. Damage costs the record, or the profile, that it is in. Profiles are read only if
-// blobs is set: else a damaged one is found when it is asked for.
-func scan(path string, r io.ReaderAt, size int64, blobs bool, intern func(*series) *series) (*scanned, error) {
-	sc := &scanned{builder: newIndexBuilder(), torn: size}
-	report := func(from, to int64, reason error) {
-		sc.damage = append(sc.damage, Damage{path, from, to - from, reason.Error()})
-	}
-	var blob []byte
-	for off := int64(len(segmentMagic)); off < size; {
-		rec, err := readHeader(r, off, size)
-		switch {
-		case errors.Is(err, errTorn):
-			sc.torn = off
-			return sc, nil
-		case errors.Is(err, errNoRecord):
-			next, err := findRecord(r, off+1, size)
-			if err != nil {
-				return nil, fmt.Errorf("read %s: %w", path, err)
+// writeGrowth writes one table: a row group for each dictionary that has something new in it.
+func writeGrowth[T any](fs fileSystem, dir, name string, news []growth, rows func(g *growth) ([]T, *piece)) (tableInfo, error) {
+	return writeTable(fs, filepath.Join(dir, name+".parquet"), func(yield func([]T, error) bool) {
+		group := 0
+		for i := range news {
+			all, p := rows(&news[i])
+			if len(all) == 0 {
+				continue
 			}
-			report(off, next, errNoRecord)
-			off = next
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("read %s: %w", path, err)
+			p.Group = group
+			group++
+			if !yield(all, nil) {
+				return
+			}
 		}
-		x, err := readTable(r, rec)
-		if err != nil {
-			report(off, rec.end, err)
-			off = rec.end
-			continue
+	})
+}
+
+func mappingRows(g *growth) ([]mappingFileRow, *piece) {
+	g.meta.Mappings = piece{First: g.from.mappings, Count: g.to.mappings - g.from.mappings}
+	var all []mappingFileRow
+	for i, m := range g.mappings[g.from.mappings:g.to.mappings] {
+		all = append(all, mappingFileRow{g.meta.ID, uint32(g.from.mappings + i), m.start, m.limit, m.offset, g.strings[m.file], g.strings[m.buildID], uint32(m.flags)})
+	}
+	return all, &g.meta.Mappings
+}
+
+func functionRows(g *growth) ([]functionFileRow, *piece) {
+	g.meta.Functions = piece{First: g.from.functions, Count: g.to.functions - g.from.functions}
+	var all []functionFileRow
+	for i, f := range g.functions[g.from.functions:g.to.functions] {
+		r := functionFileRow{Dictionary: g.meta.ID, Function: uint32(g.from.functions + i), Name: g.strings[f.name], File: g.strings[f.file], StartLine: f.startLine}
+		if f.systemName != f.name {
+			r.SystemName = &g.strings[f.systemName]
 		}
-		for i := range x.entries {
-			p := x.meta(&x.entries[i])
-			p.offset += uint32(rec.blobs)
-			if blobs {
-				blob = slices.Grow(blob[:0], int(p.length))[:p.length]
-				if _, err := r.ReadAt(blob, int64(p.offset)); err != nil {
-					return nil, fmt.Errorf("read %s: %w", path, err)
+		all = append(all, r)
+	}
+	return all, &g.meta.Functions
+}
+
+func locationRows(g *growth) ([]locationFileRow, *piece) {
+	g.meta.Locations = piece{First: g.from.locations, Count: g.to.locations - g.from.locations}
+	var all []locationFileRow
+	for i := g.from.locations; i < g.to.locations; i++ {
+		l := &g.locations[i]
+		r := locationFileRow{Dictionary: g.meta.ID, Location: uint32(i), Address: l.address, Folded: l.folded}
+		if l.mapping > 0 {
+			id := l.mapping - 1
+			r.Mapping = &id
+		}
+		lines := g.linesOf(uint32(i))
+		for j := range lines {
+			one := r
+			one.Function, one.Line, one.Column = &lines[j].function, lines[j].line, lines[j].column
+			all = append(all, one)
+		}
+		if len(lines) == 0 {
+			all = append(all, r)
+		}
+	}
+	return all, &g.meta.Locations
+}
+
+func labelRows(g *growth) ([]labelFileRow, *piece) {
+	g.meta.Sets = piece{First: g.from.sets, Count: g.to.sets - g.from.sets}
+	var all []labelFileRow
+	for i := g.from.sets; i < g.to.sets; i++ {
+		labels := g.set(uint32(i))
+		for _, l := range labels {
+			r := labelFileRow{Dictionary: g.meta.ID, Labels: uint32(i), Name: &g.strings[l.name], Number: l.num, Unit: g.strings[l.unit]}
+			if l.text {
+				r.Value = &g.strings[l.str]
+			}
+			all = append(all, r)
+		}
+		if len(labels) == 0 {
+			all = append(all, labelFileRow{Dictionary: g.meta.ID, Labels: uint32(i)})
+		}
+	}
+	return all, &g.meta.Sets
+}
+
+func writeStacks(fs fileSystem, path string, news []growth) (tableInfo, error) {
+	w, err := createColumns(fs, path, numbersSchema("stacks", []string{"callers", "dictionary", "location", "stack"}, nil))
+	if err != nil {
+		return tableInfo{}, err
+	}
+	write := func() error {
+		for i := range news {
+			g := &news[i]
+			n := g.to.stacks - g.from.stacks
+			g.meta.Stacks = piece{First: g.from.stacks, Count: n, Group: len(w.out.info.Ranges)}
+			if n == 0 {
+				continue
+			}
+			ids := make([]uint32, n)
+			for j := range ids {
+				ids[j] = uint32(g.from.stacks + j)
+			}
+			for _, c := range []struct {
+				column int
+				ids    []uint32
+			}{
+				{columnCallers, g.callers[g.from.stacks:g.to.stacks]}, {columnLocation, g.leaf[g.from.stacks:g.to.stacks]},
+				{columnDictionary, slices.Repeat([]uint32{g.meta.ID}, n)}, {columnID, ids},
+			} {
+				if err := writeNumbers(w, c.column, c.ids); err != nil {
+					return err
 				}
-				if checksum(blob) != p.crc {
-					report(int64(p.offset), int64(p.offset)+int64(p.length), errors.New("profile is damaged"))
+			}
+			w.rows += int64(n)
+			if err := w.endGroup(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return w.close(write())
+}
+
+// mergeSegments makes one segment of neighbours, without the dictionaries that are not used.
+func mergeSegments(fs fileSystem, dir string, seq uint64, inputs []*segment, used map[uint32]bool) (*segment, error) {
+	meta := segmentMeta{Sequence: seq, First: inputs[0].order()}
+	ids := make(map[uint32]bool)
+	for _, seg := range inputs {
+		meta.Replaces = append(meta.Replaces, seg.meta.Sequence)
+		meta.Level = max(meta.Level, seg.meta.Level+1)
+		for _, d := range seg.meta.Dictionaries {
+			if used[d.ID] && !ids[d.ID] {
+				ids[d.ID] = true
+				meta.Dictionaries = append(meta.Dictionaries, dictionaryMeta{ID: d.ID, Service: d.Service, Day: d.Day})
+			}
+		}
+	}
+	slices.SortFunc(meta.Dictionaries, func(a, b dictionaryMeta) int { return cmp.Compare(a.ID, b.ID) })
+	path := filepath.Join(dir, symbolsDir, fmt.Sprintf("%012d", seq))
+	err := publish(fs, path, func(tmp string) (err error) {
+		if meta.Mappings, err = mergeTable[mappingFileRow](fs, tmp, "mappings", meta.Dictionaries, inputs, func(s *segment) *table { return &s.mappings }, func(m *dictionaryMeta) *piece { return &m.Mappings }); err != nil {
+			return err
+		}
+		if meta.Functions, err = mergeTable[functionFileRow](fs, tmp, "functions", meta.Dictionaries, inputs, func(s *segment) *table { return &s.functions }, func(m *dictionaryMeta) *piece { return &m.Functions }); err != nil {
+			return err
+		}
+		if meta.Locations, err = mergeTable[locationFileRow](fs, tmp, "locations", meta.Dictionaries, inputs, func(s *segment) *table { return &s.locations }, func(m *dictionaryMeta) *piece { return &m.Locations }); err != nil {
+			return err
+		}
+		if meta.Labels, err = mergeTable[labelFileRow](fs, tmp, "labels", meta.Dictionaries, inputs, func(s *segment) *table { return &s.labels }, func(m *dictionaryMeta) *piece { return &m.Sets }); err != nil {
+			return err
+		}
+		if meta.Stacks, err = mergeStacks(fs, filepath.Join(tmp, "stacks.parquet"), meta.Dictionaries, inputs); err != nil {
+			return err
+		}
+		return writeMeta(fs, tmp, &meta)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write symbols %s: %w", path, err)
+	}
+	return newSegment(fs, path, meta), nil
+}
+
+// extend says that a dictionary goes on with another piece.
+func (p *piece) extend(next *piece, group int) {
+	if p.Count == 0 {
+		p.First, p.Group = next.First, group
+	}
+	p.Count += next.Count
+}
+
+// mergeTable writes, for each dictionary, the rows that the inputs have of it.
+func mergeTable[T any](fs fileSystem, dir, name string, dicts []dictionaryMeta, inputs []*segment, tableOf func(*segment) *table, pieceOf func(*dictionaryMeta) *piece) (tableInfo, error) {
+	return writeTable(fs, filepath.Join(dir, name+".parquet"), func(yield func([]T, error) bool) {
+		group := 0
+		for i := range dicts {
+			var all []T
+			own := pieceOf(&dicts[i])
+			first := true
+			for _, seg := range inputs {
+				m := seg.find(dicts[i].ID)
+				if m == nil {
 					continue
 				}
+				next := pieceOf(m)
+				if first {
+					own.First, first = next.First, false
+				}
+				if next.Count == 0 {
+					continue
+				}
+				rows, err := readRows[T](tableOf(seg), next.Group)
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				own.extend(next, group)
+				all = append(all, rows...)
 			}
-			p.series = intern(p.series)
-			sc.builder.add(&p)
+			if len(all) == 0 {
+				continue
+			}
+			group++
+			if !yield(all, nil) {
+				return
+			}
 		}
-		off = rec.end
+	})
+}
+
+func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*segment) (tableInfo, error) {
+	w, err := createColumns(fs, path, numbersSchema("stacks", []string{"callers", "dictionary", "location", "stack"}, nil))
+	if err != nil {
+		return tableInfo{}, err
 	}
-	return sc, nil
-}
-
-// findRecord looks for the next whole header at off or behind it, and returns size if there is none. Only a
-// header that is damaged itself makes this necessary.
-func findRecord(r io.ReaderAt, off, size int64) (int64, error) {
-	const step = 1 << 20
-	buf := make([]byte, step)
-	for off < size {
-		n, err := r.ReadAt(buf[:min(step, size-off)], off)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
-		}
-		b := buf[:n]
-		for i := 0; ; i++ {
-			j := bytes.Index(b[i:], []byte(recordMagic))
-			if j < 0 {
-				break
+	write := func() error {
+		var column []uint32
+		for i := range dicts {
+			own := &dicts[i].Stacks
+			first := true
+			for _, seg := range inputs {
+				m := seg.find(dicts[i].ID)
+				if m == nil {
+					continue
+				}
+				if first {
+					own.First, first = m.Stacks.First, false
+				}
+				if m.Stacks.Count == 0 {
+					continue
+				}
+				group, err := seg.stacks.group(m.Stacks.Group)
+				if err != nil {
+					return err
+				}
+				for _, c := range []int{columnCallers, columnDictionary, columnLocation, columnID} {
+					if column, err = readNumbers(&seg.stacks, group, c, column[:0]); err != nil {
+						return err
+					}
+					if err := writeNumbers(w, c, column); err != nil {
+						return err
+					}
+				}
+				own.extend(&m.Stacks, len(w.out.info.Ranges))
+				w.rows += int64(m.Stacks.Count)
 			}
-			i += j
-			if _, err := readHeader(r, off+int64(i), size); err == nil {
-				return off + int64(i), nil
+			if err := w.endGroup(); err != nil {
+				return err
 			}
 		}
-		if n <= len(recordMagic) {
-			break
-		}
-		off += int64(n - len(recordMagic) + 1)
-	}
-	return size, nil
-}
-
-func segmentPath(dir string, seq uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%012d.seg", seq))
-}
-
-func (s *segment) sidecarPath() string { return s.path[:len(s.path)-len(".seg")] + ".idx" }
-
-// writeSidecar keeps the index of a sealed segment beside it.
-func (s *segment) writeSidecar() error {
-	b := make([]byte, sidecarHeader, sidecarHeader+128*len(s.index.entries))
-	b = appendIndex(b, s.index)
-	copy(b, sidecarMagic)
-	binary.LittleEndian.PutUint64(b[8:], uint64(s.size))
-	binary.LittleEndian.PutUint32(b[16:], checksum(b[sidecarHeader:]))
-	binary.LittleEndian.PutUint32(b[20:], checksum(b[:20]))
-	return writeFile(s.sidecarPath(), b)
-}
-
-// readSidecar gives nil when there is none that fits the segment: it can be made again.
-func readSidecar(path string, size int64) *index {
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) < sidecarHeader || string(b[:8]) != sidecarMagic ||
-		checksum(b[:20]) != binary.LittleEndian.Uint32(b[20:]) ||
-		checksum(b[sidecarHeader:]) != binary.LittleEndian.Uint32(b[16:]) ||
-		binary.LittleEndian.Uint64(b[8:]) != uint64(size) {
 		return nil
 	}
-	x, err := readIndex(b[sidecarHeader:])
-	if err != nil {
-		return nil
-	}
-	for i := range x.entries {
-		if e := &x.entries[i]; int64(e.offset)+int64(e.length) > size {
-			return nil
+	return w.close(write())
+}
+
+// loadSymbols is the content of a dictionary, from the segments that have something of it, oldest first.
+func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
+	s := &symbols{strings: []string{""}}
+	l := &loader{symbols: s, ids: map[string]uint32{"": 0}}
+	for _, seg := range segments {
+		m := seg.find(id)
+		if m == nil {
+			continue
+		}
+		if have := s.extent(); m.Mappings.First != have.mappings || m.Functions.First != have.functions ||
+			m.Locations.First != have.locations || m.Stacks.First != have.stacks || m.Sets.First != have.sets {
+			return nil, missing(seg.path, id)
+		}
+		if err := l.add(seg, m); err != nil {
+			return nil, err
 		}
 	}
-	return x
+	if len(s.callers) == 0 {
+		return nil, missing(symbolsDir, id)
+	}
+	return s, nil
 }
 
-// writeFile makes a file appear whole or not at all.
-func writeFile(path string, b []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+// missing is the damage of a dictionary of which a segment was put aside.
+func missing(path string, id uint32) error {
+	return &damageError{Damage{Path: path, Reason: fmt.Sprintf("a part of dictionary %d is not there", id)}}
+}
+
+// loader reads pieces of a dictionary. Every id is compared with the tables that it points into: the checksums say
+// that it is what was written, not that it was written right.
+type loader struct {
+	*symbols
+	ids map[string]uint32
+}
+
+var errSymbols = errors.New("an id points to nothing")
+
+func (l *loader) string(s string) uint32 {
+	id, ok := l.ids[s]
+	if !ok {
+		id = uint32(len(l.strings))
+		l.strings = append(l.strings, s)
+		l.ids[s] = id
+	}
+	return id
+}
+
+func (l *loader) add(seg *segment, m *dictionaryMeta) error {
+	for _, read := range []func(*segment, *dictionaryMeta) error{l.readMappings, l.readFunctions, l.readLocations, l.readStacks, l.readLabels} {
+		if err := read(seg, m); err != nil {
+			return fmt.Errorf("read dictionary %d of %s: %w", m.ID, seg.path, err)
+		}
+	}
+	have, want := l.extent(), extent{m.Mappings.First + m.Mappings.Count, m.Functions.First + m.Functions.Count, m.Locations.First + m.Locations.Count, m.Stacks.First + m.Stacks.Count, m.Sets.First + m.Sets.Count}
+	if have != want {
+		return fmt.Errorf("read dictionary %d of %s: %+v, want %+v", m.ID, seg.path, have, want)
+	}
+	return nil
+}
+
+func (l *loader) readMappings(seg *segment, m *dictionaryMeta) error {
+	if m.Mappings.Count == 0 {
+		return nil
+	}
+	rows, err := readRows[mappingFileRow](&seg.mappings, m.Mappings.Group)
+	for _, r := range rows {
+		l.mappings = append(l.mappings, mapping{r.Start, r.Limit, r.Offset, l.string(r.File), l.string(r.BuildID), uint8(r.Flags)})
+	}
+	return err
+}
+
+func (l *loader) readFunctions(seg *segment, m *dictionaryMeta) error {
+	if m.Functions.Count == 0 {
+		return nil
+	}
+	rows, err := readRows[functionFileRow](&seg.functions, m.Functions.Group)
+	for _, r := range rows {
+		f := function{name: l.string(r.Name), file: l.string(r.File), startLine: r.StartLine}
+		f.systemName = f.name
+		if r.SystemName != nil {
+			f.systemName = l.string(*r.SystemName)
+		}
+		l.functions = append(l.functions, f)
+	}
+	return err
+}
+
+func (l *loader) readLocations(seg *segment, m *dictionaryMeta) error {
+	if m.Locations.Count == 0 {
+		return nil
+	}
+	rows, err := readRows[locationFileRow](&seg.locations, m.Locations.Group)
+	for _, r := range rows {
+		switch n := len(l.locations); {
+		case int(r.Location) == n:
+			loc := location{address: r.Address, end: uint32(len(l.lines)), folded: r.Folded}
+			if r.Mapping != nil {
+				loc.mapping = *r.Mapping + 1
+			}
+			if int(loc.mapping) > len(l.mappings) {
+				return errSymbols
+			}
+			l.locations = append(l.locations, loc)
+		case int(r.Location) != n-1:
+			return errSymbols
+		}
+		if r.Function != nil {
+			if int(*r.Function) >= len(l.functions) {
+				return errSymbols
+			}
+			l.lines = append(l.lines, line{*r.Function, r.Line, r.Column})
+			l.locations[len(l.locations)-1].end = uint32(len(l.lines))
+		}
+	}
+	return err
+}
+
+func (l *loader) readStacks(seg *segment, m *dictionaryMeta) error {
+	if m.Stacks.Count == 0 {
+		return nil
+	}
+	group, err := seg.stacks.group(m.Stacks.Group)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if l.callers, err = readNumbers(&seg.stacks, group, columnCallers, l.callers); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	if l.leaf, err = readNumbers(&seg.stacks, group, columnLocation, l.leaf); err != nil {
+		return err
+	}
+	for i := max(m.Stacks.First, 1); i < len(l.callers); i++ {
+		if int(l.callers[i]) >= i || int(l.leaf[i]) >= len(l.locations) {
+			return errSymbols
+		}
+	}
+	return nil
 }
 
-// syncDir makes names that were added to a directory survive a power loss.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+func (l *loader) readLabels(seg *segment, m *dictionaryMeta) error {
+	if m.Sets.Count == 0 {
+		return nil
 	}
-	return errors.Join(d.Sync(), d.Close())
+	rows, err := readRows[labelFileRow](&seg.labels, m.Sets.Group)
+	for _, r := range rows {
+		switch n := len(l.setEnds); {
+		case int(r.Labels) == n:
+			l.setEnds = append(l.setEnds, uint32(len(l.labels)))
+		case int(r.Labels) != n-1:
+			return errSymbols
+		}
+		if r.Name == nil {
+			continue
+		}
+		own := label{name: l.string(*r.Name), num: r.Number, unit: l.string(r.Unit)}
+		if r.Value != nil {
+			own.str, own.text = l.string(*r.Value), true
+		}
+		l.labels = append(l.labels, own)
+		l.setEnds[len(l.setEnds)-1] = uint32(len(l.labels))
+	}
+	return err
 }

@@ -1,14 +1,12 @@
 package profilestore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"slices"
-	"strings"
-	"time"
 
 	"pilotlight/profilestore/flamegraph"
 )
@@ -20,398 +18,325 @@ func (s *Store) errQueryBytes() error {
 
 var errOverflow = &Error{Code: Unprocessable, Message: "the sum of the values exceeds 2^63: take a shorter range"}
 
-// errStored is for a profile that was checked when it came and cannot be read now: a defect of this program.
-func errStored(m *match, err error) error {
-	return fmt.Errorf("read profile %s in %s: %w", m.e.id, m.v.seg.path, err)
-}
-
-// query runs fn over the profiles of q.
-func (s *Store) query(ctx context.Context, q *Query, anyType bool, fn func(m match) error) (err error) {
-	views, release, err := s.views(q)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	return s.eachMatch(ctx, q, views, anyType, fn)
-}
-
-// Select merges the stacks of all matching samples. Memory above Options.QueryBytes is an [Unprocessable] error.
-func (s *Store) Select(ctx context.Context, q Query) (*Result, error) {
-	res := &Result{Unit: q.unit(), Stacks: new(flamegraph.Stacks)}
-	r := reader{s: s}
-	var (
-		stack  []int32
-		frames []flamegraph.Frame
-		known  [][]int32 // by location of the profile: its frames, outermost first
-	)
-	err := s.query(ctx, &q, false, func(m match) error {
-		matched := false
-		var owner *pprofTables
-		err := r.samples(ctx, &m, func(t *pprofTables, p *pprofSample) error {
-			if owner != t {
-				owner = t
-				known = slices.Grow(known[:0], len(t.locations))[:len(t.locations)]
-				clear(known)
-			}
-			stack = stack[:0]
-			for _, l := range slices.Backward(p.locations) {
-				if known[l] == nil {
-					frames = t.frames(frames[:0], l)
-					known[l] = make([]int32, len(frames))
-					for i, f := range frames {
-						known[l][i] = res.Stacks.Frame(f)
-					}
-				}
-				stack = append(stack, known[l]...)
-			}
-			v := p.values[m.value]
-			if v > math.MaxInt64-res.Stacks.Total() {
-				return errOverflow
-			}
-			res.Stacks.Add(stack, v)
-			if res.Stacks.Size() > s.o.QueryBytes {
-				return s.errQueryBytes()
-			}
-			matched = true
-			return nil
-		})
-		if errors.Is(err, errDamaged) {
-			res.Damaged++
-			return nil
-		}
-		if matched {
-			res.Profiles++
-		}
-		return wrapStored(&m, err)
-	})
+// Select merges the stacks of all matching samples. Frames of a function that differ in their line are one. Memory
+// above Options.QueryBytes is an [Unprocessable] error.
+func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
+	v, err := s.view(q)
 	if err != nil {
 		return nil, err
+	}
+	defer func() { err = errors.Join(err, v.release()) }()
+	w, err := v.choose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	res := &Result{Unit: v.q.Type.SampleUnit, Stacks: new(flamegraph.Stacks), Damaged: w.damaged}
+	for _, d := range w.dictionaries() {
+		syms, sums, err := w.sum(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		res.Profiles += d.profiles
+		res.Damaged += d.damaged
+		if syms == nil {
+			continue
+		}
+		t := tree{symbols: syms, stacks: res.Stacks, limit: s.o.QueryBytes - 16*int64(len(sums))}
+		if !t.add(sums) {
+			return nil, s.errQueryBytes()
+		}
 	}
 	return res, nil
 }
 
-// wrapStored leaves errors alone that are not about the profile.
-func wrapStored(m *match, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*Error)) {
-		return err
-	}
-	return errStored(m, err)
+// work is what a query reads samples for: weights of profiles, by part.
+type work struct {
+	v       *view
+	size    int64
+	byID    map[uint32]*dictionaryWork
+	passes  []*pass
+	readers []rowReader // by part; nil until needed
+	damaged int
+	total   int64
 }
 
-func (q *Query) unit() string {
-	if q.Type == (ProfileType{}) {
-		return DefaultType.SampleUnit
-	}
-	return q.Type.SampleUnit
+// pass is the profiles whose values are in one column and whose samples are matched by the same rest.
+type pass struct {
+	column  int
+	rest    *rest
+	weights [][]int64 // by part and profile: 0, or what the values are multiplied with
 }
 
-// group is the values of the labels in `by`, "" for an absent one.
-type group string
-
-func newGroup(by []string, get func(name string) string) group {
-	var b []byte
-	for _, name := range by {
-		b = appendString(b, get(name))
-	}
-	return group(b)
+// dictionaryWork is what is read of one dictionary.
+type dictionaryWork struct {
+	id       uint32
+	parts    []int // ascending
+	chosen   []chosen
+	passes   []*pass
+	profiles int // with a matching sample
+	damaged  int
 }
 
-func (g group) labels(by []string) Labels {
-	d := decoder{b: []byte(g)}
-	m := make(map[string]string, len(by))
-	for _, name := range by {
-		m[name] = string(d.bytes())
-	}
-	return NewLabels(m)
-}
-
-// sums calls fn with the sums of matching values for each group in each profile. Stored totals are used when
-// the index tells that all samples match and are of one group.
-func (s *Store) sums(ctx context.Context, q *Query, by []string, fn func(m *match, g group, value int64) error) error {
-	r := reader{s: s}
-	return s.query(ctx, q, false, func(m match) error {
-		own := m.series().labels
-		if m.exact() {
-			one := true
-			var g group
-			for i, set := range m.sets {
-				this := newGroup(by, func(name string) string {
-					return cmp.Or(own.Get(name), m.v.setValue(set, name))
-				})
-				one = one && (i == 0 || this == g)
-				g = this
-			}
-			if one {
-				return fn(&m, g, m.total())
-			}
+// choose finds the profiles of a query.
+func (v *view) choose(ctx context.Context) (*work, error) {
+	w := &work{v: v, byID: make(map[uint32]*dictionaryWork), readers: make([]rowReader, len(v.parts))}
+	var last *dictionaryWork
+	err := v.each(ctx, false, func(c chosen) error {
+		ok, damaged, err := v.any(ctx, &c)
+		if damaged {
+			w.damaged++
 		}
-		sums := make(map[group]int64)
-		err := r.samples(ctx, &m, func(_ *pprofTables, p *pprofSample) error {
-			g := newGroup(by, func(name string) string { return cmp.Or(own.Get(name), p.get(name)) })
-			sums[g] += p.values[m.value]
-			return nil
-		})
-		if errors.Is(err, errDamaged) {
-			return nil // counted; the answer is without it, as that of Select
-		}
-		if err != nil {
-			return wrapStored(&m, err)
-		}
-		for g, value := range sums {
-			if err := fn(&m, g, value); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// Series sums the values per step, one series for each combination of values of the labels in by (series or
-// sample labels), largest first. The steps are multiples of step since the epoch. A profile whose bytes are
-// damaged still counts where the sums in the index suffice.
-func (s *Store) Series(ctx context.Context, q Query, by []string, step time.Duration) ([]Series, error) {
-	if step <= 0 {
-		return nil, &Error{Code: BadRequest, Param: "step", Message: fmt.Sprintf("step %s: it must be positive, as in 30s", step)}
-	}
-	type line struct {
-		sums  map[int64]int64
-		total int64
-	}
-	lines := make(map[group]*line)
-	size := int64(0)
-	err := s.sums(ctx, &q, by, func(m *match, g group, value int64) error {
-		l := lines[g]
-		if l == nil {
-			l = &line{sums: make(map[int64]int64)}
-			lines[g] = l
-			size += 200 + 2*int64(len(g)) // maps with their headers
-		}
-		at := m.e.time - mod(m.e.time, int64(step))
-		if _, ok := l.sums[at]; !ok {
-			size += 80 // twice in a map, and in the answer
-		}
-		if size > s.o.QueryBytes {
-			return s.errQueryBytes()
-		}
-		if value > math.MaxInt64-l.total {
-			return errOverflow
-		}
-		l.total += value
-		l.sums[at] += value
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	order := make([]group, 0, len(lines))
-	for g := range lines {
-		order = append(order, g)
-	}
-	slices.SortFunc(order, func(a, b group) int {
-		return cmp.Or(cmp.Compare(lines[b].total, lines[a].total), strings.Compare(string(a), string(b)))
-	})
-	all := make([]Series, 0, len(order))
-	for _, g := range order {
-		one := Series{Labels: g.labels(by), Points: make([]Point, 0, len(lines[g].sums))}
-		for at, value := range lines[g].sums {
-			one.Points = append(one.Points, Point{at, value})
-		}
-		slices.SortFunc(one.Points, func(a, b Point) int { return cmp.Compare(a.Time, b.Time) })
-		all = append(all, one)
-	}
-	return all, nil
-}
-
-// mod is never negative, also for times before 1970.
-func mod(t, step int64) int64 {
-	r := t % step
-	if r < 0 {
-		r += step
-	}
-	return r
-}
-
-// Services lists the values of service_name with their totals, largest first. Profiles without one are under "".
-func (s *Store) Services(ctx context.Context, q Query) ([]Service, error) {
-	byName := make(map[group]*Service)
-	by := []string{"service_name"}
-	err := s.sums(ctx, &q, by, func(m *match, g group, value int64) error {
-		service := byName[g]
-		if service == nil {
-			service = &Service{Name: g.labels(by).Get(by[0]), First: m.e.time, Last: m.e.time}
-			byName[g] = service
-		}
-		if value > math.MaxInt64-service.Value {
-			return errOverflow
-		}
-		service.Value += value
-		service.Profiles++
-		service.First, service.Last = min(service.First, m.e.time), max(service.Last, m.e.time)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	all := make([]Service, 0, len(byName))
-	for _, service := range byName {
-		all = append(all, *service)
-	}
-	slices.SortFunc(all, func(a, b Service) int {
-		return cmp.Or(cmp.Compare(b.Value, a.Value), strings.Compare(a.Name, b.Name))
-	})
-	return all, nil
-}
-
-// eachLabel calls fn for the labels of matching samples, their series' included, some of them more than once.
-func (s *Store) eachLabel(ctx context.Context, q *Query, fn func(name, value string)) error {
-	r := reader{s: s}
-	type seen struct {
-		v   *view
-		set uint32
-		own *series
-	}
-	done := make(map[seen]bool)
-	return s.query(ctx, q, false, func(m match) error {
-		own := m.series()
-		emitOwn := func() {
-			for _, l := range own.labels {
-				fn(l.Name, l.Value)
-			}
-		}
-		emit := func(name, value string) {
-			if own.labels.Get(name) == "" {
-				fn(name, value)
-			}
-		}
-		if m.listed {
-			for _, set := range m.sets {
-				if k := (seen{m.v, set, own}); !done[k] {
-					done[k] = true
-					emitOwn()
-					for pairs := m.v.set(set); len(pairs) > 0; pairs = pairs[2:] {
-						emit(m.v.strings[pairs[0]], m.v.strings[pairs[1]])
-					}
-				}
-			}
-			return nil
-		}
-		err := r.samples(ctx, &m, func(_ *pprofTables, p *pprofSample) error {
-			emitOwn()
-			for _, l := range p.labels {
-				emit(l.name, l.value)
-			}
-			return nil
-		})
-		if errors.Is(err, errDamaged) {
-			return nil
-		}
-		return wrapStored(&m, err)
-	})
-}
-
-// LabelNames lists the names of series and sample labels of the matching samples, sorted.
-func (s *Store) LabelNames(ctx context.Context, q Query) ([]string, error) {
-	names := make(map[string]struct{})
-	err := s.eachLabel(ctx, &q, func(name, _ string) { names[strings.Clone(name)] = struct{}{} })
-	return sortedKeys(names), err
-}
-
-// LabelValues lists the values of one label of the matching samples, sorted.
-func (s *Store) LabelValues(ctx context.Context, q Query, name string) ([]string, error) {
-	values := make(map[string]struct{})
-	err := s.eachLabel(ctx, &q, func(n, value string) {
-		if n == name {
-			values[strings.Clone(value)] = struct{}{}
-		}
-	})
-	return sortedKeys(values), err
-}
-
-func sortedKeys(m map[string]struct{}) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// Types lists the types of the profiles with a matching sample, sorted; q.Type is not looked at.
-func (s *Store) Types(ctx context.Context, q Query) ([]ProfileType, error) {
-	seen := make(map[ProfileType]struct{})
-	r := reader{s: s}
-	err := s.query(ctx, &q, true, func(m match) error {
-		ok, err := r.any(ctx, &m)
-		if ok {
-			for _, t := range m.series().types {
-				seen[t] = struct{}{}
-			}
-		}
-		return err
-	})
-	types := make([]ProfileType, 0, len(seen))
-	for t := range seen {
-		types = append(types, t)
-	}
-	slices.SortFunc(types, func(a, b ProfileType) int { return strings.Compare(a.String(), b.String()) })
-	return types, err
-}
-
-var errFound = errors.New("found")
-
-// any says whether at least one sample matches.
-func (r *reader) any(ctx context.Context, m *match) (bool, error) {
-	if m.listed {
-		return true, nil
-	}
-	err := r.samples(ctx, m, func(*pprofTables, *pprofSample) error { return errFound })
-	if errors.Is(err, errFound) {
-		return true, nil
-	}
-	if errors.Is(err, errDamaged) {
-		return false, nil
-	}
-	return false, wrapStored(m, err)
-}
-
-// Profiles lists single profiles with a matching sample, newest first, at most limit.
-func (s *Store) Profiles(ctx context.Context, q Query, limit int) ([]ProfileInfo, error) {
-	if limit <= 0 {
-		return nil, &Error{Code: BadRequest, Param: "limit", Message: fmt.Sprintf("limit %d: it must be positive", limit)}
-	}
-	newest := func(a, b match) int {
-		return cmp.Or(cmp.Compare(b.e.time, a.e.time), strings.Compare(string(a.e.id[:]), string(b.e.id[:])))
-	}
-	var all []match
-	cut := func() {
-		slices.SortFunc(all, newest)
-		all = all[:min(limit, len(all))]
-	}
-	r := reader{s: s}
-	err := s.query(ctx, &q, false, func(m match) error {
-		ok, err := r.any(ctx, &m)
 		if !ok {
 			return err
 		}
-		if all = append(all, m); len(all) >= 2*limit {
-			cut()
+		if last == nil || last.id != c.row.dictionary {
+			last = w.byID[c.row.dictionary]
 		}
-		if int64(len(all))*250 > s.o.QueryBytes {
-			return s.errQueryBytes()
+		if last == nil {
+			last = &dictionaryWork{id: c.row.dictionary}
+			w.byID[last.id] = last
 		}
-		return nil
+		last.chosen = append(last.chosen, c)
+		if n := len(last.parts); n == 0 || last.parts[n-1] != c.part {
+			last.parts = append(last.parts, c.part)
+		}
+		column := c.match.own.columns[c.match.typ]
+		p := w.pass(column.column, c.match.rest)
+		if !slices.Contains(last.passes, p) {
+			last.passes = append(last.passes, p)
+		}
+		if p.weights[c.part] == nil {
+			p.weights[c.part] = make([]int64, len(c.table.rows))
+			w.size += 8 * int64(len(c.table.rows))
+		}
+		p.weights[c.part][c.number] = column.factor
+		if w.size += 48; w.size > v.s.o.QueryBytes {
+			return v.s.errQueryBytes()
+		}
+		return w.count(&c)
 	})
-	if err != nil {
-		return nil, err
+	return w, err
+}
+
+// count sees to it that no sum can overflow.
+func (w *work) count(c *chosen) error {
+	for i := c.row.total; i < c.row.end; i++ {
+		n := c.total(i, c.match.typ)
+		if n > math.MaxInt64-w.total {
+			return errOverflow
+		}
+		w.total += n
 	}
-	cut()
-	infos := make([]ProfileInfo, 0, len(all))
-	for _, m := range all {
-		own := m.series()
-		infos = append(infos, ProfileInfo{
-			ID: m.e.id, Name: own.types[0].Name, Labels: slices.Clone(own.labels), Time: m.e.time,
-			Duration: time.Duration(m.e.duration), Bytes: int(m.e.length), Value: m.total(),
-		})
+	return nil
+}
+
+func (w *work) pass(column int, r *rest) *pass {
+	for _, p := range w.passes {
+		if p.column == column && p.rest == r {
+			return p
+		}
 	}
-	return infos, nil
+	p := &pass{column, r, make([][]int64, len(w.v.parts))}
+	w.passes = append(w.passes, p)
+	return p
+}
+
+// dictionaries are in ascending order, as the rows in blocks are.
+func (w *work) dictionaries() []*dictionaryWork {
+	all := make([]*dictionaryWork, 0, len(w.byID))
+	for _, d := range w.byID {
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b *dictionaryWork) int { return int(a.id) - int(b.id) })
+	return all
+}
+
+// reader reads the columns that the passes need.
+func (w *work) reader(part int) rowReader {
+	if w.readers[part] == nil {
+		var want columns
+		for _, p := range w.passes {
+			want.labels = want.labels || p.rest != nil
+			want.values = append(want.values, p.column)
+		}
+		slices.Sort(want.values)
+		want.values = slices.Compact(want.values)
+		w.readers[part] = w.v.parts[part].reader(want)
+	}
+	return w.readers[part]
+}
+
+func (w *work) close() {
+	for _, r := range w.readers {
+		if r != nil {
+			r.close()
+		}
+	}
+}
+
+// sum adds up the values of each stack of a dictionary. Symbols are nil when it is damaged.
+func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, error) {
+	syms, err := w.v.symbols(ctx, &d.chosen[0])
+	if syms == nil {
+		d.damaged = len(d.chosen)
+		return nil, nil, err
+	}
+	// The sums, and for each stack its place in the tree.
+	if w.size+12*int64(len(syms.callers)) > w.v.s.o.QueryBytes {
+		return nil, nil, w.v.s.errQueryBytes()
+	}
+	sums := make([]int64, len(syms.callers))
+	bad := make(map[int]bool) // parts that turned out to be damaged
+	for {
+		again := false
+		for _, part := range d.parts {
+			if bad[part] {
+				continue
+			}
+			err := w.reader(part).scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				for _, p := range d.passes {
+					if err := p.add(d.id, part, syms, r, sums); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if damage := (*damageError)(nil); errors.As(err, &damage) {
+				// Some of its rows are in the sums already: a part counts whole or not at all.
+				w.v.s.noteDamage(w.v.parts[part], damage)
+				bad[part], again = true, true
+				break
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+		if !again {
+			break
+		}
+		clear(sums)
+	}
+	for i := range d.chosen {
+		if bad[d.chosen[i].part] {
+			d.damaged++
+		} else {
+			d.profiles++
+		}
+	}
+	return syms, sums, nil
+}
+
+var errRows = errors.New("a row points to nothing")
+
+// add is the inner loop of every flame graph.
+func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []int64) error {
+	weights := p.weights[part]
+	if weights == nil || p.column >= len(r.values) {
+		return nil
+	}
+	n := len(r.stack)
+	stack, profile, values := r.stack, r.profile[:n], r.values[p.column][:n]
+	for i, s := range stack {
+		if int(s) >= len(sums) || int(profile[i]) >= len(weights) {
+			return errRows
+		}
+		weight := weights[profile[i]]
+		if weight == 0 {
+			continue
+		}
+		if p.rest != nil {
+			if int(r.labels[i]) >= len(syms.setEnds) {
+				return errRows
+			}
+			if !p.rest.matches(dictionary, syms, r.labels[i]) {
+				continue
+			}
+		}
+		sums[s] += values[i] * weight
+	}
+	return nil
+}
+
+// tree adds the stacks of a dictionary to those of an answer.
+type tree struct {
+	*symbols
+	stacks *flamegraph.Stacks
+	limit  int64
+
+	frames []int32 // of locations, one after the other, outermost first
+	ends   []int32 // of a location in frames; 0: not known yet
+	starts []int32
+}
+
+// add says false when the limit is reached.
+func (t *tree) add(sums []int64) bool {
+	t.starts, t.ends = make([]int32, len(t.locations)), make([]int32, len(t.locations))
+	// A stack is needed for its own value, or for one that it calls. Callers have lower numbers.
+	needed := make([]bool, len(sums))
+	for i := len(sums) - 1; i > 0; i-- {
+		if sums[i] != 0 {
+			needed[i] = true
+		}
+		if needed[i] {
+			needed[t.callers[i]] = true
+		}
+	}
+	t.stacks.AddAt(flamegraph.Root, sums[0])
+	nodes := make([]int32, len(sums))
+	nodes[0] = flamegraph.Root
+	for i := 1; i < len(sums); i++ {
+		if !needed[i] {
+			continue
+		}
+		node := nodes[t.callers[i]]
+		for _, f := range t.framesOf(t.leaf[i]) {
+			node = t.stacks.Child(node, f)
+		}
+		nodes[i] = node
+		t.stacks.AddAt(node, sums[i])
+		if i%4096 == 0 && t.stacks.Size() > t.limit {
+			return false
+		}
+	}
+	return t.stacks.Size() <= t.limit
+}
+
+// framesOf are the frames of a location, outermost first.
+func (t *tree) framesOf(l uint32) []int32 {
+	if t.ends[l] == 0 {
+		t.starts[l] = int32(len(t.frames))
+		lines := t.linesOf(l)
+		for i := len(lines) - 1; i >= 0; i-- {
+			f := t.frame(l, &lines[i])
+			f.Inlined = i < len(lines)-1
+			t.frames = append(t.frames, t.stacks.Frame(f))
+		}
+		if len(lines) == 0 {
+			t.frames = append(t.frames, t.stacks.Frame(t.frame(l, nil)))
+		}
+		t.ends[l] = int32(len(t.frames))
+	}
+	return t.frames[t.starts[l]:t.ends[l]]
+}
+
+// frame names a line of a location. One without a line is named by its address.
+func (s *symbols) frame(l uint32, one *line) flamegraph.Frame {
+	at := &s.locations[l]
+	var binary string
+	if at.mapping > 0 {
+		binary = s.strings[s.mappings[at.mapping-1].file]
+	}
+	if one == nil {
+		name := fmt.Sprintf("%#x", at.address)
+		if binary != "" {
+			name = path.Base(binary) + "+" + name
+		}
+		return flamegraph.Frame{Function: name, Binary: binary}
+	}
+	f := &s.functions[one.function]
+	return flamegraph.Frame{Function: s.strings[f.name], Binary: binary, File: s.strings[f.file]}
 }

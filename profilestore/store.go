@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,16 +22,16 @@ import (
 // Options tune a store. The zero value is the documented default.
 type Options struct {
 	Retention      time.Duration         // profiles older than this are deleted; 0: 7 days
-	RetentionBytes int64                 // the oldest segments are deleted above this size on disk; 0: 10 GB
-	IndexBytes     int64                 // and above this size of the index in memory; 0: 512 MB
+	RetentionBytes int64                 // the oldest blocks are deleted above this size on disk; 0: 10 GB
+	MemoryBytes    int64                 // memory for what is not in blocks yet, for dictionaries and for caches; 0: 256 MB
 	QueryBytes     int64                 // memory that one query may use; 0: 512 MB
 	MaxSeries      int                   // distinct sets of series labels; 0: 100,000
 	Registerer     prometheus.Registerer // nil: metrics are kept and not registered
 
 	// For tests: nil is the real thing.
 	now  func() time.Time
-	tick <-chan time.Time // rotation by age, retention
-	open func(path string, flags int) (segmentFile, error)
+	tick <-chan time.Time // rotation by age, compaction, retention
+	fs   fileSystem
 }
 
 func (o Options) withDefaults() Options {
@@ -40,8 +41,8 @@ func (o Options) withDefaults() Options {
 	if o.RetentionBytes == 0 {
 		o.RetentionBytes = 10_000_000_000
 	}
-	if o.IndexBytes == 0 {
-		o.IndexBytes = 512 << 20
+	if o.MemoryBytes == 0 {
+		o.MemoryBytes = 256 << 20
 	}
 	if o.QueryBytes == 0 {
 		o.QueryBytes = 512 << 20
@@ -52,8 +53,8 @@ func (o Options) withDefaults() Options {
 	if o.now == nil {
 		o.now = time.Now
 	}
-	if o.open == nil {
-		o.open = func(path string, flags int) (segmentFile, error) { return os.OpenFile(path, flags, 0o640) }
+	if o.fs == nil {
+		o.fs = osFS{}
 	}
 	return o
 }
@@ -61,11 +62,13 @@ func (o Options) withDefaults() Options {
 const (
 	formatFile    = "FORMAT"
 	lockFile      = "LOCK"
-	formatVersion = 1
+	formatVersion = 2
 	formatText    = "pilotlight profilestore "
 
-	segmentBytes  = 32 << 20  // a segment is sealed above this size
-	segmentAge    = time.Hour // or when its first record is this old
+	quarantineDir = "quarantine"
+
+	walBytes      = 48 << 20  // a head is written as blocks when its log is as large: it bounds the time of a restart
+	headAge       = time.Hour // or when its first profile came so long ago
 	groupBytes    = 64 << 20  // batches that are written with one fsync
 	retentionTick = time.Minute
 )
@@ -73,242 +76,360 @@ const (
 // Store is a directory of profiles. All methods may be called from many goroutines.
 type Store struct {
 	dir     string
+	fs      fileSystem
 	o       Options
 	lock    *os.File
 	metrics *metrics
 	now     func() time.Time
 
-	checking chan struct{} // one token for each batch that is being inflated and checked
-	commits  chan *commit
-	closing  chan struct{} // closed by Close
-	closed   chan struct{} // closed by the writer at its end
-	closeErr error         // of the writer
-	once     sync.Once
+	readers    chan *profileReader // one for each batch that is being inflated and decoded
+	rowBuffers rowPool
+	commits    chan *commit
+	requests   chan request  // to the writer
+	work       chan request  // to the maintainer
+	flushed    chan struct{} // after each attempt to write heads as blocks
+	closing    chan struct{} // closed by Close
+	closed     sync.WaitGroup
+	closeErr   error
+	once       sync.Once
+
+	wal        *walFile // the writer's
+	sequence   atomic.Uint64
+	dictionary atomic.Uint32 // last id
+	uses       atomic.Int64  // counts uses of caches, which gives their age
+	cacheBytes atomic.Int64
 
 	mu       sync.RWMutex
-	segments []*segment // by sequence; the last is the active one; nil when closed
+	stopped  bool
+	head     *head
+	flushing []*head // oldest first
+	blocks   []*block
+	segments []*segment // by sequence
 	series   map[string]*series
+	headers  map[header]*header
+	open     map[dictionaryKey]*dictionary
+	inMemory map[uint32]*dictionary // open ones, and those of heads
+	loaded   map[uint32]*loadedSymbols
+	badLogs  map[string]bool // files of the log with damage, which are kept
 	damage   []Damage
-	err      error // of the last retention
+	err      error // of the last round in the background
+	flushErr error
 }
 
+type dictionaryKey struct {
+	service string
+	day     int64
+}
+
+// loadedSymbols is a dictionary in the cache.
+type loadedSymbols struct {
+	symbols *symbols
+	bytes   int64
+	used    int64
+}
+
+// request asks for work; done is closed when it is done, and may be nil.
+type request struct{ done chan struct{} }
+
 // Open opens the directory, or makes it. Another process that has it open, a directory with foreign files and
-// a directory written by a newer version are refused, and nothing in them is touched.
+// a directory written by a newer version are refused, and nothing in them is touched. A directory of format 1 is
+// made one of this format.
 func Open(dir string, o Options) (_ *Store, err error) {
 	o = o.withDefaults()
-	if o.Retention < 0 || o.RetentionBytes < 0 || o.IndexBytes < 0 || o.QueryBytes < 0 || o.MaxSeries < 0 {
+	if o.Retention < 0 || o.RetentionBytes < 0 || o.MemoryBytes < 0 || o.QueryBytes < 0 || o.MaxSeries < 0 {
 		return nil, &Error{Code: BadRequest, Message: "retention, sizes and limits of a store must not be negative: use 0 for the default"}
 	}
-	if err := prepare(dir); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
-	}
-	lock, err := lockDir(dir)
+	version, err := prepare(o.fs, dir)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s := &Store{
-		dir: dir, o: o, lock: lock, now: o.now,
-		checking: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		dir: dir, fs: o.fs, o: o, now: o.now,
+		readers:  make(chan *profileReader, runtime.GOMAXPROCS(0)),
 		commits:  make(chan *commit),
+		requests: make(chan request),
+		work:     make(chan request, 16),
+		flushed:  make(chan struct{}, 1),
 		closing:  make(chan struct{}),
-		closed:   make(chan struct{}),
 		series:   make(map[string]*series),
+		headers:  make(map[header]*header),
+		open:     make(map[dictionaryKey]*dictionary),
+		inMemory: make(map[uint32]*dictionary),
+		loaded:   make(map[uint32]*loadedSymbols),
+		badLogs:  make(map[string]bool),
+	}
+	for range cap(s.readers) {
+		s.readers <- new(profileReader)
+	}
+	if s.lock, err = lockDir(o.fs, dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.closeFiles())
+			err = errors.Join(fmt.Errorf("open store %s: %w", dir, err), s.closeFiles())
 		}
 	}()
-	if s.metrics, err = newMetrics(o.Registerer); err != nil {
-		return nil, fmt.Errorf("register metrics of the store: %w", err)
+	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.cacheBytes.Load()) }); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := s.load(); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, err
+	}
+	if version < formatVersion {
+		if err := s.migrate(); err != nil {
+			return nil, fmt.Errorf("migrate from format %d: %w", version, err)
+		}
 	}
 	if err := s.retain(); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, err
 	}
-	go s.write()
+	s.closed.Go(s.write)
+	s.closed.Go(s.maintain)
 	return s, nil
 }
 
-// prepare makes the directory a store, or finds out why it cannot be one.
-func prepare(dir string) error {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return fmt.Errorf("make the data directory: %w", err)
+// prepare makes the directory a store, or finds out why it cannot be one. It returns the format that it has.
+func prepare(fsys fileSystem, dir string) (version int, err error) {
+	if _, ok := fsys.(osFS); ok {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return 0, fmt.Errorf("make the data directory: %w", err)
+		}
 	}
 	path := filepath.Join(dir, formatFile)
-	b, err := os.ReadFile(path)
+	b, err := fsys.ReadFile(path)
 	if err == nil {
 		text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), formatText)
 		version, err := strconv.Atoi(text)
 		switch {
 		case !ok || err != nil || version < 1:
-			return &Error{Code: BadRequest, Message: fmt.Sprintf("%s says %.40q, which is not a profile store: name another directory with --data", path, b)}
+			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("%s says %.40q, which is not a profile store: name another directory with --data", path, b)}
 		case version > formatVersion:
-			return &Error{Code: BadRequest, Message: fmt.Sprintf("it was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", version, formatVersion)}
+			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("it was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", version, formatVersion)}
 		}
-		return nil
+		return version, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the format of the store: %w", err)
+		return 0, fmt.Errorf("read the format of the store: %w", err)
 	}
-	names, err := os.ReadDir(dir)
+	names, err := fsys.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("read the data directory: %w", err)
+		return 0, fmt.Errorf("read the data directory: %w", err)
 	}
 	for _, n := range names {
 		// lost+found is there when the directory is a file system of its own, FORMAT.tmp after a crash below.
-		if n.Name() != "lost+found" && n.Name() != formatFile+".tmp" {
-			return &Error{Code: BadRequest, Message: fmt.Sprintf("it holds other files (%.60q) and is not a profile store: name an empty directory with --data", n.Name())}
+		if n != "lost+found" && n != formatFile+tmpSuffix {
+			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("it holds other files (%.60q) and is not a profile store: name an empty directory with --data", n)}
 		}
 	}
-	if err := writeFile(path, fmt.Appendf(nil, "%s%d\n", formatText, formatVersion)); err != nil {
-		return fmt.Errorf("write the format of the store: %w", err)
+	if err := writeFormat(fsys, dir); err != nil {
+		return 0, err
 	}
-	return syncDir(filepath.Dir(filepath.Clean(dir)))
+	return formatVersion, fsys.SyncDir(filepath.Dir(filepath.Clean(dir)))
 }
 
-func lockDir(dir string) (*os.File, error) {
+func writeFormat(fsys fileSystem, dir string) error {
+	if err := writeFile(fsys, filepath.Join(dir, formatFile), fmt.Appendf(nil, "%s%d\n", formatText, formatVersion)); err != nil {
+		return fmt.Errorf("write the format of the store: %w", err)
+	}
+	return nil
+}
+
+// lockDir gives nil for a file system of a test, which no other process has.
+func lockDir(fsys fileSystem, dir string) (*os.File, error) {
+	if _, ok := fsys.(osFS); !ok {
+		return nil, nil
+	}
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("lock the store: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = &Error{Code: Unavailable, Message: "it is in use by another pilotlight: stop it, or name another directory with --data", Err: err}
+			err = &Error{Code: BadRequest, Message: "it is in use by another process: stop that one, or name another directory with --data"}
 		}
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
-// load opens all segments and makes a new active one where the last is sealed.
+func (s *Store) nextSequence() uint64 { return s.sequence.Add(1) }
+
+// seen notes that a number is taken.
+func (s *Store) seen(seq uint64) { s.sequence.Store(max(s.sequence.Load(), seq)) }
+
+func (s *Store) seenDictionary(id uint32) { s.dictionary.Store(max(s.dictionary.Load(), id)) }
+
+// load opens segments and blocks, and reads the log.
 func (s *Store) load() error {
-	names, err := filepath.Glob(filepath.Join(s.dir, "*.seg"))
-	if err != nil {
-		return err
-	}
-	slices.Sort(names) // the sequence has leading zeros
-	for i, path := range names {
-		seq, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), ".seg"), 10, 64)
-		if err != nil {
-			return fmt.Errorf("file %s: its name is not a number", path)
-		}
-		if err := s.loadSegment(path, seq, i == len(names)-1); err != nil {
+	for _, name := range []string{walDir, symbolsDir, blocksDir, quarantineDir} {
+		if err := s.fs.Mkdir(filepath.Join(s.dir, name)); err != nil {
 			return err
 		}
 	}
-	if n := len(s.segments); n == 0 || s.segments[n-1].active == nil {
-		return s.addSegment()
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return err
 	}
-	return nil
+	if err := s.loadSegments(); err != nil {
+		return err
+	}
+	if err := s.loadBlocks(); err != nil {
+		return err
+	}
+	logs, err := s.sequences(walDir)
+	if err != nil {
+		return err
+	}
+	from := s.nextSequence()
+	if len(logs) > 0 {
+		from = logs[0]
+	}
+	s.head = newHead(from)
+	for _, seq := range logs {
+		if err := s.replay(seq); err != nil {
+			return err
+		}
+	}
+	s.wal, err = createWAL(s.fs, s.dir, s.nextSequence())
+	return err
 }
 
-func (s *Store) loadSegment(path string, seq uint64, last bool) error {
-	f, err := s.o.open(path, os.O_RDWR)
+// sequences lists what a directory holds by number, and removes what a crash left unfinished.
+func (s *Store) sequences(dir string) ([]uint64, error) {
+	names, err := s.fs.ReadDir(filepath.Join(s.dir, dir))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	seg := newSegment(path, seq, f, info.Size())
-	s.segments = append(s.segments, seg)
-
-	if x := readSidecar(seg.sidecarPath(), seg.size); x != nil {
-		for i := range x.series {
-			x.series[i] = s.intern(x.series[i])
-		}
-		seg.index = x
-		seg.byID = x.byID()
-		return nil
-	}
-
-	var magic [len(segmentMagic)]byte
-	n, err := f.ReadAt(magic[:min(seg.size, int64(len(magic)))], 0)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
-	}
-	if last && n < len(magic) { // a crash while it was made
-		if _, err := f.WriteAt([]byte(segmentMagic), 0); err != nil {
-			return err
-		}
-		seg.size = int64(len(segmentMagic))
-	} else if string(magic[:]) != segmentMagic {
-		s.quarantine(Damage{path, 0, seg.size, "no segment header"})
-		at := info.ModTime().UnixNano() // retention deletes it when its profiles would have been deleted
-		seg.index = &index{minTime: at, maxTime: at}
-		return nil
-	}
-	sc, err := scan(path, f, seg.size, last, s.intern)
-	if err != nil {
-		return err
-	}
-	for _, d := range sc.damage {
-		s.quarantine(d)
-	}
-	seg.active, seg.index = sc.builder, &sc.builder.index
-	if last {
-		if sc.torn < seg.size {
-			// Never acknowledged. It must be gone for good before something follows it.
-			if err := errors.Join(f.Truncate(sc.torn), f.Sync()); err != nil {
-				return err
+	var all []uint64
+	for _, name := range names {
+		if strings.HasSuffix(name, tmpSuffix) {
+			if err := s.fs.RemoveAll(filepath.Join(s.dir, dir, name)); err != nil {
+				return nil, err
 			}
-			seg.size = sc.torn
+			continue
 		}
-		seg.born = s.now().UnixNano()
-		return nil
+		if seq, ok := sequence(name); ok {
+			all = append(all, seq)
+			s.seen(seq)
+		}
 	}
-	if sc.torn < seg.size {
-		s.quarantine(Damage{path, sc.torn, seg.size - sc.torn, errTorn.Error()})
-	}
-	seg.seal()
-	return seg.writeSidecar()
+	slices.Sort(all)
+	return all, nil
 }
 
-// addSegment makes a new active segment.
-func (s *Store) addSegment() error {
-	seq := uint64(1)
-	if n := len(s.segments); n > 0 {
-		seq = s.segments[n-1].seq + 1
-	}
-	path := segmentPath(s.dir, seq)
-	f, err := s.o.open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+func (s *Store) loadSegments() error {
+	all, err := s.sequences(symbolsDir)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt([]byte(segmentMagic), 0)
-	if err == nil {
-		err = f.Sync()
+	replaced := make(map[uint64]bool)
+	for _, seq := range all {
+		path := filepath.Join(s.dir, symbolsDir, fmt.Sprintf("%012d", seq))
+		var meta segmentMeta
+		if ok, err := s.loadMeta(path, &meta); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		for _, d := range meta.Dictionaries {
+			s.seenDictionary(d.ID)
+		}
+		for _, old := range meta.Replaces {
+			replaced[old] = true
+		}
+		s.segments = append(s.segments, newSegment(s.fs, path, meta))
 	}
-	if err == nil {
-		err = syncDir(s.dir)
+	s.segments = slices.DeleteFunc(s.segments, func(seg *segment) bool {
+		if replaced[seg.meta.Sequence] {
+			err = errors.Join(err, s.fs.RemoveAll(seg.path))
+		}
+		return replaced[seg.meta.Sequence]
+	})
+	slices.SortFunc(s.segments, bySequence)
+	return err
+}
+
+func (s *Store) loadBlocks() error {
+	all, err := s.sequences(blocksDir)
+	if err != nil {
+		return err
+	}
+	replaced := make(map[uint64]bool)
+	for _, seq := range all {
+		path := filepath.Join(s.dir, blocksDir, fmt.Sprintf("%012d", seq))
+		var meta blockMeta
+		if ok, err := s.loadMeta(path, &meta); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		for _, id := range meta.Dictionaries {
+			s.seenDictionary(id)
+		}
+		for _, old := range meta.Replaces {
+			replaced[old] = true
+		}
+		s.blocks = append(s.blocks, newBlock(s, path, meta))
+	}
+	s.blocks = slices.DeleteFunc(s.blocks, func(b *block) bool {
+		if replaced[b.meta.Sequence] {
+			err = errors.Join(err, s.fs.RemoveAll(b.path))
+		}
+		return replaced[b.meta.Sequence]
+	})
+	for _, b := range s.blocks {
+		if err := s.loadPrints(b); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// loadPrints reads the IDs of a block. One that is damaged can tell no doubles.
+func (s *Store) loadPrints(b *block) error {
+	t, err := b.readProfiles()
+	if d := (*damageError)(nil); errors.As(err, &d) {
+		s.noteDamage(b, d)
+		return nil
 	}
 	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(path))
+		return err
 	}
-	seg := newSegment(path, seq, f, int64(len(segmentMagic)))
-	seg.active = newIndexBuilder()
-	seg.index = &seg.active.index
-	s.mu.Lock()
-	s.segments = append(s.segments, seg)
-	s.mu.Unlock()
+	b.setPrints(t)
 	return nil
 }
 
-// intern gives the store's own object for a series.
-func (s *Store) intern(x *series) *series {
-	key := x.key()
-	if own, ok := s.series[key]; ok {
-		return own
+// loadMeta reads meta.json. A directory whose meta.json is damaged is put aside as it is, and ok is false.
+func (s *Store) loadMeta(path string, meta any) (ok bool, err error) {
+	err = readMeta(s.fs, path, meta)
+	if err == nil {
+		return true, nil
 	}
-	s.series[key] = x
-	return x
+	d := &damageError{Damage{Path: path, Reason: err.Error()}}
+	if !errors.As(err, &d) && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	s.note(d.Damage)
+	return false, s.putAside(path)
 }
 
-func (s *Store) quarantine(d Damage) {
+// putAside moves a file or directory where nothing reads it, and retention finds it by the day in its name.
+func (s *Store) putAside(path string) error {
+	name := fmt.Sprintf("%08d-%s-%s", floorDiv(s.now().UnixNano(), day), filepath.Base(filepath.Dir(path)), filepath.Base(path))
+	dir := filepath.Join(s.dir, quarantineDir)
+	if err := s.fs.Rename(path, filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	return errors.Join(s.fs.SyncDir(filepath.Dir(path)), s.fs.SyncDir(dir))
+}
+
+// noteDamage takes note of a damage of a part, once.
+func (s *Store) noteDamage(p part, d *damageError) {
+	if p.quarantine(d) {
+		s.note(d.Damage)
+	}
+}
+
+func (s *Store) note(d Damage) {
 	s.metrics.quarantined.Inc()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -325,103 +446,142 @@ func (s *Store) Damage() []Damage {
 	return slices.Clone(s.damage)
 }
 
-// Err is the error of the last round of retention, nil when it went well. Appends and queries go on.
+// Err is the error of the last round of work in the background (blocks, compaction, retention), nil when it went
+// well. Appends and queries go on.
 func (s *Store) Err() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.err
 }
 
-// Close ends when the batches that the disk is working on are answered, and unlocks the directory. Queries that
-// have begun still end well. It may be called again.
+// internSeries gives the store's own object for a series that is stored already.
+func (s *Store) internSeries(x *series) *series {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := x.key()
+	if own, ok := s.series[key]; ok {
+		return own
+	}
+	s.series[key] = x
+	return x
+}
+
+// Close ends when the batches that the disk is working on are answered, and unlocks the directory. What is in
+// no block yet is in the log. Queries that have begun still end well. It may be called again.
 func (s *Store) Close() error {
-	s.once.Do(func() { close(s.closing) })
-	<-s.closed
+	s.once.Do(func() {
+		close(s.closing)
+		s.closed.Wait()
+		s.closeErr = s.closeFiles()
+	})
 	return s.closeErr
 }
 
 func (s *Store) closeFiles() error {
 	s.mu.Lock()
-	segments := s.segments
-	s.segments = nil
+	blocks, segments := s.blocks, s.segments
+	s.blocks, s.segments, s.stopped = nil, nil, true
 	s.mu.Unlock()
 	var errs []error
+	for _, b := range blocks {
+		errs = append(errs, b.release())
+	}
 	for _, seg := range segments {
 		errs = append(errs, seg.release())
 	}
-	return errors.Join(append(errs, s.lock.Close())...)
+	if s.wal != nil {
+		errs = append(errs, s.wal.file.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Store) errClosed() error {
 	return &Error{Code: Unavailable, Message: "the store is being closed: try again later", Err: ErrClosed}
 }
 
-// Append stores a batch and returns when it is durable. A batch is stored as a whole or not at all: one bad
-// profile refuses it, and the [*Error] names the profile, so that a sender learns of every refusal and can
-// send the others again. A profile whose ID is stored already is dropped without an error. When ctx ends
-// first, the batch may be stored or not; sending it again is safe.
-func (s *Store) Append(ctx context.Context, batch []Encoded) error {
-	start := time.Now()
-	result, err := s.append(ctx, batch)
-	s.metrics.appendSeconds.Observe(time.Since(start).Seconds())
-	if err != nil {
-		s.metrics.profiles.WithLabelValues(result).Add(float64(len(batch)))
-	}
-	return err
-}
-
-func (s *Store) append(ctx context.Context, batch []Encoded) (result string, err error) {
-	c, err := s.checkBatch(ctx, batch)
-	if err != nil {
-		return resultRefused, err
-	}
-	if len(c.profiles) == 0 {
-		return "", nil
-	}
+// isClosing says whether Close was called: work in the background then stops where it is.
+func (s *Store) isClosing() bool {
 	select {
-	case s.commits <- c:
 	case <-s.closing:
-		return resultFailed, s.errClosed()
-	case <-ctx.Done():
-		return resultFailed, ctx.Err()
-	}
-	select {
-	case err := <-c.done:
-		if e := (*Error)(nil); errors.As(err, &e) && e.Code == TooManyRequests {
-			return resultRefused, err
-		}
-		return resultFailed, err
-	case <-ctx.Done():
-		return resultFailed, ctx.Err()
+		return true
+	default:
+		return false
 	}
 }
 
-func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (*commit, error) {
-	size := 0
-	for i := range batch {
-		size += len(batch[i].Pprof)
+// symbolsOf is the content of a dictionary. What is read from disk is cached.
+func (s *Store) symbolsOf(ctx context.Context, id uint32) (*symbols, error) {
+	s.mu.Lock()
+	if d := s.inMemory[id]; d != nil {
+		s.mu.Unlock()
+		return d.view(), nil
 	}
-	if size > maxBatch {
-		return nil, &Error{Code: PayloadTooLarge, Message: fmt.Sprintf("a batch of %d bytes: send at most %d at once", size, maxBatch)}
+	if l := s.loaded[id]; l != nil {
+		l.used = s.uses.Add(1)
+		s.mu.Unlock()
+		return l.symbols, nil
 	}
-	select {
-	case s.checking <- struct{}{}:
-		defer func() { <-s.checking }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	segments := slices.Clone(s.segments)
+	for _, seg := range segments {
+		seg.refs.Add(1)
 	}
-	c := &commit{done: make(chan error, 1), profiles: make([]*checked, 0, len(batch))}
-	for i := range batch {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, releaseSegments(segments))
+	}
+	symbols, err := loadSymbols(segments, id)
+	if err = errors.Join(err, releaseSegments(segments)); err != nil {
+		return nil, err
+	}
+	l := &loadedSymbols{symbols: symbols, bytes: symbols.size() + 64*int64(len(symbols.strings)), used: s.uses.Add(1)}
+	s.mu.Lock()
+	if s.loaded[id] == nil {
+		s.loaded[id] = l
+		s.cacheBytes.Add(l.bytes)
+	}
+	s.mu.Unlock()
+	return symbols, nil
+}
+
+func releaseSegments(segments []*segment) error {
+	var errs []error
+	for _, seg := range segments {
+		errs = append(errs, seg.release())
+	}
+	return errors.Join(errs...)
+}
+
+// trim gives back the caches that were used longest ago, until they are within their share of the memory.
+func (s *Store) trim() {
+	most := s.o.MemoryBytes / 2
+	if s.cacheBytes.Load() <= most {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	type cached struct {
+		used int64
+		drop func()
+	}
+	var all []cached
+	for id, l := range s.loaded {
+		all = append(all, cached{l.used, func() { delete(s.loaded, id); s.cacheBytes.Add(-l.bytes) }})
+	}
+	for _, b := range s.blocks {
+		b.mu.Lock()
+		if b.cached != nil {
+			all = append(all, cached{b.used, b.evict})
 		}
-		p, err := s.check(&batch[i])
-		if err != nil {
-			var e *Error
-			errors.As(err, &e)
-			return nil, &Error{Code: e.Code, Message: fmt.Sprintf("profile %d of %d, %.200s: %s; nothing of the batch is stored", i+1, len(batch), batch[i].Labels, e.Message), Err: e.Err}
-		}
-		c.profiles = append(c.profiles, p)
+		b.mu.Unlock()
 	}
-	return c, nil
+	slices.SortFunc(all, func(a, b cached) int { return int(a.used - b.used) })
+	for _, c := range all {
+		if s.cacheBytes.Load() <= most*3/4 {
+			return
+		}
+		c.drop()
+	}
 }

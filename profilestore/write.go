@@ -1,10 +1,9 @@
 package profilestore
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -12,22 +11,21 @@ import (
 
 // commit is a batch on its way to the disk.
 type commit struct {
-	profiles []*checked
-	done     chan error // buffered: the writer never waits for the one who asked
+	entries []*entry
+	done    chan error // buffered: the writer never waits for the one who asked
 }
 
 func (c *commit) bytes() int {
 	n := 0
-	for _, p := range c.profiles {
-		n += len(p.pprof)
+	for _, e := range c.entries {
+		n += len(e.enc.Pprof)
 	}
 	return n
 }
 
-// write is the only goroutine that changes files and segments. Batches that arrive while it waits for the
+// write is the only goroutine that writes the log and adds to the head. Batches that arrive while it waits for the
 // disk are written together with one fsync.
 func (s *Store) write() {
-	defer close(s.closed)
 	tick := s.o.tick
 	if tick == nil {
 		ticker := time.NewTicker(retentionTick)
@@ -39,12 +37,10 @@ func (s *Store) write() {
 		case c := <-s.commits:
 			s.commitGroup(s.collect(c))
 		case <-tick:
-			err := errors.Join(s.rotateIfOld(), s.retain())
-			s.mu.Lock()
-			s.err = err
-			s.mu.Unlock()
+			s.rotateIfOld(nil)
+		case r := <-s.requests:
+			s.rotateIfOld(r.done)
 		case <-s.closing:
-			s.closeErr = s.closeFiles()
 			return
 		}
 	}
@@ -65,49 +61,45 @@ func (s *Store) collect(first *commit) []*commit {
 	return group
 }
 
-// pending is the record of one commit, as it goes into the index once it is durable.
-type pending struct {
-	profiles []*checked
-	doubles  int
-	base     int64 // of the pprofs in the file
-}
-
 func (s *Store) commitGroup(group []*commit) {
-	if seg := s.segments[len(s.segments)-1]; seg.suspect || seg.size >= s.segmentBytes() {
-		if err := s.rotate(); err != nil {
-			s.answer(group, s.diskError(err))
-			return
-		}
+	if err := s.makeRoom(); err != nil {
+		s.answer(group, err)
+		return
 	}
-	seg := s.segments[len(s.segments)-1]
-	var (
-		buf     []byte
-		records []pending
-		written []*commit
-		inGroup = make(map[ID]bool)
-		added   = make(map[string]bool) // series that the group brings
-	)
+	seen := make(map[ID]bool)
+	var records []byte
+	var fresh []*entry
+	var written []*commit
+	doubles := 0
 	for _, c := range group {
-		p, err := s.admit(c, inGroup, added)
+		own, err := s.withoutDoubles(c.entries, seen)
 		if err != nil {
-			c.done <- err
+			c.done <- s.diskError(err)
 			continue
 		}
-		if len(p.profiles) > 0 {
-			start := len(buf)
-			buf = p.appendRecord(buf)
-			p.base += seg.size + int64(start)
+		doubles += len(c.entries) - len(own)
+		if len(own) > 0 {
+			batch := make([]Encoded, len(own))
+			for i, e := range own {
+				batch[i] = e.enc
+			}
+			records = appendRecord(records, MarshalBatch(nil, batch))
 		}
-		records = append(records, p)
+		fresh = append(fresh, own...)
 		written = append(written, c)
 	}
-	if len(buf) > 0 {
-		if err := writeDurable(seg, buf); err != nil {
+	if len(records) > 0 {
+		if err := s.wal.append(records); err != nil {
 			s.answer(written, s.diskError(err))
 			return
 		}
 	}
-	s.publish(seg, records, int64(len(buf)))
+	s.head.add(fresh, s.now().UnixNano())
+	s.head.walBytes += int64(len(records))
+	s.metrics.walBytes.Set(float64(s.wal.size))
+	s.metrics.headBytes.Set(float64(s.head.bytes))
+	s.metrics.profiles.WithLabelValues(resultStored).Add(float64(len(fresh)))
+	s.metrics.profiles.WithLabelValues(resultDouble).Add(float64(doubles))
 	s.answer(written, nil)
 }
 
@@ -117,180 +109,206 @@ func (s *Store) answer(group []*commit, err error) {
 	}
 }
 
-// admit drops doubles and refuses what would be too many series. inGroup and added grow by what it admits.
-func (s *Store) admit(c *commit, inGroup map[ID]bool, added map[string]bool) (pending, error) {
-	var p pending
-	var fresh []string
-	for _, profile := range c.profiles {
-		key := profile.series.key()
-		if own, ok := s.series[key]; ok {
-			profile.series = own
-		} else if !added[key] && !slices.Contains(fresh, key) {
-			fresh = append(fresh, key)
-		}
-	}
-	if len(fresh) > 0 && len(s.series)+len(added)+len(fresh) > s.o.MaxSeries {
-		return p, &Error{Code: TooManyRequests, Message: fmt.Sprintf("the store holds %d series, %d more would exceed its limit of %d: remove labels that change often", len(s.series)+len(added), len(fresh), s.o.MaxSeries)}
-	}
-	for _, profile := range c.profiles {
-		if inGroup[profile.id] || s.has(profile.id) {
-			p.doubles++
+// withoutDoubles drops entries whose IDs are stored or in seen, which grows by the others.
+func (s *Store) withoutDoubles(entries []*entry, seen map[ID]bool) ([]*entry, error) {
+	var fresh []*entry
+	for _, e := range entries {
+		if seen[e.id] {
 			continue
 		}
-		inGroup[profile.id] = true
-		p.profiles = append(p.profiles, profile)
-	}
-	for _, key := range fresh {
-		added[key] = true
-	}
-	return p, nil
-}
-
-func (s *Store) has(id ID) bool {
-	for _, seg := range slices.Backward(s.segments) {
-		if seg.has(id) {
-			return true
+		stored, err := s.has(e.id)
+		if err != nil {
+			return nil, err
+		}
+		if !stored {
+			seen[e.id] = true
+			fresh = append(fresh, e)
 		}
 	}
-	return false
+	return fresh, nil
 }
 
-// appendRecord appends the record and sets base to where its pprofs begin in dst's new part.
-func (p *pending) appendRecord(dst []byte) []byte {
-	b := newIndexBuilder()
-	own := make(map[string]*series)
-	blobs := make([][]byte, 0, len(p.profiles))
-	offset := uint32(0)
-	for _, c := range p.profiles {
-		m := c.profileMeta
-		key := m.series.key()
-		if own[key] == nil {
-			own[key] = m.series
+func (s *Store) has(id ID) (bool, error) {
+	stored, candidates := s.mayHave(id)
+	var errs []error
+	for _, b := range candidates {
+		if !stored {
+			ok, err := b.has(id)
+			if d := (*damageError)(nil); errors.As(err, &d) {
+				s.noteDamage(b, d)
+				ok, err = true, nil // its hash is in the block, and no more can be known
+			}
+			stored = stored || ok
+			errs = append(errs, err)
 		}
-		m.series, m.offset = own[key], offset
-		offset += m.length
-		b.add(&m)
-		blobs = append(blobs, c.pprof)
+		errs = append(errs, b.release())
 	}
-	start := len(dst)
-	dst = appendRecord(dst, &b.index, blobs)
-	p.base = int64(len(dst)-start) - int64(offset)
-	return dst
+	return stored, errors.Join(errs...)
 }
 
-// writeDurable appends to the segment. After an error the file is as it was before, or suspect.
-func writeDurable(seg *segment, b []byte) error {
-	_, err := seg.file.WriteAt(b, seg.size)
-	if err == nil {
-		if err = seg.file.Sync(); err == nil {
-			return nil
+// mayHave looks at what is in memory, and takes references to the blocks that are to be asked.
+func (s *Store) mayHave(id ID) (stored bool, candidates []*block) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.head.has(id) || slices.ContainsFunc(s.flushing, func(h *head) bool { return h.has(id) }) {
+		return true, nil
+	}
+	print := id.print()
+	for _, b := range s.blocks {
+		if _, ok := slices.BinarySearch(b.prints, print); ok {
+			b.refs.Add(1)
+			candidates = append(candidates, b)
 		}
-		// The kernel reports a failed write-back once and then forgets it.
-		seg.suspect = true
 	}
-	if cutErr := seg.file.Truncate(seg.size); cutErr != nil {
-		seg.suspect = true
-		err = errors.Join(err, cutErr)
-	}
-	return err
+	return false, candidates
 }
 
-// publish makes a durable group readable.
-func (s *Store) publish(seg *segment, records []pending, size int64) {
+// headBytes is the memory that a head may take before it is written as blocks. There may be two.
+func (s *Store) headBytes() int64 { return s.o.MemoryBytes / 8 }
+
+// makeRoom begins a new head where the present one is full, and a new file where nothing may follow the end of the
+// log. While blocks cannot be written it refuses.
+func (s *Store) makeRoom() error {
+	full := s.head.bytes >= s.headBytes() || s.head.walBytes >= walBytes
+	if s.wal.broken && !full {
+		return s.newLog()
+	}
+	if !full {
+		return nil
+	}
+	const heads = 2 // that wait to be written
+	for s.waiting() >= heads {
+		select {
+		case s.work <- request{}:
+		default: // enough is asked for
+		}
+		select {
+		case <-s.flushed:
+		case <-s.closing:
+			return s.errClosed()
+		}
+		s.mu.RLock()
+		err := s.flushErr
+		s.mu.RUnlock()
+		if err != nil {
+			return s.diskError(err)
+		}
+	}
+	return s.rotate()
+}
+
+func (s *Store) waiting() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.flushing)
+}
+
+func (s *Store) newLog() error {
+	w, err := createWAL(s.fs, s.dir, s.nextSequence())
+	if err != nil {
+		return s.diskError(err)
+	}
+	old := s.wal
+	s.wal = w
+	if err := old.file.Close(); err != nil && !old.broken {
+		return s.diskError(err)
+	}
+	return nil
+}
+
+// rotate begins a new head and a new file of the log, and has the old head written as blocks.
+func (s *Store) rotate() error {
+	if err := s.newLog(); err != nil {
+		return err
+	}
+	seq, _ := sequence(filepath.Base(s.wal.path))
 	s.mu.Lock()
-	stored, doubles := 0, 0
-	if seg.size == int64(len(segmentMagic)) {
-		seg.born = s.now().UnixNano()
-	}
-	seg.size += size
-	for _, r := range records {
-		for _, c := range r.profiles {
-			m := c.profileMeta
-			m.series = s.intern(m.series)
-			m.offset = uint32(r.base)
-			r.base += int64(m.length)
-			seg.active.add(&m)
-		}
-		stored += len(r.profiles)
-		doubles += r.doubles
-	}
+	s.flushing = append(s.flushing, s.head)
+	s.head = newHead(seq)
 	s.mu.Unlock()
-	s.metrics.profiles.WithLabelValues(resultStored).Add(float64(stored))
-	s.metrics.profiles.WithLabelValues(resultDouble).Add(float64(doubles))
-	s.metrics.bytes.Add(float64(size))
+	select {
+	case s.work <- request{}:
+	default: // enough is asked for
+	}
+	return nil
+}
+
+// rotateIfOld is for the tick: it also has the maintainer look for work.
+func (s *Store) rotateIfOld(done chan struct{}) {
+	if !s.head.empty() && s.waiting() == 0 && (done != nil || s.now().UnixNano()-s.head.born > int64(headAge)) {
+		if err := s.rotate(); err != nil {
+			s.setErr(err)
+		}
+	}
+	select {
+	case s.work <- request{done}:
+	case <-s.closing:
+	}
+}
+
+func (s *Store) setErr(err error) {
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
 }
 
 // diskError says what a caller can do about an error of the disk.
 func (s *Store) diskError(err error) error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return e
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return &Error{Code: InsufficientStorage, Message: fmt.Sprintf("no space left for the store in %s: free some, or lower --retention-size; writing resumes by itself", s.dir), Err: err}
 	}
 	return &Error{Code: Unavailable, Message: fmt.Sprintf("write the store: %v", err), Err: err}
 }
 
-// segmentBytes is smaller in a small store, so that retention by size has segments to choose from.
-func (s *Store) segmentBytes() int64 { return min(segmentBytes, s.o.RetentionBytes/8) }
-
-func (s *Store) rotateIfOld() error {
-	seg := s.segments[len(s.segments)-1]
-	if len(seg.index.entries) > 0 && s.now().UnixNano()-seg.born > int64(segmentAge) {
-		return s.rotate()
-	}
-	return nil
-}
-
-// rotate seals the active segment and makes a new one. When the disk is full the new one cannot be made, and
-// the old one stays as it is.
-func (s *Store) rotate() error {
-	old := s.segments[len(s.segments)-1]
-	if err := s.addSegment(); err != nil {
+// replay reads a file of the log into the head. A batch that cannot be taken any more is kept where it is.
+func (s *Store) replay(seq uint64) (err error) {
+	path := walPath(s.dir, seq)
+	f, err := s.fs.Open(path)
+	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	old.seal()
-	s.mu.Unlock()
-	return old.writeSidecar()
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	damage, err := readWAL(path, f, size, func(payload []byte) error { return s.replayBatch(path, payload) })
+	for _, d := range damage {
+		s.badLogs[path] = true
+		s.note(d)
+	}
+	return err
 }
 
-// retain deletes the segments that are too old, and the oldest ones of a store that is too large. The active
-// segment stays.
-func (s *Store) retain() error {
-	var bytes, memory int64
-	for _, seg := range s.segments {
-		bytes += seg.size
-		memory += seg.index.size()
+func (s *Store) replayBatch(path string, payload []byte) error {
+	batch, err := UnmarshalBatch(payload)
+	if err != nil {
+		s.badLogs[path] = true
+		s.note(Damage{Path: path, Length: int64(len(payload)), Reason: err.Error()})
+		return nil
 	}
-	oldest := s.now().Add(-s.o.Retention).UnixNano()
-	sealed := slices.Clone(s.segments[:len(s.segments)-1])
-	slices.SortStableFunc(sealed, func(a, b *segment) int { return cmp.Compare(a.index.maxTime, b.index.maxTime) })
-	var errs []error
-	for _, seg := range sealed {
-		if seg.index.maxTime >= oldest && bytes <= s.o.RetentionBytes && memory <= s.o.IndexBytes {
-			break
+	r := <-s.readers
+	defer func() { s.readers <- r }()
+	var entries []*entry
+	for i := range batch {
+		if stored, err := s.has(batch[i].ID); err != nil {
+			return err
+		} else if stored {
+			continue
 		}
-		bytes -= seg.size
-		memory -= seg.index.size()
-		errs = append(errs, s.drop(seg))
-	}
-	s.metrics.bytes.Set(float64(bytes))
-	return errors.Join(errs...)
-}
-
-// drop deletes a segment, and forgets the series that only it had. Queries that have begun still read it.
-func (s *Store) drop(seg *segment) error {
-	s.mu.Lock()
-	s.segments = slices.DeleteFunc(slices.Clone(s.segments), func(x *segment) bool { return x == seg })
-	s.series = make(map[string]*series)
-	for _, left := range s.segments {
-		for _, own := range left.index.series {
-			s.series[own.key()] = own
+		e, err := s.newEntry(r, batch[i], false)
+		if err != nil {
+			s.badLogs[path] = true
+			s.note(Damage{Path: path, Length: int64(len(batch[i].Pprof)), Reason: fmt.Sprintf("profile %s: %v", batch[i].ID, err)})
+			continue
 		}
+		e.series = s.internSeries(e.series)
+		entries = append(entries, e)
 	}
-	s.mu.Unlock()
-	s.metrics.profiles.WithLabelValues(resultExpired).Add(float64(len(seg.index.entries)))
-	err := os.Remove(seg.sidecarPath())
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, os.Remove(seg.path), seg.release())
+	s.head.add(entries, s.now().UnixNano())
+	s.head.walBytes += int64(len(payload))
+	return nil
 }

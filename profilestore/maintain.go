@@ -1,0 +1,531 @@
+package profilestore
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// maintain is the only goroutine that writes and deletes blocks and segments.
+func (s *Store) maintain() {
+	for {
+		select {
+		case r := <-s.work:
+			s.setErr(s.round())
+			if r.done != nil {
+				close(r.done)
+			}
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// round does what is to be done in the background.
+func (s *Store) round() error {
+	task := func(name string, err error) error {
+		if err != nil && !errors.Is(err, ErrClosed) {
+			s.metrics.failures.WithLabelValues(name).Inc()
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}
+	err := s.flush()
+	// Retention comes before compaction: on a full disk it is what makes room.
+	errs := errors.Join(task(taskFlush, err), task(taskRetain, s.retain()), task(taskCompact, s.compact()))
+	s.trim()
+	return errs
+}
+
+// flush writes the heads that wait as blocks, and tells the writer, who may wait for it.
+func (s *Store) flush() error {
+	err := s.flushHeads()
+	s.mu.Lock()
+	s.flushErr = err
+	s.mu.Unlock()
+	select {
+	case s.flushed <- struct{}{}:
+	default:
+	}
+	return err
+}
+
+func (s *Store) flushHeads() error {
+	for {
+		s.mu.RLock()
+		var h *head
+		if len(s.flushing) > 0 {
+			h = s.flushing[0]
+		}
+		s.mu.RUnlock()
+		if h == nil {
+			return nil
+		}
+		start := time.Now()
+		if err := s.flushHead(h); err != nil {
+			return err
+		}
+		s.metrics.flushSeconds.Observe(time.Since(start).Seconds())
+	}
+}
+
+func (s *Store) flushHead(h *head) error {
+	if err := s.saveDictionaries(h); err != nil {
+		return err
+	}
+	view := h.view(minInt64, maxInt64)
+	if view != nil {
+		for _, d := range view.days() {
+			if h.written[d] != nil {
+				continue
+			}
+			b, err := s.writeBlock([]part{view}, d, 0, nil)
+			if err != nil {
+				return err
+			}
+			if h.written == nil {
+				h.written = make(map[int64]*block)
+			}
+			h.written[d] = b
+		}
+	}
+	s.mu.Lock()
+	for _, b := range h.written {
+		s.blocks = append(s.blocks, b)
+		s.metrics.bytes.Add(float64(b.meta.size()))
+	}
+	slices.SortFunc(s.blocks, func(a, b *block) int { return cmp.Compare(a.meta.Sequence, b.meta.Sequence) })
+	s.flushing = s.flushing[1:]
+	s.retire()
+	s.mu.Unlock()
+	return s.dropLogs()
+}
+
+const (
+	minInt64 = -1 << 63
+	maxInt64 = 1<<63 - 1
+)
+
+// days are those on which profiles of the head start.
+func (v *headView) days() []int64 {
+	var days []int64
+	for i := range v.table.rows {
+		days = append(days, floorDiv(v.table.rows[i].time, day))
+	}
+	slices.Sort(days)
+	return slices.Compact(days)
+}
+
+// saveDictionaries writes what the dictionaries of a head have gained since they were last written.
+func (s *Store) saveDictionaries(h *head) error {
+	var news []growth
+	var dicts []*dictionary
+	for _, d := range h.dicts {
+		dicts = append(dicts, d)
+	}
+	slices.SortFunc(dicts, func(a, b *dictionary) int { return cmp.Compare(a.id, b.id) })
+	for _, d := range dicts {
+		view := d.view()
+		if to := view.extent(); to != d.saved {
+			news = append(news, growth{meta: dictionaryMeta{ID: d.id, Service: d.service, Day: d.day}, symbols: view, from: d.saved, to: to})
+		}
+	}
+	if len(news) == 0 {
+		return nil
+	}
+	seg, err := writeSegment(s.fs, s.dir, s.nextSequence(), nil, news)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.segments = append(s.segments, seg)
+	s.mu.Unlock()
+	s.metrics.bytes.Add(float64(seg.meta.size()))
+	for i := range news {
+		h.dicts[news[i].meta.ID].saved = news[i].to
+	}
+	return nil
+}
+
+// retire lets go of dictionaries: those that nothing was written with since the last flush, and the largest ones
+// when all of them take more than their share of the memory. What comes next begins new ones. The lock is held.
+func (s *Store) retire() {
+	used := make(map[uint32]bool)
+	for _, h := range append(slices.Clone(s.flushing), s.head) {
+		h.mu.RLock()
+		for id := range h.dicts {
+			used[id] = true
+		}
+		h.mu.RUnlock()
+	}
+	today := floorDiv(s.now().UnixNano(), day)
+	var open []*dictionary
+	total := int64(0)
+	for key, d := range s.open {
+		if key.day != today && !used[d.id] {
+			delete(s.open, key)
+			continue
+		}
+		open = append(open, d)
+		total += d.size()
+	}
+	slices.SortFunc(open, func(a, b *dictionary) int { return cmp.Compare(b.size(), a.size()) })
+	for _, d := range open {
+		if total <= s.o.MemoryBytes/4 {
+			break
+		}
+		total -= d.size()
+		delete(s.open, dictionaryKey{d.service, d.day})
+	}
+	s.metrics.dictionaries.Set(float64(total))
+	for id, d := range s.inMemory {
+		if s.open[dictionaryKey{d.service, d.day}] != d && !used[id] {
+			delete(s.inMemory, id)
+		}
+	}
+}
+
+func (d *dictionary) size() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bytes
+}
+
+// dropLogs deletes the files of the log that no head has anything in.
+func (s *Store) dropLogs() error {
+	s.mu.RLock()
+	from := s.head.walFrom
+	if len(s.flushing) > 0 {
+		from = s.flushing[0].walFrom
+	}
+	s.mu.RUnlock()
+	logs, err := s.sequences(walDir)
+	if err != nil {
+		return err
+	}
+	for _, seq := range logs {
+		if seq >= from {
+			break
+		}
+		path := walPath(s.dir, seq)
+		if s.badLogs[path] {
+			if err := s.putAside(path); err != nil {
+				return err
+			}
+			delete(s.badLogs, path)
+			continue
+		}
+		if err := s.fs.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	fanIn        = 4 // blocks or segments of a level that are merged into one of the next
+	settledAfter = 2 * hour
+)
+
+// compact merges small blocks, and small segments, until nothing is left to merge.
+func (s *Store) compact() error {
+	for {
+		if s.isClosing() {
+			return ErrClosed
+		}
+		inputs := s.chooseBlocks()
+		if inputs == nil {
+			break
+		}
+		if err := s.compactBlocks(inputs); err != nil {
+			return err
+		}
+		if err := s.flush(); err != nil { // a head must not wait for many merges
+			return err
+		}
+	}
+	for {
+		if s.isClosing() {
+			return ErrClosed
+		}
+		inputs := s.chooseSegments()
+		if inputs == nil {
+			return nil
+		}
+		if err := s.compactSegments(inputs); err != nil {
+			return err
+		}
+	}
+}
+
+// largestMerge bounds the room that a merge needs beside what it replaces.
+func (s *Store) largestMerge() int64 { return s.o.RetentionBytes / 10 }
+
+// chooseBlocks gives the blocks of one day to merge: four of a level, or all of a day that is long over. nil is none.
+func (s *Store) chooseBlocks() []*block {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	type key struct {
+		day   int64
+		level int
+	}
+	const settled = -1
+	now := s.now().UnixNano()
+	byKey := make(map[key][]*block)
+	var keys []key
+	for _, b := range s.blocks {
+		if b.suspect.Load() {
+			continue
+		}
+		k := key{b.meta.Day, b.meta.Level}
+		if (b.meta.Day+1)*day+settledAfter < now {
+			k.level = settled
+		}
+		if byKey[k] == nil {
+			keys = append(keys, k)
+		}
+		byKey[k] = append(byKey[k], b)
+	}
+	for _, k := range keys {
+		all := byKey[k]
+		if k.level != settled {
+			if len(all) < fanIn {
+				continue
+			}
+			all = all[:fanIn]
+		}
+		size := int64(0)
+		var chosen []*block
+		for _, b := range all {
+			if size += b.meta.size(); size > s.largestMerge() {
+				break
+			}
+			chosen = append(chosen, b)
+		}
+		if len(chosen) > 1 && (k.level == settled || len(chosen) == fanIn) {
+			return chosen
+		}
+	}
+	return nil
+}
+
+func (s *Store) compactBlocks(inputs []*block) error {
+	var parts []part
+	var replaces []uint64
+	level := 0
+	for _, b := range inputs {
+		parts = append(parts, b)
+		replaces = append(replaces, b.meta.Sequence)
+		level = max(level, b.meta.Level+1)
+	}
+	merged, err := s.writeBlock(parts, inputs[0].meta.Day, level, replaces)
+	if d := (*damageError)(nil); errors.As(err, &d) {
+		// Merged, the bytes would be gone: what is damaged stays as it is.
+		for _, b := range inputs {
+			if filepath.Dir(d.Path) == b.path {
+				s.noteDamage(b, d)
+				return nil
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.metrics.compactions.Inc()
+	s.mu.Lock()
+	s.blocks = slices.DeleteFunc(slices.Clone(s.blocks), func(b *block) bool { return slices.Contains(inputs, b) })
+	s.blocks = append(s.blocks, merged)
+	slices.SortFunc(s.blocks, func(a, b *block) int { return cmp.Compare(a.meta.Sequence, b.meta.Sequence) })
+	s.mu.Unlock()
+	var errs []error
+	for _, b := range inputs {
+		errs = append(errs, s.deleteBlock(b))
+	}
+	return errors.Join(errs...)
+}
+
+// deleteBlock deletes the files of a block that is no longer served. Queries that have begun still read it.
+func (s *Store) deleteBlock(b *block) error {
+	b.evict()
+	return errors.Join(s.fs.RemoveAll(b.path), b.release())
+}
+
+func bySequence(a, b *segment) int { return cmp.Compare(a.order(), b.order()) }
+
+// order is where a segment stands among those that go on with its dictionaries: a merged one stands where the
+// first that it was made from stood.
+func (s *segment) order() uint64 {
+	if len(s.meta.Replaces) > 0 {
+		return s.meta.First
+	}
+	return s.meta.Sequence
+}
+
+// chooseSegments gives neighbours of one level to merge. nil is none.
+func (s *Store) chooseSegments() []*segment {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for i := 0; i+fanIn <= len(s.segments); i++ {
+		run := s.segments[i : i+fanIn]
+		size := int64(0)
+		same := true
+		for _, seg := range run {
+			same = same && seg.meta.Level == run[0].meta.Level && !seg.suspect
+			size += seg.meta.size()
+		}
+		if same && size <= s.largestMerge() {
+			return slices.Clone(run)
+		}
+	}
+	return nil
+}
+
+func (s *Store) compactSegments(inputs []*segment) error {
+	used := s.usedDictionaries()
+	merged, err := mergeSegments(s.fs, s.dir, s.nextSequence(), inputs, used)
+	if d := (*damageError)(nil); errors.As(err, &d) {
+		s.note(d.Damage)
+		for _, seg := range inputs {
+			seg.suspect = seg.suspect || filepath.Dir(d.Path) == seg.path
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.metrics.compactions.Inc()
+	s.mu.Lock()
+	s.segments = slices.DeleteFunc(slices.Clone(s.segments), func(seg *segment) bool { return slices.Contains(inputs, seg) })
+	s.segments = append(s.segments, merged)
+	slices.SortFunc(s.segments, bySequence)
+	s.mu.Unlock()
+	return s.deleteSegments(inputs)
+}
+
+func (s *Store) deleteSegments(segments []*segment) error {
+	var errs []error
+	for _, seg := range segments {
+		errs = append(errs, s.fs.RemoveAll(seg.path), seg.release())
+	}
+	return errors.Join(errs...)
+}
+
+// usedDictionaries are those that a block refers to, or a head may.
+func (s *Store) usedDictionaries() map[uint32]bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	used := make(map[uint32]bool)
+	for _, b := range s.blocks {
+		for _, id := range b.meta.Dictionaries {
+			used[id] = true
+		}
+	}
+	for id := range s.inMemory {
+		used[id] = true
+	}
+	return used
+}
+
+// retain deletes the blocks that are too old, the oldest ones of a store that is too large, and the dictionaries
+// that no block uses any more.
+func (s *Store) retain() error {
+	oldest := s.now().Add(-s.o.Retention)
+	s.mu.Lock()
+	bytes := int64(0)
+	for _, b := range s.blocks {
+		bytes += b.meta.size()
+	}
+	for _, seg := range s.segments {
+		bytes += seg.meta.size()
+	}
+	order := slices.Clone(s.blocks)
+	slices.SortStableFunc(order, func(a, b *block) int { return cmp.Compare(a.meta.MaxTime, b.meta.MaxTime) })
+	var gone []*block
+	for _, b := range order {
+		if !b.before(oldest) && bytes <= s.o.RetentionBytes {
+			break
+		}
+		bytes -= b.meta.size()
+		gone = append(gone, b)
+		s.metrics.profiles.WithLabelValues(resultExpired).Add(float64(b.meta.Profiles.Rows))
+	}
+	s.blocks = slices.DeleteFunc(slices.Clone(s.blocks), func(b *block) bool { return slices.Contains(gone, b) })
+	s.mu.Unlock()
+	var errs []error
+	for _, b := range gone {
+		errs = append(errs, s.deleteBlock(b))
+	}
+	if len(gone) > 0 {
+		s.forgetSeries()
+	}
+	used := s.usedDictionaries()
+	s.mu.Lock()
+	var unused []*segment
+	for _, seg := range s.segments {
+		if !slices.ContainsFunc(seg.meta.Dictionaries, func(d dictionaryMeta) bool { return used[d.ID] }) {
+			unused = append(unused, seg)
+			bytes -= seg.meta.size()
+		}
+	}
+	s.segments = slices.DeleteFunc(slices.Clone(s.segments), func(seg *segment) bool { return slices.Contains(unused, seg) })
+	for id, l := range s.loaded {
+		if !used[id] {
+			delete(s.loaded, id)
+			s.cacheBytes.Add(-l.bytes)
+		}
+	}
+	s.mu.Unlock()
+	s.metrics.bytes.Set(float64(bytes))
+	return errors.Join(append(errs, s.deleteSegments(unused), s.emptyQuarantine(oldest))...)
+}
+
+// forgetSeries lets go of the series that no block has any more, as far as that is known without reading: new
+// ones are counted again as they are met.
+func (s *Store) forgetSeries() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := make(map[string]*series)
+	keep := func(t *profileTable) {
+		for i := range t.rows {
+			left[t.rows[i].series.key()] = t.rows[i].series
+		}
+	}
+	for _, h := range append(slices.Clone(s.flushing), s.head) {
+		h.mu.RLock()
+		keep(&h.table)
+		h.mu.RUnlock()
+	}
+	for _, b := range s.blocks {
+		b.mu.Lock()
+		if b.cached != nil {
+			keep(b.cached)
+		}
+		b.mu.Unlock()
+	}
+	s.series = left
+}
+
+// emptyQuarantine deletes what was put aside before the retention.
+func (s *Store) emptyQuarantine(oldest time.Time) error {
+	dir := filepath.Join(s.dir, quarantineDir)
+	names, err := s.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		const digits = 8
+		if len(name) < digits {
+			continue
+		}
+		if d, err := strconv.ParseInt(name[:digits], 10, 64); err == nil && (d+1)*day <= oldest.UnixNano() {
+			if err := s.fs.RemoveAll(filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

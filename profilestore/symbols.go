@@ -1,0 +1,392 @@
+package profilestore
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// symbols is what the rows of samples refer to: the content of one dictionary, in columns. They only grow, so
+// that a copy of the struct stays a valid view while the dictionary is added to.
+type symbols struct {
+	strings   []string // the first is ""
+	mappings  []mapping
+	functions []function
+	locations []location
+	lines     []line
+
+	// Stacks are a tree: a stack is its callers, and the location that they called. The first is the empty stack.
+	// Callers come before what they call.
+	callers []uint32
+	leaf    []uint32
+
+	setEnds []uint32 // of label set i in labels
+	labels  []label
+}
+
+type (
+	mapping struct {
+		start, limit, offset uint64
+		file, buildID        uint32 // strings
+		flags                uint8  // hasFunctions and so on
+	}
+	function struct {
+		name, systemName, file uint32
+		startLine              int64
+	}
+	line struct {
+		function     uint32
+		line, column int64
+	}
+	location struct {
+		address uint64
+		mapping uint32 // index+1, 0: none
+		end     uint32 // of its lines, which begin where those of the location before end
+		folded  bool
+	}
+	label struct {
+		name, str, unit uint32
+		num             int64
+		text            bool // it is str, not num and unit
+	}
+)
+
+func (s *symbols) linesOf(l uint32) []line {
+	start := uint32(0)
+	if l > 0 {
+		start = s.locations[l-1].end
+	}
+	return s.lines[start:s.locations[l].end]
+}
+
+func (s *symbols) set(i uint32) []label {
+	start := uint32(0)
+	if i > 0 {
+		start = s.setEnds[i-1]
+	}
+	return s.labels[start:s.setEnds[i]]
+}
+
+// value is the value of a string label in a set, "" when it is absent. Of a label that is there twice the first
+// value that is not empty counts.
+func (s *symbols) value(set uint32, name string) string {
+	for _, l := range s.set(set) {
+		if l.text && s.strings[l.str] != "" && validUTF8(s.strings[l.name]) == name {
+			return validUTF8(s.strings[l.str])
+		}
+	}
+	return ""
+}
+
+// validUTF8 makes text that a selector can name: a comm may hold any bytes, PromQL and JSON cannot.
+func validUTF8(s string) string { return strings.ToValidUTF8(s, "?") }
+
+// size estimates the memory held, in bytes.
+func (s *symbols) size() int64 {
+	return 48*int64(len(s.mappings)) + 24*int64(len(s.functions)+len(s.locations)+len(s.lines)+len(s.labels)) + 40*int64(len(s.strings)) + 8*int64(len(s.callers)) + 4*int64(len(s.setEnds))
+}
+
+// locationKey tells locations apart: lines holds those of inlined calls.
+type locationKey struct {
+	address  uint64
+	mapping  uint32
+	function uint32 // of the innermost line, +1
+	line     int64
+	column   int64
+	folded   bool
+	lines    string
+}
+
+// dictionary gives dense ids to what the profiles of one service and day refer to.
+type dictionary struct {
+	id      uint32 // never used again in the store
+	service string
+	day     int64 // Unix days of the profiles
+
+	mu sync.Mutex
+	symbols
+	bytes int64 // estimate of the memory held, maps and strings included
+
+	stringIDs   map[string]uint32
+	mappingIDs  map[mapping]uint32
+	functionIDs map[function]uint32
+	locationIDs map[locationKey]uint32
+	stackIDs    map[uint64]uint32 // by caller<<32|leaf
+	setIDs      map[string]uint32
+
+	// whole finds a stack by a hash of its locations, so that frames need not be looked up one by one. What it
+	// finds is compared: a collision costs time, never a wrong stack.
+	whole map[uint64]uint32
+
+	saved extent // what the segments on disk hold; belongs to the flush
+
+	scratch translation
+}
+
+// extent is how much of a dictionary's tables is meant.
+type extent struct{ mappings, functions, locations, stacks, sets int }
+
+func (s *symbols) extent() extent {
+	return extent{len(s.mappings), len(s.functions), len(s.locations), len(s.callers), len(s.setEnds)}
+}
+
+func newDictionary(id uint32, service string, day int64) *dictionary {
+	return &dictionary{
+		id: id, service: service, day: day,
+		symbols:     symbols{strings: []string{""}, callers: []uint32{0}, leaf: []uint32{0}},
+		stringIDs:   map[string]uint32{"": 0},
+		mappingIDs:  make(map[mapping]uint32),
+		functionIDs: make(map[function]uint32),
+		locationIDs: make(map[locationKey]uint32),
+		stackIDs:    make(map[uint64]uint32),
+		setIDs:      make(map[string]uint32),
+		whole:       make(map[uint64]uint32),
+	}
+}
+
+// view is the content as it is now.
+func (d *dictionary) view() *symbols {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.symbols
+	return &s
+}
+
+// translation is from the indexes of one profile to ids, +1; 0 is not looked up yet.
+type translation struct {
+	strings, mappings, functions, locations []uint32
+	path                                    []uint32
+	key                                     []byte
+	sets                                    map[string]uint32
+}
+
+func (t *translation) reset(p *decoded) {
+	zeroed := func(s []uint32, n int) []uint32 {
+		s = slices.Grow(s[:0], n)[:n]
+		clear(s)
+		return s
+	}
+	t.strings = zeroed(t.strings, len(p.strings))
+	t.mappings = zeroed(t.mappings, len(p.mappings))
+	t.functions = zeroed(t.functions, len(p.functions))
+	t.locations = zeroed(t.locations, len(p.locations))
+	if t.sets == nil {
+		t.sets = make(map[string]uint32)
+	}
+	clear(t.sets)
+}
+
+// add gives each sample of p its stack and label set, appended to the two slices. main is the first mapping of
+// p, +1.
+func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := &d.scratch
+	t.reset(p)
+	if len(p.mappings) > 0 {
+		main = d.mapping(p, 0) + 1
+	}
+	for i := range p.samples {
+		s := &p.samples[i]
+		stacks = append(stacks, d.stack(p, p.stack[s.stack:s.stackEnd]))
+		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
+	}
+	if len(t.locations) > 1<<14 { // of a rare large profile
+		d.scratch = translation{}
+	}
+	return stacks, sets, main
+}
+
+func (d *dictionary) string(p *decoded, i uint32) uint32 {
+	if id := d.scratch.strings[i]; id > 0 {
+		return id - 1
+	}
+	id := d.intern(p.str(i))
+	d.scratch.strings[i] = id + 1
+	return id
+}
+
+func (d *dictionary) intern(s string) uint32 {
+	id, ok := d.stringIDs[s]
+	if !ok {
+		s = strings.Clone(s)
+		id = uint32(len(d.strings))
+		d.strings = append(d.strings, s)
+		d.stringIDs[s] = id
+		d.bytes += 64 + int64(len(s))
+	}
+	return id
+}
+
+func (d *dictionary) mapping(p *decoded, i uint32) uint32 {
+	if id := d.scratch.mappings[i]; id > 0 {
+		return id - 1
+	}
+	raw := &p.mappings[i]
+	m := mapping{raw.start, raw.limit, raw.offset, d.string(p, raw.file), d.string(p, raw.buildID), raw.flags}
+	id, ok := d.mappingIDs[m]
+	if !ok {
+		id = uint32(len(d.mappings))
+		d.mappings = append(d.mappings, m)
+		d.mappingIDs[m] = id
+		d.bytes += 120
+	}
+	d.scratch.mappings[i] = id + 1
+	return id
+}
+
+func (d *dictionary) function(p *decoded, i uint32) uint32 {
+	if id := d.scratch.functions[i]; id > 0 {
+		return id - 1
+	}
+	raw := &p.functions[i]
+	f := function{d.string(p, raw.name), d.string(p, raw.systemName), d.string(p, raw.file), raw.startLine}
+	id, ok := d.functionIDs[f]
+	if !ok {
+		id = uint32(len(d.functions))
+		d.functions = append(d.functions, f)
+		d.functionIDs[f] = id
+		d.bytes += 72
+	}
+	d.scratch.functions[i] = id + 1
+	return id
+}
+
+func (d *dictionary) location(p *decoded, i uint32) uint32 {
+	if id := d.scratch.locations[i]; id > 0 {
+		return id - 1
+	}
+	raw := &p.locations[i]
+	key := locationKey{address: raw.address, folded: raw.folded}
+	if raw.mapping > 0 {
+		key.mapping = d.mapping(p, raw.mapping-1) + 1
+	}
+	lines := p.lines[raw.line:raw.end]
+	if len(lines) > 0 {
+		key.function, key.line, key.column = d.function(p, lines[0].function)+1, lines[0].line, lines[0].column
+	}
+	if len(lines) > 1 {
+		b := d.scratch.key[:0]
+		for _, l := range lines[1:] {
+			b = binary.AppendUvarint(b, uint64(d.function(p, l.function)))
+			b = binary.AppendVarint(b, l.line)
+			b = binary.AppendVarint(b, l.column)
+		}
+		d.scratch.key = b
+		key.lines = string(b)
+	}
+	id, ok := d.locationIDs[key]
+	if !ok {
+		for _, l := range lines {
+			d.lines = append(d.lines, line{d.function(p, l.function), l.line, l.column})
+		}
+		id = uint32(len(d.locations))
+		d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
+		d.locationIDs[key] = id
+		d.bytes += 150 + int64(len(key.lines)) + 24*int64(len(lines))
+	}
+	d.scratch.locations[i] = id + 1
+	return id
+}
+
+// stack takes indexes of locations, leaf first.
+func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
+	path := slices.Grow(d.scratch.path[:0], len(indexes))[:len(indexes)]
+	d.scratch.path = path
+	const factor = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
+	hash := uint64(len(indexes))
+	for i, index := range indexes {
+		l := d.location(p, index)
+		path[i] = l
+		hash = (hash ^ uint64(l)) * factor
+		hash ^= hash >> 29
+	}
+	found, ok := d.whole[hash]
+	if ok && d.is(found, path) {
+		return found
+	}
+	node := uint32(0)
+	for _, l := range slices.Backward(path) {
+		node = d.child(node, l)
+	}
+	if !ok {
+		d.bytes += 24
+	}
+	d.whole[hash] = node
+	return node
+}
+
+// is says whether a stack consists of these locations, leaf first.
+func (d *dictionary) is(stack uint32, path []uint32) bool {
+	for _, l := range path {
+		if stack == 0 || d.leaf[stack] != l {
+			return false
+		}
+		stack = d.callers[stack]
+	}
+	return stack == 0
+}
+
+func (d *dictionary) child(callers, leaf uint32) uint32 {
+	key := uint64(callers)<<32 | uint64(leaf)
+	id, ok := d.stackIDs[key]
+	if !ok {
+		id = uint32(len(d.callers))
+		d.callers = append(d.callers, callers)
+		d.leaf = append(d.leaf, leaf)
+		d.stackIDs[key] = id
+		d.bytes += 36
+	}
+	return id
+}
+
+// labelSet takes the labels of a sample. Sets that differ only in the order of names are the same.
+func (d *dictionary) labelSet(p *decoded, labels []rawLabel) uint32 {
+	key := d.scratch.key[:0]
+	for _, l := range labels {
+		key = binary.AppendUvarint(key, uint64(l.name))
+		key = binary.AppendUvarint(key, uint64(l.str))
+		key = binary.AppendUvarint(key, uint64(l.unit))
+		key = binary.AppendVarint(key, l.num)
+	}
+	d.scratch.key = key
+	if id, ok := d.scratch.sets[string(key)]; ok {
+		return id
+	}
+	own := make([]label, len(labels))
+	for i, l := range labels {
+		own[i] = label{d.string(p, l.name), d.string(p, l.str), d.string(p, l.unit), l.num, l.str != 0}
+	}
+	slices.SortStableFunc(own, func(a, b label) int { return strings.Compare(d.strings[a.name], d.strings[b.name]) })
+	id := d.internSet(own)
+	d.scratch.sets[string(key)] = id
+	return id
+}
+
+func (d *dictionary) internSet(labels []label) uint32 {
+	var key []byte
+	for _, l := range labels {
+		key = binary.AppendUvarint(key, uint64(l.name))
+		key = binary.AppendUvarint(key, uint64(l.str))
+		key = binary.AppendUvarint(key, uint64(l.unit))
+		key = binary.AppendVarint(key, l.num)
+		key = append(key, flag(l.text))
+	}
+	id, ok := d.setIDs[string(key)]
+	if !ok {
+		id = uint32(len(d.setEnds))
+		d.labels = append(d.labels, labels...)
+		d.setEnds = append(d.setEnds, uint32(len(d.labels)))
+		d.setIDs[string(key)] = id
+		d.bytes += 80 + int64(len(key)) + 24*int64(len(labels))
+	}
+	return id
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,213 @@
+package profilestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// view is what a query sees: heads and blocks as they were when it began.
+type view struct {
+	s     *Store
+	q     Query
+	parts []part
+	held  []*block
+
+	series map[*series]*seriesMatch
+	rests  []*rest
+}
+
+// seriesMatch is what a query says of a series.
+type seriesMatch struct {
+	own  *series
+	ok   bool
+	typ  int   // index of the query's type among the series' types, -1: it has none of that type
+	rest *rest // what the series does not decide; nil: all samples match
+}
+
+// rest is matchers on sample labels. Series that leave the same ones undecided share it.
+type rest struct {
+	matchers []*labels.Matcher
+	sets     map[uint32][]int8 // by dictionary, then by label set: 0 not known, 1 matches, -1 does not
+}
+
+// view takes references to what the range may be in; release gives them back.
+func (s *Store) view(q Query) (*view, error) {
+	if q.From > q.To {
+		return nil, &Error{Code: BadRequest, Param: "from", Message: "from is after to: swap them"}
+	}
+	if q.Type == (ProfileType{}) {
+		q.Type = DefaultType
+	}
+	v := &view{s: s, q: q, series: make(map[*series]*seriesMatch)}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.stopped {
+		return nil, s.errClosed()
+	}
+	for _, b := range s.blocks {
+		if b.meta.MinTime < q.To && b.meta.MaxTime >= q.From {
+			b.refs.Add(1)
+			v.held = append(v.held, b)
+			v.parts = append(v.parts, b)
+		}
+	}
+	for _, h := range append(slices.Clone(s.flushing), s.head) {
+		if hv := h.view(q.From, q.To); hv != nil {
+			v.parts = append(v.parts, hv)
+		}
+	}
+	return v, nil
+}
+
+func (v *view) release() error {
+	var errs []error
+	for _, b := range v.held {
+		errs = append(errs, b.release())
+	}
+	v.s.trim()
+	return errors.Join(errs...)
+}
+
+// match says what the query wants of a series.
+func (v *view) match(own *series) *seriesMatch {
+	if m := v.series[own]; m != nil {
+		return m
+	}
+	m := &seriesMatch{own: own, ok: true, typ: own.typeIndex(v.q.Type)}
+	var undecided []*labels.Matcher
+	for _, matcher := range v.q.Matchers {
+		if value := own.labels.Get(matcher.Name); value == "" {
+			undecided = append(undecided, matcher)
+		} else if !matcher.Matches(value) {
+			m.ok = false
+		}
+	}
+	if undecided != nil {
+		for _, r := range v.rests {
+			if slices.Equal(r.matchers, undecided) {
+				m.rest = r
+			}
+		}
+		if m.rest == nil {
+			m.rest = &rest{undecided, make(map[uint32][]int8)}
+			v.rests = append(v.rests, m.rest)
+		}
+	}
+	v.series[own] = m
+	return m
+}
+
+// matches says whether samples with a label set of a dictionary match.
+func (r *rest) matches(dictionary uint32, syms *symbols, set uint32) bool {
+	known := r.sets[dictionary]
+	if int(set) >= len(known) {
+		known = slices.Concat(known, make([]int8, len(syms.setEnds)-len(known)))
+		r.sets[dictionary] = known
+	}
+	if known[set] == 0 {
+		known[set] = 1
+		for _, m := range r.matchers {
+			if !m.Matches(syms.value(set, m.Name)) {
+				known[set] = -1
+			}
+		}
+	}
+	return known[set] > 0
+}
+
+// chosen is a profile of which samples may match.
+type chosen struct {
+	part   int
+	number uint32 // in its part
+	row    *profileRow
+	table  *profileTable
+	match  *seriesMatch
+}
+
+// each calls fn for the profiles in the range whose series matches. A part whose profiles cannot be read for damage is
+// left out.
+func (v *view) each(ctx context.Context, anyType bool, fn func(c chosen) error) error {
+	for i, p := range v.parts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		t, err := p.profiles()
+		if d := (*damageError)(nil); errors.As(err, &d) {
+			v.s.noteDamage(p, d)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var last *seriesMatch
+		for j := range t.rows {
+			r := &t.rows[j]
+			if r.time < v.q.From || r.time >= v.q.To {
+				continue
+			}
+			if last == nil || last.own != r.series {
+				last = v.match(r.series)
+			}
+			if !last.ok || last.typ < 0 && !anyType {
+				continue
+			}
+			if err := fn(chosen{i, uint32(j), r, t, last}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// symbols reads a dictionary; nil without an error when it is damaged.
+func (v *view) symbols(ctx context.Context, c *chosen) (*symbols, error) {
+	syms, err := v.s.symbolsOf(ctx, c.row.dictionary)
+	if d := (*damageError)(nil); errors.As(err, &d) {
+		v.s.noteDamage(v.parts[c.part], d)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what profile %s refers to: %w", c.row.id, err)
+	}
+	return syms, nil
+}
+
+// sets calls fn for each label set of the matching samples of a profile with the line of the totals that it has.
+// damaged is true when it cannot be told which match.
+func (v *view) sets(ctx context.Context, c *chosen, fn func(set, total uint32) error) (damaged bool, err error) {
+	var syms *symbols
+	if c.match.rest != nil {
+		if syms, err = v.symbols(ctx, c); syms == nil {
+			return true, err
+		}
+	}
+	for i := c.row.total; i < c.row.end; i++ {
+		set := c.table.labels[i]
+		if c.match.rest != nil && !c.match.rest.matches(c.row.dictionary, syms, set) {
+			continue
+		}
+		if err := fn(set, i); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// any says whether at least one sample of a profile matches; damaged is true when it cannot be told.
+func (v *view) any(ctx context.Context, c *chosen) (ok, damaged bool, err error) {
+	if c.match.rest == nil {
+		return c.row.total < c.row.end, false, nil
+	}
+	damaged, err = v.sets(ctx, c, func(uint32, uint32) error { ok = true; return nil })
+	return ok, damaged && err == nil, err
+}
+
+// total is the sum of a type in one line of the totals.
+func (c *chosen) total(line uint32, typ int) int64 {
+	column := c.match.own.columns[typ]
+	return c.table.values[column.column][line] * column.factor
+}
