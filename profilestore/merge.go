@@ -116,7 +116,7 @@ type mergedRows struct {
 	values [][]int64 // by type
 }
 
-func (r *mergedRows) size() int64 { return int64(len(r.keys)) * int64(800+16*len(r.values)) }
+func (m *mergedRows) size() int64 { return int64(len(m.keys)) * int64(800+16*len(m.values)) }
 
 // mergeRows reads all columns of a dictionary. The part of a damage is added to bad.
 func (w *work) mergeRows(ctx context.Context, d *dictionaryWork, syms *symbols, types []ProfileType, limit int64, bad map[int]bool) (*mergedRows, error) {

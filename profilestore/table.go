@@ -116,7 +116,7 @@ func oneGroup[T any](rows []T) iter.Seq2[[]T, error] {
 // their names.
 type columnWriter struct {
 	out     *rangeWriter
-	w       *parquet.Writer
+	w       *parquet.GenericWriter[any]
 	columns []*parquet.ColumnWriter
 	buf     []parquet.Value
 	rows    int64 // of the row group
@@ -139,7 +139,7 @@ func createColumns(fs fileSystem, path string, schema *parquet.Schema) (*columnW
 	if err != nil {
 		return nil, err
 	}
-	w := parquet.NewWriter(out, append(tableOptions(), schema)...)
+	w := parquet.NewGenericWriter[any](out, append(tableOptions(), schema)...)
 	return &columnWriter{out: out, w: w, columns: w.ColumnWriters(), buf: make([]parquet.Value, 0, 1024)}, nil
 }
 

@@ -1,0 +1,319 @@
+//go:build benchstore
+
+package profilestore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"pilotlight/profilestore/flamegraph"
+)
+
+// The load in time: each pod has a profile every 10 min for 22 h 20 min, then one every 30 s for 62 min, so that a
+// service of three pods has one every 10 s.
+const (
+	sparseProfiles = 134
+	denseProfiles  = 124
+	loadServices   = 20
+	loadPods       = 3
+)
+
+// cpuTime is what this process has used.
+func cpuTime(t *testing.T) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// peakRSS is the most memory since the last call, in MB.
+func peakRSS(t *testing.T) int {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	kb, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		t.Fatal(err)
+	}
+	return kb >> 10
+}
+
+// loadFile has the profiles of all pods in the order of their times: length and bytes of each.
+func loadFile(t *testing.T, news float64) string {
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("pilotlight-load-%d-%.0f.bin", os.Getuid(), news*100))
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	f, err := os.Create(path + tmpSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	services := make([]*loadService, loadServices)
+	for i := range services {
+		services[i] = newLoadService(t, i, loadPods, news)
+	}
+	for range sparseProfiles + denseProfiles {
+		for pod := range loadPods {
+			for _, s := range services {
+				body := s.profile(t, pod)
+				var length [4]byte
+				binary.LittleEndian.PutUint32(length[:], uint32(len(body)))
+				w.Write(length[:])
+				w.Write(body)
+			}
+		}
+	}
+	if err := errors.Join(w.Flush(), f.Close(), os.Rename(path+tmpSuffix, path)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// loadReader gives the profiles of a load file with their times. With more pods than the file has, pods share the
+// bodies of a window.
+type loadReader struct {
+	r     *bufio.Reader
+	start time.Time
+	scale int
+	step  int
+}
+
+func (l *loadReader) time(pod int) time.Time {
+	stagger := time.Duration(pod) * 10 * time.Second
+	if l.step < sparseProfiles {
+		return l.start.Add(time.Duration(l.step)*10*time.Minute + stagger)
+	}
+	return l.start.Add(sparseProfiles*10*time.Minute + time.Duration(l.step-sparseProfiles)*30*time.Second + stagger)
+}
+
+// window calls fn for the profiles of the next step.
+func (l *loadReader) window(t *testing.T, fn func(e Encoded)) {
+	for pod := range loadPods {
+		for service := range loadServices {
+			var length [4]byte
+			if _, err := io.ReadFull(l.r, length[:]); err != nil {
+				t.Fatal(err)
+			}
+			body := make([]byte, binary.LittleEndian.Uint32(length[:]))
+			if _, err := io.ReadFull(l.r, body); err != nil {
+				t.Fatal(err)
+			}
+			for k := range l.scale {
+				e := Encoded{Name: "process_cpu", Labels: loadLabels(service, pod+loadPods*k), Time: l.time(pod).UnixNano(), Duration: 10 * time.Second, Pprof: body}
+				binary.BigEndian.PutUint64(e.ID[:], uint64(l.step+1))
+				binary.BigEndian.PutUint64(e.ID[8:], uint64(service)<<32|uint64(pod+loadPods*k))
+				fn(e)
+			}
+		}
+	}
+	l.step++
+}
+
+// TestBenchStore prints the figures of the store beside those to reach. BENCH_SCALES and BENCH_NEW choose.
+func TestBenchStore(t *testing.T) {
+	scales := []int{1}
+	if text := os.Getenv("BENCH_SCALES"); text != "" {
+		scales = nil
+		for part := range strings.SplitSeq(text, ",") {
+			n, err := strconv.Atoi(part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			scales = append(scales, n)
+		}
+	}
+	news := 0.0
+	if os.Getenv("BENCH_NEW") != "" {
+		news = 0.3
+	}
+	for _, scale := range scales {
+		benchStore(t, scale, news)
+	}
+}
+
+func benchStore(t *testing.T, scale int, news float64) {
+	path := loadFile(t, news)
+	debug.FreeOSMemory()
+	fmt.Printf("\n%d services x %d pods, %.0f %% new stacks a profile\n", loadServices, loadPods*scale, news*100)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	dir := t.TempDir()
+	end := time.Now().Truncate(time.Minute)
+	l := &loadReader{r: bufio.NewReaderSize(f, 1<<20), scale: scale, start: end.Add(-sparseProfiles*10*time.Minute - denseProfiles*30*time.Second)}
+	s, err := Open(dir, Options{tick: make(chan time.Time)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := func(what, got, target string) { fmt.Printf("  %-52s %16s   to reach %s\n", what, got, target) }
+
+	peakRSS(t)
+	count, sent := 0, int64(0)
+	cpu, began := cpuTime(t), time.Now()
+	ingest := func(steps int) {
+		jobs := make(chan Encoded)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for e := range jobs {
+					if err := s.Append(context.Background(), []Encoded{e}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		for range steps {
+			l.window(t, func(e Encoded) { count++; sent += int64(len(e.Pprof)); jobs <- e })
+		}
+		close(jobs)
+		wg.Wait()
+	}
+	ingest(sparseProfiles)
+	settle(t, s)
+	sparse, sparseCount := storeSize(s), count
+	ingest(denseProfiles - 4)
+	settle(t, s)
+	used, wall := cpuTime(t)-cpu, time.Since(began)
+	row("profiles, mean size", fmt.Sprintf("%d, %.1f KB", count, float64(sent)/float64(count)/1000), "49.7 KB")
+	row("ingest CPU per profile, blocks and merges included", fmt.Sprintf("%.2f ms", used.Seconds()*1000/float64(count)), "<= 2.0 ms")
+	row("ingest wall, 8 senders", fmt.Sprintf("%.0f/s", float64(count)/wall.Seconds()), "-")
+	row("peak RSS of ingest", fmt.Sprintf("%d MB", peakRSS(t)), "<= 400 MB")
+	row("disk per profile, dense hour", fmt.Sprintf("%.2f KB", float64(storeSize(s)-sparse)/float64(count-sparseCount)/1000), "<= 4 KB; 30 % new: <= 12 KB")
+	row("disk per profile, all", fmt.Sprintf("%.2f KB", float64(storeSize(s))/float64(count)/1000), "-")
+
+	// The last windows come at 200 profiles a second, on the clock.
+	var took []time.Duration
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	ticker := time.NewTicker(time.Second / 200)
+	for range 4 {
+		l.window(t, func(e Encoded) {
+			<-ticker.C
+			wg.Go(func() {
+				start := time.Now()
+				if err := s.Append(context.Background(), []Encoded{e}); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				took = append(took, time.Since(start))
+				mu.Unlock()
+			})
+		})
+	}
+	wg.Wait()
+	ticker.Stop()
+	slices.Sort(took)
+	row("push p50, p95 at 200 profiles/s, after fsync", fmt.Sprintf("%.1f, %.1f ms", took[len(took)/2].Seconds()*1000, took[len(took)*95/100].Seconds()*1000), "p95 <= 25 ms")
+
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if s, err = Open(dir, Options{tick: make(chan time.Time)}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	row("restart to ready", fmt.Sprintf("%.2f s", time.Since(start).Seconds()), "<= 5 s at 16x")
+	fmt.Printf("  %d blocks, %d segments\n", len(s.blocks), len(s.segments))
+
+	query := func(selector string, last time.Duration) Query {
+		ms, err := ParseSelector(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := end.Add(time.Minute)
+		return Query{Matchers: ms, From: to.Add(-last).UnixNano(), To: to.UnixNano()}
+	}
+	ctx := context.Background()
+	flame := func(q Query) func() error {
+		return func() error {
+			res, err := s.Select(ctx, q)
+			if err != nil {
+				return err
+			}
+			flamegraph.Build(res.Stacks, flamegraph.Options{MaxNodes: 20_000})
+			return nil
+		}
+	}
+	const aDay = 24 * time.Hour
+	one := `{service_name="service07"}`
+	peakRSS(t)
+	for _, q := range []struct {
+		what, target string
+		rounds       int
+		run          func() error
+	}{
+		{"flame, one service, last hour", "<= 10 ms, cold <= 50", 20, flame(query(one, time.Hour))},
+		{"flame, one service, 23 h", "<= 25 ms", 20, flame(query(one, aDay))},
+		{"flame, one pod by a sample label, last hour", "-", 20, flame(query(`{service_name="service07", thread="main"}`, time.Hour))},
+		{"flame, all services, 23 h", "<= 150 ms, cold <= 1 s", 7, flame(query(``, aDay))},
+		{"pprof download, one service, last hour", "<= 60 ms", 9, func() error {
+			p, err := s.Merge(ctx, query(one, time.Hour))
+			if err != nil {
+				return err
+			}
+			return p.Write(new(bytes.Buffer))
+		}},
+		{"total CPU by service, 23 h", "<= 10 ms", 20, func() error {
+			_, err := s.Series(ctx, query(``, aDay), []string{"service_name"}, 5*time.Minute)
+			return err
+		}},
+		{"total CPU by thread, 23 h", "-", 20, func() error {
+			_, err := s.Series(ctx, query(``, aDay), []string{"thread"}, 5*time.Minute)
+			return err
+		}},
+		{"label values", "<= 1 ms", 20, func() error { _, err := s.LabelValues(ctx, query(``, aDay), "pod"); return err }},
+	} {
+		var cpus, walls []time.Duration
+		for range q.rounds + 1 {
+			c, w := cpuTime(t), time.Now()
+			if err := q.run(); err != nil {
+				t.Fatal(q.what, err)
+			}
+			cpus, walls = append(cpus, cpuTime(t)-c), append(walls, time.Since(w))
+		}
+		cold := cpus[0]
+		slices.Sort(cpus)
+		slices.Sort(walls)
+		ms := func(d time.Duration) float64 { return d.Seconds() * 1000 }
+		row(q.what, fmt.Sprintf("%.1f ms", ms(walls[len(walls)/2])), fmt.Sprintf("%s   (CPU %.1f ms, first %.0f ms)", q.target, ms(cpus[len(cpus)/2]), ms(cold)))
+	}
+	row("peak RSS of queries", fmt.Sprintf("%d MB", peakRSS(t)), "<= 600 MB")
+}
+
+func storeSize(s *Store) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	size := int64(0)
+	for _, b := range s.blocks {
+		size += b.meta.size()
+	}
+	for _, seg := range s.segments {
+		size += seg.meta.size()
+	}
+	return size
+}
