@@ -89,6 +89,15 @@ func (c *cursor) varint() uint64 {
 	return c.longVarint()
 }
 
+// shortVarint is for the ids of locations, most of which take two bytes.
+func (c *cursor) shortVarint() uint64 {
+	if c.i+1 < len(c.b) && c.b[c.i] >= 0x80 && c.b[c.i+1] < 0x80 {
+		c.i += 2
+		return uint64(c.b[c.i-2])&0x7f | uint64(c.b[c.i-1])<<7
+	}
+	return c.varint()
+}
+
 func (c *cursor) longVarint() uint64 {
 	v, n := binary.Uvarint(c.b[c.i:])
 	if n <= 0 {
@@ -605,7 +614,7 @@ func (d *decoded) readSample(b []byte) error {
 		switch f.n {
 		case fieldLocationID:
 			for numbers.i < len(numbers.b) {
-				id := numbers.varint()
+				id := numbers.shortVarint()
 				l, ok := d.locationIDs.find(id)
 				if numbers.bad {
 					return errWire

@@ -2,6 +2,7 @@ package profilestore
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"sync"
@@ -115,9 +116,12 @@ type dictionary struct {
 	stackIDs    map[uint64]uint32 // by caller<<32|leaf
 	setIDs      map[string]uint32
 
-	// whole finds a stack by a hash of its locations, so that frames need not be looked up one by one. What it
-	// finds is compared: a collision costs time, never a wrong stack.
-	whole map[uint64]uint32
+	// whole finds a stack by a hash of its locations, and content a location by a hash of all that it says, so that
+	// frames, and functions and their names, need not be looked up one by one. What they find is compared: a
+	// collision costs time, never a wrong answer.
+	whole   map[uint64]uint32
+	content map[uint64]uint32
+	seed    maphash.Seed
 
 	saved extent // what the segments on disk hold; belongs to the flush
 
@@ -142,6 +146,8 @@ func newDictionary(id uint32, service string, day int64) *dictionary {
 		stackIDs:    make(map[uint64]uint32),
 		setIDs:      make(map[string]uint32),
 		whole:       make(map[uint64]uint32),
+		content:     make(map[uint64]uint32),
+		seed:        maphash.MakeSeed(),
 	}
 }
 
@@ -156,6 +162,7 @@ func (d *dictionary) view() *symbols {
 // translation is from the indexes of one profile to ids, +1; 0 is not looked up yet.
 type translation struct {
 	strings, mappings, functions, locations []uint32
+	hashes                                  []uint64 // of functions; 0 is not known yet
 	path                                    []uint32
 	key                                     []byte
 	sets                                    map[string]uint32
@@ -171,6 +178,8 @@ func (t *translation) reset(p *decoded) {
 	t.mappings = zeroed(t.mappings, len(p.mappings))
 	t.functions = zeroed(t.functions, len(p.functions))
 	t.locations = zeroed(t.locations, len(p.locations))
+	t.hashes = slices.Grow(t.hashes[:0], len(p.functions))[:len(p.functions)]
+	clear(t.hashes)
 	if t.sets == nil {
 		t.sets = make(map[string]uint32)
 	}
@@ -257,7 +266,72 @@ func (d *dictionary) location(p *decoded, i uint32) uint32 {
 	if id := d.scratch.locations[i]; id > 0 {
 		return id - 1
 	}
-	raw := &p.locations[i]
+	hash := d.hashLocation(p, &p.locations[i])
+	id, ok := d.content[hash]
+	if !ok || !d.says(p, &p.locations[i], id) {
+		id = d.internLocation(p, &p.locations[i])
+		d.content[hash] = id
+	}
+	d.scratch.locations[i] = id + 1
+	return id
+}
+
+const hashFactor = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
+
+func mix(hash, v uint64) uint64 {
+	hash = (hash ^ v) * hashFactor
+	return hash ^ hash>>29
+}
+
+func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) uint64 {
+	hash := mix(raw.address, uint64(raw.end-raw.line))
+	if raw.mapping > 0 {
+		m := &p.mappings[raw.mapping-1]
+		hash = mix(mix(hash, m.start), m.offset)
+	}
+	for i := raw.line; i < raw.end; i++ {
+		l := &p.lines[i]
+		known := &d.scratch.hashes[l.function]
+		if *known == 0 {
+			f := &p.functions[l.function]
+			*known = mix(maphash.String(d.seed, p.str(f.name)), uint64(f.startLine))
+		}
+		hash = mix(mix(hash, *known), uint64(l.line))
+	}
+	return hash
+}
+
+// says compares what a profile says of a location with what is known.
+func (d *dictionary) says(p *decoded, raw *rawLocation, id uint32) bool {
+	at := &d.locations[id]
+	lines := d.linesOf(id)
+	if at.address != raw.address || at.folded != raw.folded || (at.mapping > 0) != (raw.mapping > 0) || len(lines) != int(raw.end-raw.line) {
+		return false
+	}
+	if raw.mapping > 0 && d.mapping(p, raw.mapping-1)+1 != at.mapping {
+		return false
+	}
+	for i, known := range lines {
+		l := &p.lines[raw.line+uint32(i)]
+		if known.line != l.line || known.column != l.column {
+			return false
+		}
+		if same := d.scratch.functions[l.function]; same > 0 {
+			if same-1 != known.function {
+				return false
+			}
+			continue
+		}
+		f, is := &p.functions[l.function], &d.functions[known.function]
+		if is.startLine != f.startLine || d.strings[is.name] != p.str(f.name) || d.strings[is.systemName] != p.str(f.systemName) || d.strings[is.file] != p.str(f.file) {
+			return false
+		}
+		d.scratch.functions[l.function] = known.function + 1
+	}
+	return true
+}
+
+func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
 	key := locationKey{address: raw.address, folded: raw.folded}
 	if raw.mapping > 0 {
 		key.mapping = d.mapping(p, raw.mapping-1) + 1
@@ -284,9 +358,8 @@ func (d *dictionary) location(p *decoded, i uint32) uint32 {
 		id = uint32(len(d.locations))
 		d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
 		d.locationIDs[key] = id
-		d.bytes += 150 + int64(len(key.lines)) + 24*int64(len(lines))
+		d.bytes += 190 + int64(len(key.lines)) + 24*int64(len(lines))
 	}
-	d.scratch.locations[i] = id + 1
 	return id
 }
 
@@ -294,13 +367,11 @@ func (d *dictionary) location(p *decoded, i uint32) uint32 {
 func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 	path := slices.Grow(d.scratch.path[:0], len(indexes))[:len(indexes)]
 	d.scratch.path = path
-	const factor = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 	hash := uint64(len(indexes))
 	for i, index := range indexes {
 		l := d.location(p, index)
 		path[i] = l
-		hash = (hash ^ uint64(l)) * factor
-		hash ^= hash >> 29
+		hash = mix(hash, uint64(l))
 	}
 	found, ok := d.whole[hash]
 	if ok && d.is(found, path) {

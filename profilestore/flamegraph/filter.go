@@ -72,7 +72,7 @@ func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error)
 			}
 			matches[i] = f.matches(&s.frames[i])
 		}
-		r := rewriter{from: s, matches: matches, to: &Stacks{frameIDs: make(map[Frame]int32), child: make(map[edge]int32)}}
+		r := rewriter{from: s, matches: matches, to: &Stacks{frameIDs: make(map[Frame]int32)}}
 		switch f.Kind {
 		case Focus:
 			r.keep(true)
@@ -135,7 +135,7 @@ func (r *rewriter) keep(matching bool) {
 	matched := make([]bool, len(s.parent))
 	needed := make([]bool, len(s.parent))
 	for i, p := range s.parent {
-		matched[i] = r.matches[s.frame[i]] || p >= 0 && matched[p]
+		matched[i] = r.matches[s.labels[i]] || p >= 0 && matched[p]
 		needed[i] = matched[i] == matching && s.self[i] > 0
 	}
 	for i := len(needed) - 1; i >= 0; i-- {
@@ -152,7 +152,7 @@ func (r *rewriter) keep(matching bool) {
 		if p >= 0 {
 			above = at[p]
 		}
-		at[i] = r.to.Child(above, r.frame(s.frame[i], false))
+		at[i] = r.to.Child(above, r.frame(s.labels[i], false))
 		if matched[i] == matching {
 			r.add(at[i], s.self[i])
 		}
@@ -168,11 +168,11 @@ func (r *rewriter) hide() {
 		if p >= 0 {
 			above, lost = at[p], headless[p]
 		}
-		lost = lost && s.frames[s.frame[i]].Inlined
-		if r.matches[s.frame[i]] {
-			at[i], headless[i] = above, lost || !s.frames[s.frame[i]].Inlined
+		lost = lost && s.frames[s.labels[i]].Inlined
+		if r.matches[s.labels[i]] {
+			at[i], headless[i] = above, lost || !s.frames[s.labels[i]].Inlined
 		} else {
-			at[i] = r.to.Child(above, r.frame(s.frame[i], lost))
+			at[i] = r.to.Child(above, r.frame(s.labels[i], lost))
 		}
 		r.add(at[i], s.self[i])
 	}
@@ -193,7 +193,7 @@ func (r *rewriter) showFrom() {
 	states := make([]shown, len(s.parent))
 	for i, p := range s.parent {
 		now := shown{node: Root}
-		f := s.frames[s.frame[i]]
+		f := s.frames[s.labels[i]]
 		if p >= 0 {
 			now = states[p]
 			if !f.Inlined { // a new location
@@ -202,9 +202,9 @@ func (r *rewriter) showFrom() {
 		}
 		switch {
 		case now.here:
-			now.node = r.to.Child(now.node, r.frame(s.frame[i], false))
-		case r.matches[s.frame[i]]:
-			now = shown{any: true, here: true, node: r.to.Child(now.node, r.frame(s.frame[i], true))}
+			now.node = r.to.Child(now.node, r.frame(s.labels[i], false))
+		case r.matches[s.labels[i]]:
+			now = shown{any: true, here: true, node: r.to.Child(now.node, r.frame(s.labels[i], true))}
 		default:
 			now.waiting++
 		}
@@ -222,7 +222,7 @@ func (r *rewriter) settle(prefix int32, now shown) int32 {
 	}
 	waiting := make([]int32, now.waiting)
 	for i := len(waiting) - 1; i >= 0; i-- {
-		waiting[i] = r.from.frame[prefix]
+		waiting[i] = r.from.labels[prefix]
 		prefix = r.from.parent[prefix]
 	}
 	for _, f := range waiting {

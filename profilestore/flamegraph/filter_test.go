@@ -178,7 +178,7 @@ func folded(s *Stacks) map[string]int64 {
 	}
 	paths := make([]string, len(s.parent))
 	for i, p := range s.parent {
-		f := s.frames[s.frame[i]]
+		f := s.frames[s.labels[i]]
 		paths[i] = fmt.Sprintf("%s@%s %s:%d %v", f.Function, f.Binary, f.File, f.Line, f.Inlined)
 		if p >= 0 {
 			paths[i] = paths[p] + ";" + paths[i]

@@ -82,7 +82,7 @@ func (t *tree) addFrom(to int, s *Stacks, name string) {
 	functionOf := t.functionsOf(s)
 	at := make([]int32, len(s.parent)) // for each prefix its node
 	for i, p := range s.parent {
-		fn := functionOf[s.frame[i]]
+		fn := functionOf[s.labels[i]]
 		switch {
 		case p >= 0 && at[p] != elsewhere:
 			at[i] = t.child(at[p], fn)
@@ -109,7 +109,7 @@ func (t *tree) addAbove(to int, s *Stacks, name string) error {
 	calls := make(map[int32]int64) // by the prefix of the caller
 	for i, p := range s.parent {
 		inside[i] = p >= 0 && inside[p]
-		fn := functionOf[s.frame[i]]
+		fn := functionOf[s.labels[i]]
 		if !inside[i] && t.functions[fn].name == name {
 			inside[i] = true
 			t.found(fn)
@@ -119,7 +119,7 @@ func (t *tree) addAbove(to int, s *Stacks, name string) error {
 	for _, p := range slices.Sorted(maps.Keys(calls)) {
 		node := int32(0)
 		for prefix := p; prefix >= 0; prefix = s.parent[prefix] {
-			node = t.child(node, functionOf[s.frame[prefix]])
+			node = t.child(node, functionOf[s.labels[prefix]])
 		}
 		t.sides[to].self[node] += calls[p]
 		if len(t.parent) > maxCallers {

@@ -20,10 +20,9 @@ type Stacks struct {
 	frameIDs map[Frame]int32
 
 	// One entry for each distinct stack prefix; a parent comes before its children. -1 stands for the root.
-	parent []int32
-	frame  []int32
-	self   []int64
-	child  map[edge]int32
+	parent   []int32
+	self     []int64
+	children // their labels are frames
 
 	names     map[string]string
 	nameBytes int64
@@ -31,9 +30,6 @@ type Stacks struct {
 	root  int64 // value of empty stacks
 	total int64
 }
-
-// edge leads from a node to its child for one frame.
-type edge struct{ node, frame int32 }
 
 // Frame interns f and returns its number for Add. The strings are copied: they may be parts of a larger one.
 func (s *Stacks) Frame(f Frame) int32 {
@@ -82,9 +78,9 @@ func (s *Stacks) Nodes() int { return len(s.parent) }
 
 // Size estimates the memory held, in bytes.
 func (s *Stacks) Size() int64 {
-	// A node is 16 bytes in the columns and 12 in the map, a frame 56 in each of both; slices and maps hold up
-	// to twice of what they use.
-	return 2*(28*int64(len(s.parent))+112*int64(len(s.frames))) + s.nameBytes
+	// A node is 12 bytes in the columns, a frame 64 in the list and in the map; slices and maps hold up to twice of
+	// what they use.
+	return 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes
 }
 
 // Root is the node of the empty stack, for [Stacks.Child] and [Stacks.AddAt].
@@ -92,17 +88,10 @@ const Root int32 = -1
 
 // Child is the node of a stack that goes on with one more frame.
 func (s *Stacks) Child(node, frame int32) int32 {
-	if s.child == nil {
-		s.child = make(map[edge]int32)
-	}
-	e := edge{node, frame}
-	next, ok := s.child[e]
-	if !ok {
-		next = int32(len(s.parent))
+	next, added := s.find(node, frame)
+	if added {
 		s.parent = append(s.parent, node)
-		s.frame = append(s.frame, frame)
 		s.self = append(s.self, 0)
-		s.child[e] = next
 	}
 	return next
 }

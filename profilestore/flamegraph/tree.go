@@ -21,9 +21,9 @@ type tree struct {
 	ids       map[function]int32
 	parent    []int32 // of node 0: 0
 	function  []int32
-	children  map[edge]int32
-	sides     []side  // A, and B in a diff
-	weight    []int64 // what nodes are ordered and pruned by; no parent has less than its child
+	children  children // labelled by function; node 0 is their root
+	sides     []side   // A, and B in a diff
+	weight    []int64  // what nodes are ordered and pruned by; no parent has less than its child
 }
 
 // newTree makes a tree of a node 0 with this name.
@@ -33,7 +33,6 @@ func newTree(name string, sides int) *tree {
 		ids:       make(map[function]int32),
 		parent:    []int32{0},
 		function:  []int32{0},
-		children:  make(map[edge]int32),
 		sides:     make([]side, sides),
 	}
 	for i := range t.sides {
@@ -60,18 +59,15 @@ func (t *tree) functionsOf(s *Stacks) []int32 {
 
 // child returns the child of a node for a function.
 func (t *tree) child(node, fn int32) int32 {
-	e := edge{node, fn}
-	child, ok := t.children[e]
-	if !ok {
-		child = int32(len(t.parent))
-		t.children[e] = child
+	below, added := t.children.find(node-1, fn)
+	if added {
 		t.parent = append(t.parent, node)
 		t.function = append(t.function, fn)
 		for i := range t.sides {
 			t.sides[i].self = append(t.sides[i].self, 0)
 		}
 	}
-	return child
+	return below + 1
 }
 
 // found gives node 0 the function that was looked for by its name, of the first binary that has it.
@@ -100,7 +96,7 @@ func (t *tree) addBelow(to int, s *Stacks, root []string) {
 		} else if len(root) > 0 {
 			above = -1
 		}
-		fn := functionOf[s.frame[i]]
+		fn := functionOf[s.labels[i]]
 		switch {
 		case above == elsewhere:
 			at[i] = elsewhere
