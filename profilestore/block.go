@@ -560,7 +560,7 @@ func (m *merging) writeTotals(fs fileSystem, dir string, meta *blockMeta) (err e
 
 const (
 	groupRows   = 128 << 10 // of a row group of samples, or more if the section is larger
-	sectionRows = 1 << 20   // of a section: what a merge holds in memory
+	sectionRows = 256 << 10 // of a section, so that a merge holds little of each input in memory
 )
 
 func (m *merging) writeSamples(fs fileSystem, dir string, meta *blockMeta) (err error) {

@@ -363,6 +363,9 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
 	return id
 }
 
+// mostWhole bounds the entries of dictionary.whole.
+const mostWhole = 1 << 15
+
 // stack takes indexes of locations, leaf first.
 func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 	path := slices.Grow(d.scratch.path[:0], len(indexes))[:len(indexes)]
@@ -381,8 +384,8 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 	for _, l := range slices.Backward(path) {
 		node = d.child(node, l)
 	}
-	if !ok {
-		d.bytes += 24
+	if !ok && len(d.whole) >= mostWhole { // where most stacks are new it finds little, and must not cost much
+		clear(d.whole)
 	}
 	d.whole[hash] = node
 	return node
@@ -407,7 +410,7 @@ func (d *dictionary) child(callers, leaf uint32) uint32 {
 		d.callers = append(d.callers, callers)
 		d.leaf = append(d.leaf, leaf)
 		d.stackIDs[key] = id
-		d.bytes += 36
+		d.bytes += 64 // two columns and a map, with what they hold in reserve
 	}
 	return id
 }
