@@ -62,6 +62,10 @@ bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix be
 	$(GO) build -o bin/cost ./testdata/loads/cost
 	$(sudo) bin/cost -seconds $(BENCH_SECONDS) bin/pilotlight
 
+.PHONY: bench-store
+bench-store: ## figures of the profile store; BENCH_SCALES=1,4,16 times the pods, BENCH_NEW=1 for 30 % new stacks
+	$(GO) test -tags benchstore -run '^TestBenchStore$$' -v -count=1 -timeout 3h ./profilestore
+
 .PHONY: verify
 verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
 	.ci/deps bench

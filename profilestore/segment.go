@@ -77,6 +77,7 @@ type (
 		Mapping    *uint32 `parquet:"mapping,optional"`
 		Address    uint64  `parquet:"address,delta"`
 		Folded     bool    `parquet:"folded"`
+		Inlined    uint32  `parquet:"inlined,delta"` // 0 is the innermost line, each further one called the one before
 		Function   *uint32 `parquet:"function,optional"`
 		Line       int64   `parquet:"line,delta"`
 		Column     int64   `parquet:"column,delta"`
@@ -232,7 +233,7 @@ func locationRows(g *growth) ([]locationFileRow, *piece) {
 		lines := g.linesOf(uint32(i))
 		for j := range lines {
 			one := r
-			one.Function, one.Line, one.Column = &lines[j].function, lines[j].line, lines[j].column
+			one.Inlined, one.Function, one.Line, one.Column = uint32(j), &lines[j].function, lines[j].line, lines[j].column
 			all = append(all, one)
 		}
 		if len(lines) == 0 {

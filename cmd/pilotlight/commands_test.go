@@ -4,12 +4,22 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"pilotlight/profilestore"
 )
 
 // TestCommands calls each command that ends by itself as a user does: a command
 // that is not on the command line helps nobody.
 func TestCommands(t *testing.T) {
 	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	store, err := profilestore.Open(data, profilestore.Options{})
+	if err == nil {
+		err = store.Close()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,6 +31,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"--version"}, "\n"},
 		{[]string{"doctor", "--json"}, `"checks"`},
 		{[]string{"inspect", "symbols", self, "0x1"}, "0x1: ??"},
+		{[]string{"inspect", "block", data}, "0 profiles"},
 		{[]string{"--help"}, "record"},
 		{[]string{"run", "--help"}, "--retention"},
 		{[]string{"record", "--help"}, "--output"},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"pilotlight/profilestore"
 	"pilotlight/symbolize"
 )
 
@@ -20,7 +21,17 @@ type inspectCmd struct {
 	Symbols inspectSymbolsCmd `cmd:"" help:"Name addresses of an ELF file, with their inlined calls."`
 	Unwind  inspectUnwindCmd  `cmd:"" help:"Show how stacks are walked through the code of an ELF file."`
 	Stack   inspectStackCmd   `cmd:"" help:"Show the stacks of a process as they are now."`
+	Block   inspectBlockCmd   `cmd:"" help:"Print and verify what a profile store has on disk; nothing is written."`
 }
+
+// inspectBlockCmd prints the files of a profile store and compares all of them with their checksums, and the samples
+// of each block with its totals. It ends with an error when something is damaged.
+type inspectBlockCmd struct {
+	Dir string `arg:"" help:"Data directory, or one of those below its blocks/ and symbols/."`
+}
+
+// Run prints what the directory holds.
+func (c *inspectBlockCmd) Run(g *globals) error { return profilestore.Inspect(g.stdout, c.Dir) }
 
 // inspectSymbolsCmd names addresses as the profiler does: from debug information, in the file or in one that goes
 // with it (by build ID, .gnu_debuglink, or beside it as .dwp), and from symbols where that has nothing. For each address it prints the function and, where it
