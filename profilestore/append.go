@@ -39,10 +39,12 @@ func (s *Store) append(ctx context.Context, batch []Encoded) (result string, err
 		return "", nil
 	}
 	select {
-	case s.commits <- c:
+	case s.commits <- c: // unpinned by the writer
 	case <-s.closing:
+		unpin(c.entries)
 		return resultFailed, s.errClosed()
 	case <-ctx.Done():
+		unpin(c.entries)
 		return resultFailed, ctx.Err()
 	}
 	select {
@@ -53,7 +55,7 @@ func (s *Store) append(ctx context.Context, batch []Encoded) (result string, err
 	}
 }
 
-func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (*commit, error) {
+func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err error) {
 	size := 0
 	for i := range batch {
 		size += len(batch[i].Pprof)
@@ -69,6 +71,11 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (*commit, error
 		return nil, ctx.Err()
 	}
 	c := &commit{done: make(chan error, 1), entries: make([]*entry, 0, len(batch))}
+	defer func() {
+		if err != nil {
+			unpin(c.entries)
+		}
+	}()
 	for i := range batch {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -86,7 +93,15 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (*commit, error
 	return c, s.admitSeries(c.entries)
 }
 
-// newEntry refuses what could not be stored or queried later, and gives ids to the rest. What comes from the log
+// unpin lets go of the dictionaries of entries that are in the head, or will never be.
+func unpin(entries []*entry) {
+	for _, e := range entries {
+		e.dict.pins.Add(-1)
+	}
+}
+
+// newEntry refuses what could not be stored or queried later, and gives ids to the rest. The dictionary of an entry
+// is pinned. What comes from the log
 // was acknowledged: its time is not looked at again.
 func (s *Store) newEntry(r *profileReader, enc Encoded, fresh bool) (*entry, error) {
 	if !validName(enc.Name) || len(enc.Name) > maxLabelName {
@@ -224,7 +239,7 @@ func (s *Store) internHeader(h header) *header {
 	return own
 }
 
-// openDictionary is the dictionary that profiles of a service and day are written with now.
+// openDictionary is the dictionary that profiles of a service and day are written with now. It is pinned.
 func (s *Store) openDictionary(key dictionaryKey) *dictionary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,6 +249,7 @@ func (s *Store) openDictionary(key dictionaryKey) *dictionary {
 		s.open[key] = d
 		s.inMemory[d.id] = d
 	}
+	d.pins.Add(1)
 	return d
 }
 

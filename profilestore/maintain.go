@@ -154,14 +154,7 @@ func (s *Store) saveDictionaries(h *head) error {
 // retire lets go of dictionaries: those that nothing was written with since the last flush, and the largest ones
 // when all of them take more than their share of the memory. What comes next begins new ones. The lock is held.
 func (s *Store) retire() {
-	used := make(map[uint32]bool)
-	for _, h := range append(slices.Clone(s.flushing), s.head) {
-		h.mu.RLock()
-		for id := range h.dicts {
-			used[id] = true
-		}
-		h.mu.RUnlock()
-	}
+	used := s.inHeads()
 	today := floorDiv(s.now().UnixNano(), day)
 	var open []*dictionary
 	total := int64(0)
@@ -182,8 +175,28 @@ func (s *Store) retire() {
 		delete(s.open, dictionaryKey{d.service, d.day})
 	}
 	s.metrics.dictionaries.Set(float64(total))
+	s.forgetDictionaries()
+}
+
+// inHeads are the dictionaries that heads refer to. The lock is held.
+func (s *Store) inHeads() map[uint32]bool {
+	used := make(map[uint32]bool)
+	for _, h := range append(slices.Clone(s.flushing), s.head) {
+		h.mu.RLock()
+		for id := range h.dicts {
+			used[id] = true
+		}
+		h.mu.RUnlock()
+	}
+	return used
+}
+
+// forgetDictionaries drops those from memory that are not written with any more, and that nothing needs. The lock is
+// held.
+func (s *Store) forgetDictionaries() {
+	used := s.inHeads()
 	for id, d := range s.inMemory {
-		if s.open[dictionaryKey{d.service, d.day}] != d && !used[id] {
+		if s.open[dictionaryKey{d.service, d.day}] != d && !used[id] && d.pins.Load() == 0 {
 			delete(s.inMemory, id)
 		}
 	}
@@ -418,8 +431,13 @@ func (s *Store) deleteSegments(segments []*segment) error {
 func (s *Store) usedDictionaries() map[uint32]bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return s.usedBy(s.blocks)
+}
+
+// usedBy is usedDictionaries as if these were all blocks. The lock is held.
+func (s *Store) usedBy(blocks []*block) map[uint32]bool {
 	used := make(map[uint32]bool)
-	for _, b := range s.blocks {
+	for _, b := range blocks {
 		for _, id := range b.meta.Dictionaries {
 			used[id] = true
 		}
@@ -430,45 +448,35 @@ func (s *Store) usedDictionaries() map[uint32]bool {
 	return used
 }
 
+func (s *segment) usedIn(used map[uint32]bool) bool {
+	return slices.ContainsFunc(s.meta.Dictionaries, func(d dictionaryMeta) bool { return used[d.ID] })
+}
+
+// sizeWith is what the store would take if these were all blocks. The lock is held.
+func (s *Store) sizeWith(blocks []*block) (size, symbols int64) {
+	for _, b := range blocks {
+		size += b.meta.size()
+	}
+	used := s.usedBy(blocks)
+	for _, seg := range s.segments {
+		if seg.usedIn(used) {
+			symbols += seg.meta.size()
+		}
+	}
+	return size + symbols, symbols
+}
+
 // retain deletes the blocks that are too old, the oldest ones of a store that is too large, and the dictionaries
 // that no block uses any more.
 func (s *Store) retain() error {
 	oldest := s.now().Add(-s.o.Retention)
 	s.mu.Lock()
-	bytes := int64(0)
-	for _, b := range s.blocks {
-		bytes += b.meta.size()
-	}
-	for _, seg := range s.segments {
-		bytes += seg.meta.size()
-	}
-	order := slices.Clone(s.blocks)
-	slices.SortStableFunc(order, func(a, b *block) int { return cmp.Compare(a.meta.MaxTime, b.meta.MaxTime) })
-	var gone []*block
-	for _, b := range order {
-		if !b.before(oldest) && bytes <= s.o.RetentionBytes {
-			break
-		}
-		bytes -= b.meta.size()
-		gone = append(gone, b)
-		s.metrics.profiles.WithLabelValues(resultExpired).Add(float64(b.meta.Profiles.Rows))
-	}
-	s.blocks = slices.DeleteFunc(slices.Clone(s.blocks), func(b *block) bool { return slices.Contains(gone, b) })
-	s.mu.Unlock()
-	var errs []error
-	for _, b := range gone {
-		errs = append(errs, s.deleteBlock(b))
-	}
-	if len(gone) > 0 {
-		s.forgetSeries()
-	}
-	used := s.usedDictionaries()
-	s.mu.Lock()
+	gone := s.expire(oldest)
+	used := s.usedBy(s.blocks)
 	var unused []*segment
 	for _, seg := range s.segments {
-		if !slices.ContainsFunc(seg.meta.Dictionaries, func(d dictionaryMeta) bool { return used[d.ID] }) {
+		if !seg.usedIn(used) {
 			unused = append(unused, seg)
-			bytes -= seg.meta.size()
 		}
 	}
 	s.segments = slices.DeleteFunc(slices.Clone(s.segments), func(seg *segment) bool { return slices.Contains(unused, seg) })
@@ -478,9 +486,39 @@ func (s *Store) retain() error {
 			s.cacheBytes.Add(-l.bytes)
 		}
 	}
+	size, _ := s.sizeWith(s.blocks)
 	s.mu.Unlock()
-	s.metrics.bytes.Set(float64(bytes))
+	s.metrics.bytes.Set(float64(size))
+	var errs []error
+	for _, b := range gone {
+		s.metrics.profiles.WithLabelValues(resultExpired).Add(float64(b.meta.Profiles.Rows))
+		errs = append(errs, s.deleteBlock(b))
+	}
+	if len(gone) > 0 {
+		s.forgetSeries()
+	}
 	return errors.Join(append(errs, s.deleteSegments(unused), s.emptyQuarantine(oldest))...)
+}
+
+// expire takes the blocks that are to go out of the store. The lock is held.
+func (s *Store) expire(oldest time.Time) (gone []*block) {
+	left := slices.Clone(s.blocks)
+	slices.SortStableFunc(left, func(a, b *block) int { return cmp.Compare(a.meta.MaxTime, b.meta.MaxTime) })
+	for len(left) > 0 && left[0].before(oldest) {
+		gone, left = append(gone, left[0]), left[1:]
+	}
+	size, symbols := s.sizeWith(left)
+	if size > s.o.RetentionBytes && symbols > s.o.RetentionBytes/2 {
+		// What dictionaries hold only goes with the last block that uses them: they must not be used for ever.
+		clear(s.open)
+		s.forgetDictionaries()
+	}
+	for len(left) > 0 && size > s.o.RetentionBytes {
+		gone, left = append(gone, left[0]), left[1:]
+		size, _ = s.sizeWith(left)
+	}
+	s.blocks = slices.DeleteFunc(slices.Clone(s.blocks), func(b *block) bool { return slices.Contains(gone, b) })
+	return gone
 }
 
 // forgetSeries lets go of the series that no block has any more, as far as that is known without reading: new

@@ -61,13 +61,15 @@ func (s *Store) migrateFile(path string) error {
 			s.note(Damage{Path: path, Length: int64(len(enc.Pprof)), Reason: fmt.Sprintf("profile %s: %v", enc.ID, err)})
 			continue
 		}
-		if stored, err := s.has(e.id); err != nil {
-			return err
-		} else if stored {
-			continue
+		stored, err := s.has(e.id)
+		if err == nil && !stored {
+			e.series = s.internSeries(e.series)
+			s.head.add([]*entry{e}, s.now().UnixNano())
 		}
-		e.series = s.internSeries(e.series)
-		s.head.add([]*entry{e}, s.now().UnixNano())
+		unpin([]*entry{e})
+		if err != nil {
+			return err
+		}
 		if s.head.bytes >= s.headBytes() {
 			if err := s.flushNow(); err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // symbols is what the rows of samples refer to: the content of one dictionary, in columns. They only grow, so
@@ -104,6 +105,8 @@ type dictionary struct {
 	id      uint32 // never used again in the store
 	service string
 	day     int64 // Unix days of the profiles
+
+	pins atomic.Int32 // entries on their way into the head: what they refer to must not be forgotten
 
 	mu sync.Mutex
 	symbols

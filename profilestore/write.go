@@ -62,6 +62,11 @@ func (s *Store) collect(first *commit) []*commit {
 }
 
 func (s *Store) commitGroup(group []*commit) {
+	defer func() {
+		for _, c := range group {
+			unpin(c.entries)
+		}
+	}()
 	if err := s.makeRoom(); err != nil {
 		s.answer(group, err)
 		return
@@ -309,6 +314,7 @@ func (s *Store) replayBatch(path string, payload []byte) error {
 		entries = append(entries, e)
 	}
 	s.head.add(entries, s.now().UnixNano())
+	unpin(entries)
 	s.head.walBytes += int64(len(payload))
 	return nil
 }
