@@ -245,7 +245,7 @@ func (s *Store) openDictionary(key dictionaryKey) *dictionary {
 	defer s.mu.Unlock()
 	d := s.open[key]
 	if d == nil {
-		d = newDictionary(s.dictionary.Add(1), key.service, key.day)
+		d = newDictionary(s.dictionary.Add(1), key.service, key.day, &s.grown)
 		s.open[key] = d
 		s.inMemory[d.id] = d
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,7 +104,7 @@ func hostile(t testing.TB) map[string][]byte {
 		"more than 16777216 bytes of strings":        profileHead().bytes(fieldString, make([]byte, maxStringBytes)),
 		"more than 8192 frames in a stack":           profileHead().bytes(fieldLocation, location).bytes(fieldSample, deep),
 		"more than 8192 frames in a stack, inlined":  profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(5000, 4, line)).bytes(fieldSample, message{}.num(1, 1).num(1, 1)),
-		"more than 1048576 lines":                    profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(maxLines+1, 4, line)),
+		"more than 524288 lines":                     profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(maxLines+1, 4, line)),
 		"more than 16 sample types":                  profileHead().times(maxSampleTypes, fieldSampleType, nil),
 		"more than 32 labels on a sample":            profileHead().bytes(fieldSample, labels),
 		"more than 4096 comments":                    profileHead().bytes(fieldComment, make([]byte, 5000)),
@@ -328,6 +330,33 @@ func TestTopEqualsPprof(t *testing.T) {
 	}
 }
 
+// TestLargeProfile is one of several megabytes, which is inflated twice.
+func TestLargeProfile(t *testing.T) {
+	r := rand.New(rand.NewPCG(70, 1))
+	p := cpuProfile()
+	for id := range uint64(3000) {
+		p.Location = append(p.Location, &profile.Location{ID: id + 1, Address: r.Uint64()})
+	}
+	for range 60_000 {
+		s := &profile.Sample{Value: []int64{1, 7}}
+		for range 60 {
+			s.Location = append(s.Location, p.Location[r.IntN(len(p.Location))])
+		}
+		p.Sample = append(p.Sample, s)
+	}
+	var plain bytes.Buffer
+	if err := p.WriteUncompressed(&plain); err != nil {
+		t.Fatal(err)
+	}
+	var reader profileReader
+	if err := reader.read(gzipped(t, plain.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if plain.Len() < atOnce || !bytes.Equal(reader.raw, plain.Bytes()) || len(reader.samples) != len(p.Sample) {
+		t.Errorf("%d bytes of %d, %d samples", len(reader.raw), plain.Len(), len(reader.samples))
+	}
+}
+
 // normal writes a profile so that two that say the same are equal: samples with the same stack and labels are summed,
 // and what no sample needs is left out.
 func normal(t testing.TB, p *profile.Profile) string {
@@ -408,7 +437,7 @@ func FuzzDecode(f *testing.F) {
 		if len(types) != len(want.SampleType) || len(r.samples) != len(want.Sample) {
 			t.Fatalf("%d types and %d samples, pprof has %d and %d", len(types), len(r.samples), len(want.SampleType), len(want.Sample))
 		}
-		d := newDictionary(1, "", 0)
+		d := newDictionary(1, "", 0, new(atomic.Int64))
 		stacks, sets, _ := d.add(&r.decoded, nil, nil)
 		own := &series{types: types, columns: r.plan()}
 		columns := r.columnValues(own)

@@ -44,23 +44,26 @@ func (r *profileReader) read(b []byte) error {
 	return r.decode(b)
 }
 
-// inflate stops at the first byte that makes the profile one to refuse, so that a bomb costs little.
+// atOnce is how much is inflated before it is known whether the profile is to be refused.
+const atOnce = 4 << 20
+
+// inflate stops at the first byte that makes the profile one to refuse. Of a large one all that can be counted is
+// counted before there is memory for it: a bomb costs no more than a small profile.
 func (r *profileReader) inflate(b []byte) ([]byte, error) {
-	r.src.Reset(b)
-	if err := r.gzip.Reset(&r.src); err != nil {
-		return nil, fmt.Errorf("inflate: %w", err)
+	if err := r.rewind(b); err != nil {
+		return nil, err
 	}
 	// The last four bytes say the size, if they say the truth.
 	said := int(binary.LittleEndian.Uint32(b[max(0, len(b)-4):]))
-	buf := slices.Grow(r.buf[:0], min(said, 16*len(b), maxInflated)+bytes.MinRead)
+	buf := slices.Grow(r.buf[:0], min(said, 16*len(b), atOnce)+bytes.MinRead)
 	var o outline
-	for {
+	for len(buf) < atOnce {
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, len(buf))
+		}
 		n, err := r.gzip.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		r.buf = buf
-		if len(buf) > maxInflated {
-			return nil, &limitError{"bytes inflated", maxInflated}
-		}
 		if errors.Is(err, io.EOF) {
 			return buf, o.scan(buf, true)
 		}
@@ -70,10 +73,49 @@ func (r *profileReader) inflate(b []byte) ([]byte, error) {
 		if err := o.scan(buf, false); err != nil {
 			return nil, err
 		}
-		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, min(len(buf), 4<<20))
-		}
 	}
+	return r.inflateLarge(b, &o)
+}
+
+// inflateLarge goes on counting without keeping anything, and inflates once more when nothing is wrong.
+func (r *profileReader) inflateLarge(b []byte, o *outline) ([]byte, error) {
+	window := slices.Clone(r.buf[min(o.next, len(r.buf)):])
+	size := len(r.buf)
+	o.next = max(0, o.next-len(r.buf))
+	for whole := false; !whole; {
+		window = slices.Grow(window, 64<<10)
+		n, err := r.gzip.Read(window[len(window):cap(window)])
+		window, size = window[:len(window)+n], size+n
+		if size > maxInflated {
+			return nil, &limitError{"bytes inflated", maxInflated}
+		}
+		whole = errors.Is(err, io.EOF)
+		if err != nil && !whole {
+			return nil, fmt.Errorf("inflate: %w", err)
+		}
+		if err := o.scan(window, whole); err != nil {
+			return nil, err
+		}
+		done := min(o.next, len(window))
+		window = append(window[:0], window[done:]...)
+		o.next -= done
+	}
+	if err := r.rewind(b); err != nil {
+		return nil, err
+	}
+	r.buf = make([]byte, size)
+	if _, err := io.ReadFull(&r.gzip, r.buf); err != nil {
+		return nil, fmt.Errorf("inflate: %w", err)
+	}
+	return r.buf, nil
+}
+
+func (r *profileReader) rewind(b []byte) error {
+	r.src.Reset(b)
+	if err := r.gzip.Reset(&r.src); err != nil {
+		return fmt.Errorf("inflate: %w", err)
+	}
+	return nil
 }
 
 // outline counts the fields of a profile while its bytes come, and looks into none.

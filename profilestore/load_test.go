@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -153,7 +154,7 @@ func TestLoadShape(t *testing.T) {
 	if err := r.read(body); err != nil {
 		t.Fatal(err)
 	}
-	d := newDictionary(1, "", 0)
+	d := newDictionary(1, "", 0, new(atomic.Int64))
 	d.add(&r.decoded, nil, nil)
 	t.Logf("%d bytes gzipped, %d plain, %d stacks, mean depth %.1f, %d nodes", len(body), len(r.raw), len(r.samples), float64(len(r.stack))/float64(len(r.samples)), len(d.callers))
 	if n := len(r.stack) / len(r.samples); len(r.samples) != loadStacks || n < loadDepth-3 || n > loadDepth+3 {

@@ -168,7 +168,7 @@ func (s *Store) retire() {
 	}
 	slices.SortFunc(open, func(a, b *dictionary) int { return cmp.Compare(b.size(), a.size()) })
 	for _, d := range open {
-		if total <= s.o.MemoryBytes/4 {
+		if total <= s.o.MemoryBytes/6 {
 			break
 		}
 		total -= d.size()

@@ -98,6 +98,7 @@ type Store struct {
 	dictionary atomic.Uint32 // last id
 	uses       atomic.Int64  // counts uses of caches, which gives their age
 	cacheBytes atomic.Int64
+	grown      atomic.Int64 // what dictionaries have grown by since the head began, in bytes
 
 	mu       sync.RWMutex
 	stopped  bool

@@ -110,7 +110,8 @@ type dictionary struct {
 
 	mu sync.Mutex
 	symbols
-	bytes int64 // estimate of the memory held, maps and strings included
+	bytes int64         // estimate of the memory held, maps and strings included
+	grown *atomic.Int64 // the store's count of what its dictionaries have grown by, in bytes
 
 	stringIDs   map[string]uint32
 	mappingIDs  map[mapping]uint32
@@ -138,9 +139,9 @@ func (s *symbols) extent() extent {
 	return extent{len(s.mappings), len(s.functions), len(s.locations), len(s.callers), len(s.setEnds)}
 }
 
-func newDictionary(id uint32, service string, day int64) *dictionary {
+func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *dictionary {
 	return &dictionary{
-		id: id, service: service, day: day,
+		id: id, service: service, day: day, grown: grown,
 		symbols:     symbols{strings: []string{""}, callers: []uint32{0}, leaf: []uint32{0}},
 		stringIDs:   map[string]uint32{"": 0},
 		mappingIDs:  make(map[mapping]uint32),
@@ -194,6 +195,7 @@ func (t *translation) reset(p *decoded) {
 func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before := d.bytes
 	t := &d.scratch
 	t.reset(p)
 	if len(p.mappings) > 0 {
@@ -204,6 +206,7 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 		stacks = append(stacks, d.stack(p, p.stack[s.stack:s.stackEnd]))
 		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
 	}
+	d.grown.Add(d.bytes - before)
 	if len(t.locations) > 1<<14 { // of a rare large profile
 		d.scratch = translation{}
 	}

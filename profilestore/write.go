@@ -168,13 +168,14 @@ func (s *Store) mayHave(id ID) (stored bool, candidates []*block) {
 	return false, candidates
 }
 
-// headBytes is the memory that a head may take before it is written as blocks. There may be two.
+// headBytes is the memory that a head, with what it added to dictionaries, may take before it is written as blocks.
+// There may be three.
 func (s *Store) headBytes() int64 { return s.o.MemoryBytes / 8 }
 
 // makeRoom begins a new head where the present one is full, and a new file where nothing may follow the end of the
 // log. While blocks cannot be written it refuses.
 func (s *Store) makeRoom() error {
-	full := s.head.bytes >= s.headBytes() || s.head.walBytes >= walBytes
+	full := s.head.bytes+s.grown.Load() >= s.headBytes() || s.head.walBytes >= walBytes
 	if s.wal.broken && !full {
 		return s.newLog()
 	}
@@ -229,6 +230,7 @@ func (s *Store) rotate() error {
 	seq, _ := sequence(filepath.Base(s.wal.path))
 	s.mu.Lock()
 	s.flushing = append(s.flushing, s.head)
+	s.grown.Store(0)
 	s.head = newHead(seq)
 	s.mu.Unlock()
 	select {
