@@ -104,7 +104,7 @@ func hostile(t testing.TB) map[string][]byte {
 		"more than 16777216 bytes of strings":        profileHead().bytes(fieldString, make([]byte, maxStringBytes)),
 		"more than 8192 frames in a stack":           profileHead().bytes(fieldLocation, location).bytes(fieldSample, deep),
 		"more than 8192 frames in a stack, inlined":  profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(5000, 4, line)).bytes(fieldSample, message{}.num(1, 1).num(1, 1)),
-		"more than 524288 lines":                     profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(maxLines+1, 4, line)),
+		"more than 327680 lines":                     profileHead().bytes(fieldFunction, function).bytes(fieldLocation, location.times(maxLines+1, 4, line)),
 		"more than 16 sample types":                  profileHead().times(maxSampleTypes, fieldSampleType, nil),
 		"more than 32 labels on a sample":            profileHead().bytes(fieldSample, labels),
 		"more than 4096 comments":                    profileHead().bytes(fieldComment, make([]byte, 5000)),

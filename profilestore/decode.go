@@ -26,7 +26,7 @@ const (
 	maxProfileLabels  = 1 << 20 // of all samples together
 	maxMappings       = 65_536
 	maxFunctions      = 262_144
-	maxLines          = 512 << 10
+	maxLines          = 320 << 10
 	maxComments       = 4_096
 	maxTotal          = 1 << 53 // sum of a sample type: what JSON's numbers still hold exactly
 )
