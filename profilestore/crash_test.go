@@ -35,7 +35,7 @@ func crashSeed(t testing.TB, seed uint64, bodies []Encoded) {
 				batch := make([]Encoded, 1+r.IntN(3))
 				for i := range batch {
 					if next > 0 && r.IntN(4) == 0 {
-						batch[i] = bodies[r.IntN(next)] // a retry
+						batch[i] = bodies[r.IntN(min(next, len(bodies)))] // a retry
 					} else {
 						batch[i] = bodies[next%len(bodies)]
 						next++
