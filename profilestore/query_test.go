@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -122,6 +123,54 @@ func manyLabels(t testing.TB) Encoded {
 		p.Sample = append(p.Sample, &profile.Sample{Location: p.Location, Value: []int64{1, 50}, Label: map[string][]string{"pid": {"101"}, "thread": {fmt.Sprint("t", i)}, "request": {fmt.Sprint("r", i)}}})
 	}
 	return Encoded{ID: ID{9}, Name: "process_cpu", Labels: NewLabels(map[string]string{"service_name": "api", "unit": "many"}), Time: start.UnixNano(), Pprof: encode(t, p)}
+}
+
+// inlinedProfile is a stack of three functions in two locations: leaf was inlined into middle, which main calls.
+func inlinedProfile(t testing.TB) Encoded {
+	p := cpuProfile()
+	for i, name := range []string{"leaf", "middle", "main"} {
+		p.Function = append(p.Function, &profile.Function{ID: uint64(i + 1), Name: name})
+	}
+	p.Location = []*profile.Location{
+		{ID: 1, Line: []profile.Line{{Function: p.Function[0], Line: 3}, {Function: p.Function[1], Line: 7}}},
+		{ID: 2, Line: []profile.Line{{Function: p.Function[2], Line: 9}}},
+	}
+	p.Sample = []*profile.Sample{{Location: p.Location, Value: []int64{1, 50}}}
+	return Encoded{ID: ID{9}, Name: "process_cpu", Labels: NewLabels(map[string]string{"service_name": "api"}), Time: start.UnixNano(), Pprof: encode(t, p)}
+}
+
+// Which frames are inlined shows in what show_from does: of a location whose inlined frame matches, pprof drops the
+// frame that it was inlined into.
+func TestSelectMarksInlinedFrames(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	e := inlinedProfile(t)
+	mustAppend(t, s, e)
+	p, err := profile.ParseData(e.Pprof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expression := regexp.MustCompile("^(main|leaf)$")
+	p.ShowFrom(expression)
+	var want []string
+	for _, l := range slices.Backward(p.Sample[0].Location) {
+		for _, line := range slices.Backward(l.Line) {
+			want = append(want, line.Function.Name)
+		}
+	}
+	for _, place := range []string{"head", "files"} {
+		res, err := s.Select(t.Context(), all(t, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown, err := res.Stacks.Filter(t.Context(), flamegraph.Filter{Kind: flamegraph.ShowFrom, Regexp: expression})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := folded(shown), map[string]int64{strings.Join(want, ";"): 50}; !maps.Equal(got, want) {
+			t.Errorf("%s: %v, pprof shows %v", place, got, want)
+		}
+		settle(t, s)
+	}
 }
 
 func TestQueriesEqualReference(t *testing.T) {
