@@ -201,7 +201,8 @@ func TestKernelDepth(t *testing.T) {
 	}
 }
 
-// TestKernelFrequencyChanges compares the samples of equal work before and after.
+// TestKernelFrequencyChanges compares how far apart the samples of a thread are
+// before and after.
 func TestKernelFrequencyChanges(t *testing.T) {
 	s := open(t, Options{Frequency: 997})
 	runSelf(t, s)
@@ -213,16 +214,43 @@ func TestKernelFrequencyChanges(t *testing.T) {
 	if got := s.Frequency(); got != 97 {
 		t.Errorf("frequency is %d Hz, want 97", got)
 	}
+	changed, err := monotonic()
+	if err != nil {
+		t.Fatal(err)
+	}
 	slow := burn(1, 500*time.Millisecond)
 	samples, _ := finish()
-	of := map[uint32]int{}
-	for _, sample := range samples {
-		of[sample.TID]++
+	// A thread may have run another goroutine before.
+	first := slices.IndexFunc(samples, func(s Sample) bool { return s.Time > changed })
+	if first < 0 {
+		t.Fatal("no samples at 97 Hz")
 	}
-	// About 498 and 48, give or take what chance does on a busy machine.
-	if of[slow] == 0 || of[fast] < 5*of[slow] || of[slow] > 100 {
-		t.Errorf("%d samples of 0.5 s at 997 Hz, %d at 97 Hz", of[fast], of[slow])
+	before, after := gap(samples[:first], fast), gap(samples[first:], slow)
+	// About 1 and 10.3 ms. A busy machine makes gaps longer, and nothing shorter.
+	if after < 9*time.Millisecond || before > after/2 {
+		t.Errorf("samples are %v apart at 997 Hz, %v at 97 Hz", before, after)
 	}
+}
+
+// gap returns the median time between samples of a thread that follow each other
+// on one CPU.
+func gap(samples []Sample, tid uint32) time.Duration {
+	var gaps []time.Duration
+	last := map[uint32]uint64{}
+	for _, s := range samples {
+		if s.TID != tid {
+			continue
+		}
+		if last[s.CPU] != 0 {
+			gaps = append(gaps, time.Duration(s.Time-last[s.CPU]))
+		}
+		last[s.CPU] = s.Time
+	}
+	slices.Sort(gaps)
+	if len(gaps) == 0 {
+		return 0
+	}
+	return gaps[len(gaps)/2]
 }
 
 // maxUserFrames is MAX_USER_FRAMES of sampler.h.
