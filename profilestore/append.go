@@ -31,6 +31,9 @@ func (s *Store) Append(ctx context.Context, batch []Encoded) error {
 }
 
 func (s *Store) append(ctx context.Context, batch []Encoded) (result string, err error) {
+	if s.snapshot != nil {
+		return resultRefused, &Error{Code: Unavailable, Message: "the store is open for reading only: send profiles to the server that has it"}
+	}
 	c, err := s.checkBatch(ctx, batch)
 	if err != nil {
 		return resultRefused, err

@@ -80,7 +80,10 @@ type Store struct {
 	o       Options
 	lock    *os.File
 	metrics *metrics
-	now     func() time.Time
+
+	snapshot *snapshot // of a store that only reads
+
+	now func() time.Time
 
 	readers    chan *profileReader // one for each batch that is being inflated and decoded
 	rowBuffers rowPool
@@ -144,6 +147,39 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
+	s := newStore(dir, o)
+	if s.lock, err = lockDir(o.fs, dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open store %s: %w", dir, err), s.closeFiles())
+		}
+	}()
+	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.cacheBytes.Load()) }); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	if s.wal, err = createWAL(s.fs, dir, s.nextSequence()); err != nil {
+		return nil, err
+	}
+	if version < formatVersion {
+		if err := s.migrate(); err != nil {
+			return nil, fmt.Errorf("migrate from format %d: %w", version, err)
+		}
+	}
+	if err := s.retain(); err != nil {
+		return nil, err
+	}
+	s.closed.Go(s.write)
+	s.closed.Go(s.maintain)
+	return s, nil
+}
+
+// newStore is a store with nothing in it.
+func newStore(dir string, o Options) *Store {
 	s := &Store{
 		dir: dir, fs: o.fs, o: o, now: o.now,
 		readers:  make(chan *profileReader, runtime.GOMAXPROCS(0)),
@@ -162,31 +198,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	for range cap(s.readers) {
 		s.readers <- new(profileReader)
 	}
-	if s.lock, err = lockDir(o.fs, dir); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("open store %s: %w", dir, err), s.closeFiles())
-		}
-	}()
-	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.cacheBytes.Load()) }); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	if err := s.load(); err != nil {
-		return nil, err
-	}
-	if version < formatVersion {
-		if err := s.migrate(); err != nil {
-			return nil, fmt.Errorf("migrate from format %d: %w", version, err)
-		}
-	}
-	if err := s.retain(); err != nil {
-		return nil, err
-	}
-	s.closed.Go(s.write)
-	s.closed.Go(s.maintain)
-	return s, nil
+	return s
 }
 
 // prepare makes the directory a store, or finds out why it cannot be one. It returns the format that it has.
@@ -196,21 +208,8 @@ func prepare(fsys fileSystem, dir string) (version int, err error) {
 			return 0, fmt.Errorf("make the data directory: %w", err)
 		}
 	}
-	path := filepath.Join(dir, formatFile)
-	b, err := fsys.ReadFile(path)
-	if err == nil {
-		text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), formatText)
-		version, err := strconv.Atoi(text)
-		switch {
-		case !ok || err != nil || version < 1:
-			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("%s says %.40q, which is not a profile store: name another directory with --data", path, b)}
-		case version > formatVersion:
-			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("it was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", version, formatVersion)}
-		}
-		return version, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("read the format of the store: %w", err)
+	if version, err = readFormat(fsys, dir); !errors.Is(err, fs.ErrNotExist) {
+		return version, err
 	}
 	names, err := fsys.ReadDir(dir)
 	if err != nil {
@@ -226,6 +225,24 @@ func prepare(fsys fileSystem, dir string) (version int, err error) {
 		return 0, err
 	}
 	return formatVersion, fsys.SyncDir(filepath.Dir(filepath.Clean(dir)))
+}
+
+// readFormat refuses formats that this program does not know; a directory without one is fs.ErrNotExist.
+func readFormat(fsys fileSystem, dir string) (version int, err error) {
+	path := filepath.Join(dir, formatFile)
+	b, err := fsys.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("read the format of the store: %w", err)
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), formatText)
+	version, err = strconv.Atoi(text)
+	switch {
+	case !ok || err != nil || version < 1:
+		return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("%s says %.40q, which is not a profile store: name another directory with --data", path, b)}
+	case version > formatVersion:
+		return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("it was written by a newer pilotlight (format %d, this one knows %d): run that version, or name another directory with --data", version, formatVersion)}
+	}
+	return version, nil
 }
 
 func writeFormat(fsys fileSystem, dir string) error {
@@ -290,8 +307,7 @@ func (s *Store) load() error {
 			return err
 		}
 	}
-	s.wal, err = createWAL(s.fs, s.dir, s.nextSequence())
-	return err
+	return nil
 }
 
 // sequences lists what a directory holds by number, and removes what a crash left unfinished.
@@ -492,6 +508,9 @@ func (s *Store) closeFiles() error {
 	}
 	if s.wal != nil {
 		errs = append(errs, s.wal.file.Close())
+	}
+	if s.snapshot != nil {
+		errs = append(errs, s.snapshot.close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

@@ -1,7 +1,7 @@
 package main
 
-// queryCmd asks for what is stored. The source of each of its commands is the URL of a server, a data directory
-// that no server has open, or a pprof file. It ends with 0, or 1 when it could not be answered, 2 when the
+// queryCmd asks for what is stored. The source of each of its commands is the URL of a server, a data directory,
+// which is read and not changed, or a pprof file. It ends with 0, or 1 when it could not be answered, 2 when the
 // command line is wrong.
 type queryCmd struct {
 	Series querySeriesCmd `cmd:"" help:"Print values over time."`

@@ -55,8 +55,7 @@ var (
 	afterStacks  = map[string]int64{"main;parse": 66, "main;write": 40, "main;log": 4}
 )
 
-// sources are the same profiles at a server, in a directory and in two files. The directory is a copy: a store
-// is opened by one process.
+// sources are the same profiles at a server, in the directory that this server has open, and in two files.
 func sources(t *testing.T) (server, directory, before, after string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -74,20 +73,14 @@ func sources(t *testing.T) (server, directory, before, after string) {
 			Labels: profilestore.NewLabels(map[string]string{"service_name": "api", "service_version": version}),
 		})
 	}
-	open := func(name string) *profilestore.Store {
-		store, err := profilestore.Open(filepath.Join(dir, name), profilestore.Options{})
-		if err == nil {
-			err = store.Append(t.Context(), batch)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return store
+	directory = filepath.Join(dir, "data")
+	store, err := profilestore.Open(directory, profilestore.Options{})
+	if err == nil {
+		err = store.Append(t.Context(), batch)
 	}
-	if err := open("closed").Close(); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	store := open("served")
 	s := httptest.NewServer(httpapi.NewHandler(store, httpapi.Options{Logger: slog.New(slog.DiscardHandler)}))
 	t.Cleanup(func() {
 		s.Close()
@@ -95,7 +88,7 @@ func sources(t *testing.T) (server, directory, before, after string) {
 			t.Error(err)
 		}
 	})
-	return s.URL, filepath.Join(dir, "closed"), before, after
+	return s.URL, directory, before, after
 }
 
 // command runs pilotlight as a user does.
@@ -249,8 +242,7 @@ func TestQueryErrors(t *testing.T) {
 		{[]string{"query", "top", before, "--type", "wall"}, 1, "--type wall"},
 		{[]string{"query", "top", before, "--filter", "show:x"}, 1, "show_from:"},
 		{[]string{"query", "labels", before}, 1, "a pprof file answers top, pprof and diff"},
-		{[]string{"query", "labels", dir}, 1, "it holds other files"},
-		{[]string{"query", "labels", t.TempDir()}, 1, "is empty"},
+		{[]string{"query", "labels", dir}, 1, "is not a profile store"},
 		{[]string{"query", "labels", server, "--token-file", filepath.Join(dir, "none")}, 1, "--token-file"},
 		{[]string{"query"}, 2, ""},
 		{[]string{"diff", before}, 2, "<b>"},

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -56,7 +54,7 @@ func (f tokenFlags) open(name string) (*source, error) {
 		return nil, fmt.Errorf("%w: name the URL of a server, as http://127.0.0.1:7100, a data directory or a pprof file", err)
 	}
 	if info.IsDir() {
-		return openDirectory(name, info)
+		return openDirectory(name)
 	}
 	p, err := readProfileFile(name)
 	return &source{file: p}, err
@@ -69,20 +67,9 @@ func (s *source) close() error {
 	return nil
 }
 
-// openDirectory opens a data directory that no server has open, and deletes nothing in it.
-func openDirectory(name string, info os.FileInfo) (*source, error) {
-	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
-		return nil, fmt.Errorf("data directory %s belongs to user %d: run as that user, so that the files stay its own", name, owner)
-	}
-	entries, err := os.ReadDir(name)
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	if len(entries) == 0 {
-		return nil, fmt.Errorf("data directory %s is empty: name another", name)
-	}
-	const endless = math.MaxInt64
-	store, err := profilestore.Open(name, profilestore.Options{Retention: time.Duration(time.Now().UnixNano()), RetentionBytes: endless})
+// openDirectory opens a data directory for reading: one that a server has open, one of another user, or a backup.
+func openDirectory(name string) (*source, error) {
+	store, err := profilestore.OpenReadOnly(name, profilestore.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
