@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -16,7 +17,10 @@ const (
 	Ignore   FilterKind = "ignore"    // drops the stacks with a matching frame
 	Hide     FilterKind = "hide"      // takes matching frames out of their stacks
 	ShowFrom FilterKind = "show_from" // cuts what is above the outermost matching frame; drops stacks without one
+	Collapse FilterKind = "collapse"  // takes out matching frames that their own function calls; pprof has no such option
 )
+
+var kinds = []FilterKind{Focus, Ignore, Hide, ShowFrom, Collapse}
 
 // Filter changes a set of stacks as pprof's option of the same name does. A frame matches when the expression
 // is found in its function, its source file or its binary. A stack that is left without frames is dropped. Only
@@ -35,8 +39,8 @@ func ParseFilter(s string) (Filter, error) {
 	kind, expr, ok := strings.Cut(s, ":")
 	f := Filter{Kind: FilterKind(kind)}
 	switch {
-	case !ok || f.Kind != Focus && f.Kind != Ignore && f.Kind != Hide && f.Kind != ShowFrom:
-		return f, fmt.Errorf("%.40q: write focus:, ignore:, hide: or show_from: and a regular expression", s)
+	case !ok || !slices.Contains(kinds, f.Kind):
+		return f, fmt.Errorf("%.40q: write focus:, ignore:, hide:, show_from: or collapse: and a regular expression", s)
 	case expr == "":
 		return f, fmt.Errorf("%.40q: write a regular expression after the colon", s)
 	case len(expr) > maxExpression:
@@ -52,7 +56,8 @@ func ParseFilter(s string) (Filter, error) {
 // maxMatched is how much of a name is looked at: an expression may need a thousand steps for each of its bytes.
 const maxMatched = 8 << 10
 
-func (f *Filter) matches(frame *Frame) bool {
+// Matches says whether the expression is found in a frame.
+func (f *Filter) Matches(frame *Frame) bool {
 	for _, name := range []string{frame.Function, frame.File, frame.Binary} {
 		if (name != "" || name == frame.Function) && f.Regexp.MatchString(name[:min(len(name), maxMatched)]) {
 			return true
@@ -70,7 +75,7 @@ func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error)
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			matches[i] = f.matches(&s.frames[i])
+			matches[i] = f.Matches(&s.frames[i])
 		}
 		r := rewriter{from: s, matches: matches, to: &Stacks{frameIDs: make(map[Frame]int32)}}
 		switch f.Kind {
@@ -79,7 +84,9 @@ func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error)
 		case Ignore:
 			r.keep(false)
 		case Hide:
-			r.hide()
+			r.hide(func(int) bool { return true })
+		case Collapse:
+			r.hide(r.recursive)
 		case ShowFrom:
 			r.showFrom()
 		}
@@ -159,7 +166,18 @@ func (r *rewriter) keep(matching bool) {
 	}
 }
 
-func (r *rewriter) hide() {
+// recursive says whether the last frame of a prefix is called by its own function.
+func (r *rewriter) recursive(prefix int) bool {
+	p := r.from.parent[prefix]
+	if p < 0 {
+		return false
+	}
+	callee, caller := &r.from.frames[r.from.labels[prefix]], &r.from.frames[r.from.labels[p]]
+	return callee.Function == caller.Function && callee.Binary == caller.Binary
+}
+
+// hide takes out the frames that match, at the end of the prefixes that are chosen.
+func (r *rewriter) hide(chosen func(prefix int) bool) {
 	s := r.from
 	at := make([]int32, len(s.parent))
 	headless := make([]bool, len(s.parent)) // the outermost frame of the location is hidden, and all after it
@@ -169,7 +187,7 @@ func (r *rewriter) hide() {
 			above, lost = at[p], headless[p]
 		}
 		lost = lost && s.frames[s.labels[i]].Inlined
-		if r.matches[s.labels[i]] {
+		if r.matches[s.labels[i]] && chosen(i) {
 			at[i], headless[i] = above, lost || !s.frames[s.labels[i]].Inlined
 		} else {
 			at[i] = r.to.Child(above, r.frame(s.labels[i], lost))

@@ -64,6 +64,9 @@ func TestFilter(t *testing.T) {
 		{"show_from the outermost", "a;f;b;f;c 1\na;b 2\n", []string{"show_from:^f$"}, "total 0\n f 0\n  b 0\n   f 0\n    c 1\n"},
 		{"in the order given: hide, then focus", "a;b 1\nb 2\n", []string{"hide:^a$", "focus:a"}, "total 0\n"},
 		{"in the order given: focus, then hide", "a;b 1\nb 2\n", []string{"focus:a", "hide:^a$"}, "total 0\n b 1\n"},
+		{"collapse direct recursion", "a;f;f;f;b 1\na;f;c 2\na;f;g;f 4\n", []string{"collapse:."}, "total 0\n a 0\n  f 0\n   g 0\n    f 4\n   c 2\n   b 1\n"},
+		{"collapse what matches", "f;f 1\ng;g 2\n", []string{"collapse:^g$"}, "total 0\n g 2\n f 0\n  f 1\n"},
+		{"recursion over two binaries is none", "f@x;f@y 1\n", []string{"collapse:."}, "total 0\n f@x 0\n  f@y 1\n"},
 		{"a source file", "f@x:3 1\ng@x:4 2\n", []string{`focus:^f\.c$`}, "total 0\n f@x 1\n"},
 		{"nothing matches", app, []string{"focus:nowhere"}, "total 0\n"},
 	} {

@@ -349,3 +349,31 @@ func BenchmarkColumns(b *testing.B) {
 	}
 	b.ReportMetric(float64(packed.Len())/float64(len(g.Depth)), "B/node")
 }
+
+func TestInvert(t *testing.T) {
+	s := parse(t, "main@app;a@app;read@libc 1\nmain@app;b@app;read@libc 2\nmain@app;b@app 4\n- 8\n")
+	for _, tt := range []struct {
+		root []string
+		want string
+	}{
+		{nil, "total 8\n b@app 0\n  main@app 4\n read@libc 0\n  b@app 0\n   main@app 2\n  a@app 0\n   main@app 1\n"},
+		{[]string{"read"}, "read@libc 0\n b@app 0\n  main@app 2\n a@app 0\n  main@app 1\n"},
+		{[]string{"read", "b"}, "b@app 0\n main@app 2\n"},
+		{[]string{"main"}, "main 0\n"},
+	} {
+		g, err := Invert(s, Options{Root: tt.root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := draw(g); got != tt.want {
+			t.Errorf("root %q: got\n%swant\n%s", tt.root, got, tt.want)
+		}
+	}
+	rare, err := Invert(s, Options{MaxNodes: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rare.Total != 15 {
+		t.Errorf("pruned, the total is %d", rare.Total)
+	}
+}

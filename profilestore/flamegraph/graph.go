@@ -6,7 +6,7 @@ import "slices"
 type Options struct {
 	Unit      string   // copied into the answer
 	MaxNodes  int      // of a graph, besides node 0; the lightest are pruned; 0: no limit
-	Root      []string // of Build: functions from the root to the node wanted, see ParsePath; empty: everything
+	Root      []string // of Build and Invert: functions from the root to the node wanted, see ParsePath; empty: everything
 	B         *Stacks  // what is compared with the stacks given; nil: nothing
 	Normalize bool     // weigh each side of a diff as shares of its total; the values in the answer stay as they are
 }
@@ -17,6 +17,14 @@ func (o *Options) sides(s *Stacks) []*Stacks {
 		return []*Stacks{s}
 	}
 	return []*Stacks{s, o.B}
+}
+
+// rootName is what node 0 is called, also if the path leads nowhere.
+func (o *Options) rootName() string {
+	if len(o.Root) == 0 {
+		return "total"
+	}
+	return o.Root[len(o.Root)-1]
 }
 
 // Graph is a call tree in preorder, the heaviest child first (ties by function, then by binary), one slice per
@@ -51,11 +59,7 @@ type GraphB struct {
 // leads nowhere gives a tree with the total 0.
 func Build(s *Stacks, o Options) *Graph {
 	sides := o.sides(s)
-	name := "total"
-	if len(o.Root) > 0 {
-		name = o.Root[len(o.Root)-1] // stands if the path leads nowhere
-	}
-	t := newTree(name, len(sides))
+	t := newTree(o.rootName(), len(sides))
 	for i, sd := range sides {
 		t.addBelow(i, sd, o.Root)
 	}

@@ -23,7 +23,7 @@
 //	    {"values": ["api", "db"]}
 //	/api/v1/services                [ServicesAnswer]
 //	/api/v1/series                  [SeriesAnswer]; also by=, step=
-//	/api/v1/flamegraph              [FlamegraphAnswer]; also filter=, b.*=, root=, max_nodes=
+//	/api/v1/flamegraph              [FlamegraphAnswer]; also filter=, b.*=, root=, max_nodes=, inverted=
 //	/api/v1/top                     [TopAnswer]; also filter=, b.*=
 //	/api/v1/sandwich                [SandwichAnswer]; also filter=, b.*=, function=, max_nodes=
 //	/api/v1/profiles                [ProfilesAnswer]; also limit=
@@ -36,8 +36,10 @@
 // 1,000,000, missing 20,000. limit= is 1 to 1,000, missing 100. seconds= takes the place of from: the
 // last so many seconds before to of which there are profiles; `go tool pprof -seconds` sets it.
 //
-// filter= is kind:expression, where the kind is focus, ignore, hide or show_from (see flamegraph.Filter); given more
-// than once, filters are applied in their order. In pprof's own order, which is this one, the answer is pprof's.
+// filter= is kind:expression, where the kind is focus, ignore, hide, show_from or collapse (see flamegraph.Filter);
+// given more than once, filters are applied in their order. In pprof's own order, which is this one, the answer is
+// pprof's; collapse is not one of pprof's options, and takes direct recursion out. "removed" is what each filter
+// dropped. With inverted=true the flame graph is that of flamegraph.Invert, and root= begins innermost.
 //
 // b.query=, b.from= and b.to= make the answer a diff: "self_b" and the like stand for the second selection.
 // What is not given is as in the first; of a range with one end, the other is as far away as in the first. With
@@ -45,7 +47,7 @@
 // values stay as they are.
 //
 // With Accept: application/x-pilotlight-columns a flame graph comes as flamegraph.Graph.AppendColumns writes
-// it, and what it was made from in the headers Pilotlight-Profiles, -Damaged, -Profiles-B and -Damaged-B.
+// it, and what it was made from in the headers Pilotlight-Profiles, -Damaged, -Removed (one for each filter), -Profiles-B and -Damaged-B.
 //
 // # Writing
 //

@@ -127,7 +127,7 @@ func TestRoutes(t *testing.T) {
 		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("filter", "ignore:tick", "filter", "hide:^main$", "filter", "focus:handle"), "",
 			is(`{"unit":"nanoseconds","total":60000000,"names":["total","handle","parse","encode"],"files":[0,1,1,1],
 				"file_names":["","/usr/bin/api"],"depth":[0,1,2,2],"name":[0,1,2,3],"self":[0,0,50000000,10000000],
-				"pruned_count":[0,0,0,0],"pruned_value":[0,0,0,0],"profiles":4,"damaged":0}`)},
+				"pruned_count":[0,0,0,0],"pruned_value":[0,0,0,0],"profiles":4,"damaged":0,"removed":[10000000,0,40000000]}`)},
 		{"GET /api/v1/top", "/api/v1/top" + all("query", `{service_name="db"}`, "b.query", `{service_name="cron"}`, "normalize", "true"), "",
 			is(`{"unit":"nanoseconds","total":40000000,"total_b":10000000,"rows":[
 				{"function":"scan","binary":"/usr/bin/db","file":"db.c","self":40000000,"total":40000000,"self_b":0,"total_b":0},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,9 +67,70 @@ func filterProfile(p *profile.Profile, filters []flamegraph.Filter) *profile.Pro
 			p.FilterSamplesByName(nil, nil, f.Regexp, nil)
 		case flamegraph.ShowFrom:
 			p.ShowFrom(f.Regexp)
+		case flamegraph.Collapse:
+			collapse(p, f)
 		}
 	}
 	return p.Compact()
+}
+
+// collapse does to a profile what flamegraph.Collapse does to stacks: it takes out lines whose caller is the same
+// function. pprof has nothing for it.
+func collapse(p *profile.Profile, f flamegraph.Filter) {
+	type cut struct {
+		of     *profile.Location
+		caller *profile.Function
+	}
+	cuts := make(map[cut]*profile.Location) // nil: nothing is left
+	cutOf := func(c cut) *profile.Location {
+		if l, ok := cuts[c]; ok {
+			return l
+		}
+		l := *c.of
+		l.Line = nil
+		caller := c.caller
+		for _, line := range slices.Backward(c.of.Line) { // outermost first
+			if line.Function == nil || line.Function != caller || !f.Matches(frameOf(c.of, line.Function)) {
+				l.Line = append([]profile.Line{line}, l.Line...)
+			}
+			caller = line.Function
+		}
+		switch len(l.Line) {
+		case len(c.of.Line):
+			cuts[c] = c.of
+		case 0:
+			cuts[c] = nil
+		default:
+			l.ID = uint64(len(p.Location)) + 1
+			p.Location = append(p.Location, &l)
+			cuts[c] = &l
+		}
+		return cuts[c]
+	}
+	for _, s := range p.Sample {
+		var kept []*profile.Location // outermost first
+		var caller *profile.Function
+		for _, l := range slices.Backward(s.Location) {
+			if len(l.Line) == 0 {
+				kept, caller = append(kept, l), nil
+				continue
+			}
+			if own := cutOf(cut{l, caller}); own != nil {
+				kept = append(kept, own)
+			}
+			caller = l.Line[0].Function
+		}
+		slices.Reverse(kept)
+		s.Location = kept
+	}
+}
+
+func frameOf(l *profile.Location, f *profile.Function) *flamegraph.Frame {
+	frame := &flamegraph.Frame{Function: f.Name, File: f.Filename}
+	if l.Mapping != nil {
+		frame.Binary = l.Mapping.File
+	}
+	return frame
 }
 
 // last makes q the profiles that cover the last d before q.To. A profile is only

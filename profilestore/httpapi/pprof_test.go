@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
 // goToolPprof runs the tool as a user does, with values in milliseconds.
@@ -139,6 +141,55 @@ func TestAsGoToolPprof(t *testing.T) {
 		slices.Sort(got)
 		if slices.Sort(want); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", function, got, want)
+		}
+	}
+}
+
+// TestCollapse compares the filter of profiles with that of stacks.
+func TestCollapse(t *testing.T) {
+	f := []*profile.Function{{ID: 1, Name: "f"}, {ID: 2, Name: "g"}, {ID: 3, Name: "h"}}
+	bin := &profile.Mapping{ID: 1, File: "/bin/a"}
+	var locations []*profile.Location // one for each pair of a call and what is inlined into it, and one for each alone
+	for _, outer := range f {
+		locations = append(locations, &profile.Location{Mapping: bin, Line: []profile.Line{{Function: outer}}})
+		for _, inner := range f {
+			locations = append(locations, &profile.Location{Mapping: bin, Line: []profile.Line{{Function: inner}, {Function: outer}}})
+		}
+	}
+	for i, l := range locations {
+		l.ID, l.Address = uint64(i)+1, uint64(i)*16
+	}
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "cpu", Unit: "nanoseconds"}}, Mapping: []*profile.Mapping{bin}, Function: f, Location: locations}
+	for _, a := range locations {
+		for _, b := range locations {
+			for _, c := range locations {
+				p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{a, b, c}, Value: []int64{int64(len(p.Sample)) + 1}})
+			}
+		}
+	}
+	for _, filter := range []string{"collapse:.", "collapse:^[fg]$", "collapse:/bin/a", "collapse:nothing"} {
+		own, err := flamegraph.ParseFilter(filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := flamegraph.FromProfile(p, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := whole.Filter(t.Context(), own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := filterProfile(p.Copy(), []flamegraph.Filter{own})
+		if err := changed.CheckValid(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := flamegraph.FromProfile(changed, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, w := flamegraph.Build(got, flamegraph.Options{}), flamegraph.Build(want, flamegraph.Options{}); !reflect.DeepEqual(g, w) {
+			t.Errorf("%s: got %+v, want %+v", filter, g, w)
 		}
 	}
 }

@@ -19,8 +19,9 @@ const (
 
 // Source says what an answer was made from.
 type Source struct {
-	Profiles int `json:"profiles"` // with at least one matching sample
-	Damaged  int `json:"damaged"`  // matching profiles left out because their stored bytes are damaged
+	Profiles int     `json:"profiles"`          // with at least one matching sample
+	Damaged  int     `json:"damaged"`           // matching profiles left out because their stored bytes are damaged
+	Removed  []int64 `json:"removed,omitempty"` // by each filter in its order: value of the samples that it dropped
 	*SourceB
 }
 
@@ -90,8 +91,13 @@ func (a *api) selectStacks(r *http.Request, others ...string) (*selected, error)
 	}
 	s.options.Unit = res.Unit
 	s.source = Source{Profiles: res.Profiles, Damaged: res.Damaged}
-	if s.stacks, err = res.Stacks.Filter(r.Context(), filters...); err != nil {
-		return nil, err
+	s.stacks = res.Stacks
+	for _, f := range filters {
+		before := s.stacks.Total()
+		if s.stacks, err = s.stacks.Filter(r.Context(), f); err != nil {
+			return nil, err
+		}
+		s.source.Removed = append(s.source.Removed, before-s.stacks.Total())
 	}
 	if diff {
 		if res, err = a.store.Select(r.Context(), b); err != nil {
@@ -106,12 +112,23 @@ func (a *api) selectStacks(r *http.Request, others ...string) (*selected, error)
 }
 
 func (a *api) flamegraph(w http.ResponseWriter, r *http.Request) error {
-	s, err := a.selectStacks(r, "root", "max_nodes")
+	s, err := a.selectStacks(r, "root", "max_nodes", "inverted")
+	if err != nil {
+		return err
+	}
+	inverted, err := s.bool("inverted")
 	if err != nil {
 		return err
 	}
 	s.options.Root = flamegraph.ParsePath(s.Get("root"))
-	g := flamegraph.Build(s.stacks, s.options)
+	var g *flamegraph.Graph
+	if inverted {
+		if g, err = flamegraph.Invert(s.stacks, s.options); err != nil {
+			return manyCallers(err)
+		}
+	} else {
+		g = flamegraph.Build(s.stacks, s.options)
+	}
 	h := w.Header()
 	h.Add("Vary", "Accept")
 	if !accepts(r, flamegraph.ColumnsType) {
@@ -121,6 +138,9 @@ func (a *api) flamegraph(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Type", flamegraph.ColumnsType)
 	h.Set("Pilotlight-Profiles", strconv.Itoa(s.source.Profiles))
 	h.Set("Pilotlight-Damaged", strconv.Itoa(s.source.Damaged))
+	for _, value := range s.source.Removed {
+		h.Add("Pilotlight-Removed", strconv.FormatInt(value, 10))
+	}
 	if b := s.source.SourceB; b != nil {
 		h.Set("Pilotlight-Profiles-B", strconv.Itoa(b.ProfilesB))
 		h.Set("Pilotlight-Damaged-B", strconv.Itoa(b.DamagedB))
@@ -159,11 +179,16 @@ func (a *api) sandwich(r *http.Request) (any, error) {
 		return nil, err
 	}
 	w, err := flamegraph.BuildSandwich(s.stacks, s.Get("function"), s.options)
-	if errors.Is(err, flamegraph.ErrTooLarge) {
-		return nil, &profilestore.Error{Code: profilestore.Unprocessable, Message: "the callers of this function make too large a tree: take a shorter range, or name a service in the query", Err: err}
-	}
 	if err != nil {
-		return nil, err
+		return nil, manyCallers(err)
 	}
 	return SandwichAnswer{w, s.source}, nil
+}
+
+// manyCallers says what to do about a tree of callers that is too large.
+func manyCallers(err error) error {
+	if errors.Is(err, flamegraph.ErrTooLarge) {
+		return &profilestore.Error{Code: profilestore.Unprocessable, Message: "the callers make too large a tree: take a shorter range, or name a service in the query", Err: err}
+	}
+	return err
 }
