@@ -545,7 +545,7 @@ func (c *tally) String() string {
 // identity compares n stacks of a program with gdb's. The program runs for up to pause between two of them.
 func identity(t *testing.T, program string, n int, pause time.Duration) *tally {
 	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") == "" {
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") != "1" {
 		t.Skip("loading BPF programs needs root")
 	}
 	if err := stacks.Build(context.Background(), program); err != nil {

@@ -23,7 +23,7 @@ import (
 // open returns a started sampler, or skips where the machine cannot have one.
 func open(t testing.TB, opts Options) *Sampler {
 	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") == "" {
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") != "1" {
 		t.Skip("loading BPF programs needs root")
 	}
 	s, err := Open(opts)

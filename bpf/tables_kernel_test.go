@@ -25,7 +25,7 @@ import (
 func compile(t testing.TB, program string) string {
 	t.Helper()
 	if os.Getenv("PREBUILT") != "1" {
-		if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("REQUIRE_ALL") == "" {
+		if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("REQUIRE_ALL") != "1" {
 			t.Skip("the programs to sample are built with gcc")
 		}
 		if out, err := exec.Command("make", "--no-print-directory", "-C", "testdata", "build/"+program).CombinedOutput(); err != nil {

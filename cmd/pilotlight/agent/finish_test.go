@@ -244,9 +244,7 @@ func onlyKey(t *testing.T, u *unwinder) process.FileKey {
 }
 
 func BenchmarkFinish(b *testing.B) {
-	if arch != unwind.AMD64 {
-		b.Skip("the sample is one of amd64")
-	}
+	needAMD64(b)
 	const depth = 45
 	f := &finisher{tables: &tables{vdso: tableOf(entry, pushed(6)), entries: map[process.FileKey]*tableEntry{}}}
 	p := &process.Process{Mappings: process.Mappings{{Start: 0x10000, End: 0x20000, Object: &process.Object{Kind: process.VDSO}}}}

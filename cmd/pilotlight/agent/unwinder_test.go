@@ -390,7 +390,7 @@ func TestGoneProgramsAreNotBuilt(t *testing.T) {
 }
 
 // needAMD64 skips where carrying makes no sample.
-func needAMD64(t *testing.T) {
+func needAMD64(t testing.TB) {
 	t.Helper()
 	if arch == unwind.AMD64 {
 		return

@@ -15,11 +15,8 @@ import (
 )
 
 // TestKernelStepsAsUnwind compares the program with package unwind: rules of all kinds, most of them wrong for the code
-// that gets them, have to lead both through the same words of a stack to the same end.
+// that gets them, have to lead both through the same words of a stack to the same end. The registers are those of amd64.
 func TestKernelStepsAsUnwind(t *testing.T) {
-	if hostArch() != unwind.AMD64 {
-		t.Skip("the registers of this test are those of amd64")
-	}
 	s := open(t, Options{Frequency: 97}) // below the limit of samples that carry stacks
 	p := run(t, s, compile(t, "recursion"), "9")
 	leaf := leafRegisters(t, p)
