@@ -248,8 +248,9 @@ func answer(f jsonFunc) http.Handler {
 }
 
 func (a *api) serveReady(w http.ResponseWriter, r *http.Request) error {
+	recordOf(r.Context()).probe = true
 	if err := a.ready(); err != nil {
-		return &profilestore.Error{Code: profilestore.Unavailable, Message: err.Error(), Err: err}
+		return &profilestore.Error{Code: profilestore.Unavailable, Message: err.Error()}
 	}
 	write(w, r, "ready\n")
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"net/http/httptest"
@@ -386,13 +387,21 @@ func TestOtherRange(t *testing.T) {
 }
 
 func TestReady(t *testing.T) {
-	s := newTestServer(t, nil, Options{Ready: func() error { return errors.New("the sampler is not attached") }})
+	var logs logBuffer
+	s := newTestServer(t, nil, Options{
+		Ready:  func() error { return errors.New("the sampler is not attached") },
+		Logger: slog.New(slog.NewTextHandler(&logs, nil)),
+	})
 	resp, b := get(t, s, "/-/ready")
 	if resp.StatusCode != 503 || !strings.Contains(string(b), "the sampler is not attached") {
 		t.Errorf("%s: %s", resp.Status, b)
 	}
 	if resp, _ := get(t, s, "/-/healthy"); resp.StatusCode != 200 {
 		t.Errorf("healthy: %s", resp.Status)
+	}
+	s.Close() // waits for the log
+	if logs.String() != "" {
+		t.Errorf("who asks too early is told so, and nobody else: %s", logs.String())
 	}
 }
 

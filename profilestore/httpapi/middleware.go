@@ -25,6 +25,7 @@ type record struct {
 	id     string
 	status int   // 0 until the header is written
 	err    error // why it did not end well
+	probe  bool  // 503 is an answer as good as any
 }
 
 type recordKey struct{}
@@ -61,6 +62,7 @@ func (a *api) record(next http.Handler) http.Handler {
 		logged := func() {
 			level, skipped := slog.LevelDebug, int64(0)
 			switch {
+			case rec.probe && rec.status == http.StatusServiceUnavailable:
 			case rec.status >= 500:
 				level = slog.LevelError
 			case rec.err != nil && rec.status != statusCanceled:
