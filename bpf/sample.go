@@ -11,7 +11,7 @@ type Outcome uint32
 
 const (
 	Complete    = Outcome(samplerOutcomeOUTCOME_COMPLETE)     // the last frame is the thread's entry
-	KernelOnly  = Outcome(samplerOutcomeOUTCOME_KERNEL_ONLY)  // no user stack: a kernel thread, or between two programs
+	KernelOnly  = Outcome(samplerOutcomeOUTCOME_KERNEL_ONLY)  // no user stack: a kernel thread, between two programs, or after the last
 	NoMapping   = Outcome(samplerOutcomeOUTCOME_NO_MAPPING)   // a pc in no executable mapping of its process
 	NoTable     = Outcome(samplerOutcomeOUTCOME_NO_TABLE)     // code without frame pointer and without unwind table
 	BadRule     = Outcome(samplerOutcomeOUTCOME_BAD_RULE)     // the unwind table has no rule the sampler can follow

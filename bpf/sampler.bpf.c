@@ -49,6 +49,34 @@ struct {
 	__type(value, struct counters);
 } counts SEC(".maps");
 
+/* Of the user stack of a task that ends, from the stack pointer up: what leads to the call of exit is far less. */
+#define EXIT_STACK_BYTES 1024
+/* owner of an exit_stack that is being written; no thread has this id. */
+#define WRITING (~0U)
+
+/* The user side of a task that has begun to end, as it was before its memory was given back. */
+struct exit_stack {
+	u32 owner; /* the thread's id */
+	u32 bytes; /* of stack */
+	u64 start; /* of the thread, ns since boot: ids come again */
+	u64 registers[NUM_REGISTERS];
+	u64 stack[EXIT_STACK_BYTES / 8];
+};
+
+/*
+ * key: a thread's id modulo the number of entries, a power of two; value: written when the thread ends, read by samples
+ * of what the kernel then does for it. Few threads end at the same time, and one that is overwritten is only lost. The
+ * number is set when the program is loaded.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 64);
+	__type(key, u32);
+	__type(value, struct exit_stack);
+} exit_stacks SEC(".maps");
+
+const volatile u32 exit_stacks_mask = 63;
+
 /* A ring holding more than this many bytes wakes its reader; below it the reader's timer suffices. */
 const volatile u64 wake_at_bytes = 1 << 17;
 /* A ring holding more than this many bytes takes no more pieces of stack. */
@@ -119,6 +147,8 @@ static __always_inline u64 append(struct scratch *s)
 		for (int i = 0; i < TOP_WORDS; i++)
 			s->words[words + i] = w->top[i];
 		h->stack_bytes = TOP_WORDS * 8;
+	} else if (h->registers) { /* take_exit_stack has put them there, and the stack */
+		words += NUM_REGISTERS;
 	}
 	words += (h->stack_bytes + 7) / 8;
 	return words < MAX_WORDS ? words : MAX_WORDS; /* as above */
@@ -147,6 +177,43 @@ static __always_inline bool is_in_exec(struct task_struct *task)
 	return task->mm->start_code == 0;
 }
 
+/* exit_stack_of returns where the user side of a task is kept when it ends. */
+static __always_inline struct exit_stack *exit_stack_of(struct task_struct *task)
+{
+	u32 i = task->pid & exit_stacks_mask;
+	return bpf_map_lookup_elem(&exit_stacks, &i);
+}
+
+/*
+ * take_exit_stack has user space walk the stack from which a task without memory has ended, and reports whether that was
+ * kept.
+ */
+static __always_inline bool take_exit_stack(struct scratch *s, struct task_struct *task)
+{
+	struct sample_header *h = &s->header;
+	struct exit_stack *e = exit_stack_of(task);
+	u32 tid = task->pid;
+	u64 at = h->kernel_frames;
+
+	if (!e || *(volatile u32 *)&e->owner != tid || e->start != task->start_boottime)
+		return false;
+	if (at > MAX_KERNEL_FRAMES) /* never so, but the verifier does not know */
+		at = MAX_KERNEL_FRAMES;
+	s->words[at] = e->registers[REGISTER_PC];
+	__builtin_memcpy(&s->words[at + 1], e->registers, sizeof(e->registers));
+	bpf_probe_read_kernel(&s->words[at + 1 + NUM_REGISTERS], sizeof(e->stack), e->stack);
+	u32 bytes = e->bytes;
+	if (__sync_fetch_and_add(&e->owner, 0) != tid) /* another task has ended meanwhile; as a barrier, not a load */
+		return false;
+	h->user_frames = 1;
+	h->registers = NUM_REGISTERS;
+	h->stack_bytes = bytes <= EXIT_STACK_BYTES ? bytes : EXIT_STACK_BYTES;
+	h->flags |= SAMPLE_EXACT_PC;
+	h->outcome = OUTCOME_NO_MAPPING;
+	s->shipped_bytes += h->stack_bytes;
+	return true;
+}
+
 /* walk takes both stacks of a task that the event interrupted. */
 static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch *s, struct task_struct *task, bool ship)
 {
@@ -164,6 +231,8 @@ static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch
 		long n = bpf_get_stack(ctx, s->words, MAX_KERNEL_FRAMES * 8, 0);
 		if (n > 0)
 			h->kernel_frames = n / 8;
+		if (!task->mm && ship && take_exit_stack(s, task))
+			return;
 		if (!task->mm || task->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER) || is_in_exec(task)) {
 			h->outcome = OUTCOME_KERNEL_ONLY;
 			return;
@@ -209,6 +278,38 @@ int sample(struct bpf_perf_event_data *ctx)
 	if (outcome < OUTCOME_COUNT)
 		c->outcomes[outcome]++;
 	c->run_ns += bpf_ktime_get_ns() - start;
+	return 0;
+}
+
+/*
+ * keep_exit_stack keeps the user side of a task that ends. Linux calls it when the task still has its memory; before 6.16
+ * it did so afterwards, and there is nothing to keep.
+ */
+SEC("raw_tp/sched_process_exit")
+int keep_exit_stack(void *ctx)
+{
+	u64 start = bpf_ktime_get_ns();
+	u32 zero = 0;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct exit_stack *e = exit_stack_of(task);
+	struct counters *c = bpf_map_lookup_elem(&counts, &zero);
+
+	if (!task->mm || !e || !c)
+		return 0;
+	if (__sync_lock_test_and_set(&e->owner, WRITING) == WRITING)
+		return 0; /* by another CPU, which will say whose it is */
+	bpf_probe_read_kernel(e->registers, sizeof(e->registers), (void *)bpf_task_pt_regs(task));
+	u64 sp = e->registers[REGISTER_SP];
+	u32 len = sizeof(e->stack);
+	if (bpf_probe_read_user(e->stack, len, (void *)sp)) {
+		len = PAGE_BYTES - (sp & (PAGE_BYTES - 1));
+		if (len > sizeof(e->stack) || bpf_probe_read_user(e->stack, len, (void *)sp))
+			len = 0;
+	}
+	e->bytes = len;
+	e->start = task->start_boottime;
+	__sync_lock_test_and_set(&e->owner, task->pid);
+	c->exit_ns += bpf_ktime_get_ns() - start;
 	return 0;
 }
 

@@ -61,7 +61,8 @@ type Sampler struct {
 	mu        sync.Mutex // guards what follows
 	frequency int        // Hz
 	cpus      []*cpu
-	online    []int  // CPUs that are sampled
+	online    []int // CPUs that are sampled
+	exits     link.Link
 	memory    uint64 // bytes of all maps
 	started   bool
 	stopped   bool
@@ -126,11 +127,16 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 	if err := spec.Variables["ship_below_bytes"].Set(uint64(s.ringBytes / 4 * 3)); err != nil {
 		return nil, fmt.Errorf("set ship_below_bytes: %w", err)
 	}
+	exitStacks := exitStacksOf(possible)
+	spec.Maps["exit_stacks"].MaxEntries = exitStacks
+	if err := spec.Variables["exit_stacks_mask"].Set(exitStacks - 1); err != nil {
+		return nil, fmt.Errorf("set exit_stacks_mask: %w", err)
+	}
 	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
 		return nil, fmt.Errorf("load sampler: %w", explain(err))
 	}
 	m := &s.objs.samplerMaps
-	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules); err == nil {
+	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules, m.ExitStacks); err == nil {
 		s.tables, err = newTables(m, opts.TableBytes)
 	}
 	if err == nil {
@@ -150,6 +156,15 @@ func ringSize(cpus int) int {
 		size /= 2
 	}
 	return size
+}
+
+// exitStacksOf returns how many threads may be ending at a time, a power of two.
+func exitStacksOf(cpus int) uint32 {
+	n := uint32(64)
+	for n < uint32(cpus)*4 {
+		n *= 2
+	}
+	return n
 }
 
 // explain adds the mend to the errors that a user can mend.
@@ -249,6 +264,9 @@ func (s *Sampler) Start() error {
 		return errors.New("start sampler: it runs already")
 	}
 	s.started = true
+	if err := s.attachExits(); err != nil {
+		return err
+	}
 	online, err := onlineCPUs()
 	if err != nil {
 		return err
@@ -413,11 +431,34 @@ func (s *Sampler) Stop() error {
 		return nil
 	}
 	s.stopped = true
-	var err error
+	err := s.detachExits()
 	for _, c := range s.cpus {
 		err = errors.Join(err, c.detach())
 	}
 	return errors.Join(err, s.interrupt())
+}
+
+// attachExits begins to keep the stacks of threads that end.
+func (s *Sampler) attachExits() error {
+	var err error
+	s.exits, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: "sched_process_exit", Program: s.objs.KeepExitStack})
+	if err != nil {
+		return fmt.Errorf("attach to sched_process_exit: %w", explain(err))
+	}
+	return nil
+}
+
+// detachExits ends the keeping of the stacks of threads that end.
+func (s *Sampler) detachExits() error {
+	if s.exits == nil {
+		return nil
+	}
+	err := s.exits.Close()
+	s.exits = nil
+	if err != nil {
+		return fmt.Errorf("detach from sched_process_exit: %w", err)
+	}
+	return nil
 }
 
 // interrupt ends a Read that waits.
@@ -445,6 +486,7 @@ func (s *Sampler) Close() error {
 
 	s.reading.Lock() // a Read that waited is gone from here on
 	defer s.reading.Unlock()
+	err = errors.Join(err, s.detachExits())
 	for _, c := range s.cpus {
 		err = errors.Join(err, c.close())
 	}

@@ -14,7 +14,7 @@
 /* How the walk of one sample ended. User space counts on top of these what it finds out later. */
 enum outcome {
 	OUTCOME_COMPLETE,     /* the last frame is the thread's entry */
-	OUTCOME_KERNEL_ONLY,  /* there is no user stack: a kernel thread, or a task in exec, when the old program is gone and the next not yet there */
+	OUTCOME_KERNEL_ONLY,  /* there is no user stack: a kernel thread, a task in exec, when the old program is gone and the next not yet there, or one at its end whose stack was not kept */
 	OUTCOME_NO_MAPPING,   /* a pc lies in no executable mapping of its process */
 	OUTCOME_NO_TABLE,     /* the code keeps no frame pointer and no unwind table is loaded for it */
 	OUTCOME_BAD_RULE,     /* the table says: this place cannot be unwound */
@@ -134,12 +134,13 @@ struct mapping {
 };
 _Static_assert(sizeof(struct mapping) == 32, "user space writes this layout");
 
-/* One per CPU, written by the program only. */
+/* One per CPU, written by the programs only. */
 struct counters {
 	u64 taken; /* calls of the program */
 	u64 outcomes[OUTCOME_COUNT];
-	u64 run_ns; /* time spent inside the program */
+	u64 run_ns;  /* time spent inside the program */
+	u64 exit_ns; /* and inside the one that is called when a task ends, which the first may interrupt */
 };
-_Static_assert(sizeof(struct counters) == (2 + OUTCOME_COUNT) * 8, "no padding");
+_Static_assert(sizeof(struct counters) == (3 + OUTCOME_COUNT) * 8, "no padding");
 
 #endif

@@ -29,6 +29,16 @@ type samplerCounters struct {
 	Taken    uint64
 	Outcomes [10]uint64
 	RunNs    uint64
+	ExitNs   uint64
+}
+
+type samplerExitStack struct {
+	_         structs.HostLayout
+	Owner     uint32
+	Bytes     uint32
+	Start     uint64
+	Registers [21]uint64
+	Stack     [128]uint64
 }
 
 type samplerMapping struct {
@@ -134,12 +144,15 @@ type samplerScratch struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	samplerMapCounts             = "counts"
+	samplerMapExitStacks         = "exit_stacks"
 	samplerMapProcesses          = "processes"
 	samplerMapRings              = "rings"
 	samplerMapRules              = "rules"
 	samplerMapScratches          = "scratches"
 	samplerMapShards             = "shards"
+	samplerProgKeepExitStack     = "keep_exit_stack"
 	samplerProgSample            = "sample"
+	samplerVarExitStacksMask     = "exit_stacks_mask"
 	samplerVarShipBelowBytes     = "ship_below_bytes"
 	samplerVarShipBytesPerSecond = "ship_bytes_per_second"
 	samplerVarWakeAtBytes        = "wake_at_bytes"
@@ -187,25 +200,28 @@ type samplerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerProgramSpecs struct {
-	Sample *ebpf.ProgramSpec `ebpf:"sample"`
+	KeepExitStack *ebpf.ProgramSpec `ebpf:"keep_exit_stack"`
+	Sample        *ebpf.ProgramSpec `ebpf:"sample"`
 }
 
 // samplerMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerMapSpecs struct {
-	Counts    *ebpf.MapSpec `ebpf:"counts"`
-	Processes *ebpf.MapSpec `ebpf:"processes"`
-	Rings     *ebpf.MapSpec `ebpf:"rings"`
-	Rules     *ebpf.MapSpec `ebpf:"rules"`
-	Scratches *ebpf.MapSpec `ebpf:"scratches"`
-	Shards    *ebpf.MapSpec `ebpf:"shards"`
+	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	ExitStacks *ebpf.MapSpec `ebpf:"exit_stacks"`
+	Processes  *ebpf.MapSpec `ebpf:"processes"`
+	Rings      *ebpf.MapSpec `ebpf:"rings"`
+	Rules      *ebpf.MapSpec `ebpf:"rules"`
+	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
+	Shards     *ebpf.MapSpec `ebpf:"shards"`
 }
 
 // samplerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerVariableSpecs struct {
+	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -231,17 +247,19 @@ func (o *samplerObjects) Close() error {
 //
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerMaps struct {
-	Counts    *ebpf.Map `ebpf:"counts"`
-	Processes *ebpf.Map `ebpf:"processes"`
-	Rings     *ebpf.Map `ebpf:"rings"`
-	Rules     *ebpf.Map `ebpf:"rules"`
-	Scratches *ebpf.Map `ebpf:"scratches"`
-	Shards    *ebpf.Map `ebpf:"shards"`
+	Counts     *ebpf.Map `ebpf:"counts"`
+	ExitStacks *ebpf.Map `ebpf:"exit_stacks"`
+	Processes  *ebpf.Map `ebpf:"processes"`
+	Rings      *ebpf.Map `ebpf:"rings"`
+	Rules      *ebpf.Map `ebpf:"rules"`
+	Scratches  *ebpf.Map `ebpf:"scratches"`
+	Shards     *ebpf.Map `ebpf:"shards"`
 }
 
 func (m *samplerMaps) Close() error {
 	return _SamplerClose(
 		m.Counts,
+		m.ExitStacks,
 		m.Processes,
 		m.Rings,
 		m.Rules,
@@ -254,6 +272,7 @@ func (m *samplerMaps) Close() error {
 //
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerVariables struct {
+	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
@@ -263,11 +282,13 @@ type samplerVariables struct {
 //
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerPrograms struct {
-	Sample *ebpf.Program `ebpf:"sample"`
+	KeepExitStack *ebpf.Program `ebpf:"keep_exit_stack"`
+	Sample        *ebpf.Program `ebpf:"sample"`
 }
 
 func (p *samplerPrograms) Close() error {
 	return _SamplerClose(
+		p.KeepExitStack,
 		p.Sample,
 	)
 }

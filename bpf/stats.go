@@ -11,7 +11,7 @@ import (
 type Stats struct {
 	Taken    uint64              // samples the kernel took
 	Outcomes [NumOutcomes]uint64 // how their walk in the kernel ended; sums to Taken when no sample is under way
-	Run      time.Duration       // CPU time of the program
+	Run      time.Duration       // CPU time of the programs
 	// TableBytes is what unwind tables and the mappings of processes take.
 	TableBytes uint64
 	// Memory is the bytes that the kernel holds for the maps, rings and room for tables included.
@@ -30,7 +30,7 @@ func (s *Sampler) Stats() (Stats, error) {
 	st := Stats{TableBytes: used, Memory: s.memory + held}
 	for _, c := range perCPU {
 		st.Taken += c.Taken
-		st.Run += time.Duration(c.RunNs)
+		st.Run += time.Duration(c.RunNs + c.ExitNs)
 		for i, n := range c.Outcomes {
 			st.Outcomes[i] += n
 		}

@@ -18,6 +18,16 @@ type stopperCounters struct {
 	Taken    uint64
 	Outcomes [10]uint64
 	RunNs    uint64
+	ExitNs   uint64
+}
+
+type stopperExitStack struct {
+	_         structs.HostLayout
+	Owner     uint32
+	Bytes     uint32
+	Start     uint64
+	Registers [21]uint64
+	Stack     [128]uint64
 }
 
 type stopperRule struct {
@@ -109,14 +119,17 @@ type stopperStop struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	stopperMapCounts             = "counts"
+	stopperMapExitStacks         = "exit_stacks"
 	stopperMapProcesses          = "processes"
 	stopperMapRings              = "rings"
 	stopperMapRules              = "rules"
 	stopperMapScratches          = "scratches"
 	stopperMapShards             = "shards"
 	stopperMapStops              = "stops"
+	stopperProgKeepExitStack     = "keep_exit_stack"
 	stopperProgSample            = "sample"
 	stopperProgSampleAndStop     = "sample_and_stop"
+	stopperVarExitStacksMask     = "exit_stacks_mask"
 	stopperVarShipBelowBytes     = "ship_below_bytes"
 	stopperVarShipBytesPerSecond = "ship_bytes_per_second"
 	stopperVarWakeAtBytes        = "wake_at_bytes"
@@ -164,6 +177,7 @@ type stopperSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperProgramSpecs struct {
+	KeepExitStack *ebpf.ProgramSpec `ebpf:"keep_exit_stack"`
 	Sample        *ebpf.ProgramSpec `ebpf:"sample"`
 	SampleAndStop *ebpf.ProgramSpec `ebpf:"sample_and_stop"`
 }
@@ -172,19 +186,21 @@ type stopperProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperMapSpecs struct {
-	Counts    *ebpf.MapSpec `ebpf:"counts"`
-	Processes *ebpf.MapSpec `ebpf:"processes"`
-	Rings     *ebpf.MapSpec `ebpf:"rings"`
-	Rules     *ebpf.MapSpec `ebpf:"rules"`
-	Scratches *ebpf.MapSpec `ebpf:"scratches"`
-	Shards    *ebpf.MapSpec `ebpf:"shards"`
-	Stops     *ebpf.MapSpec `ebpf:"stops"`
+	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	ExitStacks *ebpf.MapSpec `ebpf:"exit_stacks"`
+	Processes  *ebpf.MapSpec `ebpf:"processes"`
+	Rings      *ebpf.MapSpec `ebpf:"rings"`
+	Rules      *ebpf.MapSpec `ebpf:"rules"`
+	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
+	Shards     *ebpf.MapSpec `ebpf:"shards"`
+	Stops      *ebpf.MapSpec `ebpf:"stops"`
 }
 
 // stopperVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperVariableSpecs struct {
+	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -210,18 +226,20 @@ func (o *stopperObjects) Close() error {
 //
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperMaps struct {
-	Counts    *ebpf.Map `ebpf:"counts"`
-	Processes *ebpf.Map `ebpf:"processes"`
-	Rings     *ebpf.Map `ebpf:"rings"`
-	Rules     *ebpf.Map `ebpf:"rules"`
-	Scratches *ebpf.Map `ebpf:"scratches"`
-	Shards    *ebpf.Map `ebpf:"shards"`
-	Stops     *ebpf.Map `ebpf:"stops"`
+	Counts     *ebpf.Map `ebpf:"counts"`
+	ExitStacks *ebpf.Map `ebpf:"exit_stacks"`
+	Processes  *ebpf.Map `ebpf:"processes"`
+	Rings      *ebpf.Map `ebpf:"rings"`
+	Rules      *ebpf.Map `ebpf:"rules"`
+	Scratches  *ebpf.Map `ebpf:"scratches"`
+	Shards     *ebpf.Map `ebpf:"shards"`
+	Stops      *ebpf.Map `ebpf:"stops"`
 }
 
 func (m *stopperMaps) Close() error {
 	return _StopperClose(
 		m.Counts,
+		m.ExitStacks,
 		m.Processes,
 		m.Rings,
 		m.Rules,
@@ -235,6 +253,7 @@ func (m *stopperMaps) Close() error {
 //
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperVariables struct {
+	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
@@ -244,12 +263,14 @@ type stopperVariables struct {
 //
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperPrograms struct {
+	KeepExitStack *ebpf.Program `ebpf:"keep_exit_stack"`
 	Sample        *ebpf.Program `ebpf:"sample"`
 	SampleAndStop *ebpf.Program `ebpf:"sample_and_stop"`
 }
 
 func (p *stopperPrograms) Close() error {
 	return _StopperClose(
+		p.KeepExitStack,
 		p.Sample,
 		p.SampleAndStop,
 	)

@@ -18,6 +18,16 @@ type walkbenchCounters struct {
 	Taken    uint64
 	Outcomes [10]uint64
 	RunNs    uint64
+	ExitNs   uint64
+}
+
+type walkbenchExitStack struct {
+	_         structs.HostLayout
+	Owner     uint32
+	Bytes     uint32
+	Start     uint64
+	Registers [34]uint64
+	Stack     [128]uint64
 }
 
 type walkbenchRule struct {
@@ -109,14 +119,17 @@ type walkbenchWalkCost struct {
 const (
 	walkbenchMapCosts              = "costs"
 	walkbenchMapCounts             = "counts"
+	walkbenchMapExitStacks         = "exit_stacks"
 	walkbenchMapProcesses          = "processes"
 	walkbenchMapRings              = "rings"
 	walkbenchMapRules              = "rules"
 	walkbenchMapScratches          = "scratches"
 	walkbenchMapShards             = "shards"
+	walkbenchProgKeepExitStack     = "keep_exit_stack"
 	walkbenchProgSample            = "sample"
 	walkbenchProgWalkHelper        = "walk_helper"
 	walkbenchProgWalkOurs          = "walk_ours"
+	walkbenchVarExitStacksMask     = "exit_stacks_mask"
 	walkbenchVarShipBelowBytes     = "ship_below_bytes"
 	walkbenchVarShipBytesPerSecond = "ship_bytes_per_second"
 	walkbenchVarWakeAtBytes        = "wake_at_bytes"
@@ -164,28 +177,31 @@ type walkbenchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkbenchProgramSpecs struct {
-	Sample     *ebpf.ProgramSpec `ebpf:"sample"`
-	WalkHelper *ebpf.ProgramSpec `ebpf:"walk_helper"`
-	WalkOurs   *ebpf.ProgramSpec `ebpf:"walk_ours"`
+	KeepExitStack *ebpf.ProgramSpec `ebpf:"keep_exit_stack"`
+	Sample        *ebpf.ProgramSpec `ebpf:"sample"`
+	WalkHelper    *ebpf.ProgramSpec `ebpf:"walk_helper"`
+	WalkOurs      *ebpf.ProgramSpec `ebpf:"walk_ours"`
 }
 
 // walkbenchMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkbenchMapSpecs struct {
-	Costs     *ebpf.MapSpec `ebpf:"costs"`
-	Counts    *ebpf.MapSpec `ebpf:"counts"`
-	Processes *ebpf.MapSpec `ebpf:"processes"`
-	Rings     *ebpf.MapSpec `ebpf:"rings"`
-	Rules     *ebpf.MapSpec `ebpf:"rules"`
-	Scratches *ebpf.MapSpec `ebpf:"scratches"`
-	Shards    *ebpf.MapSpec `ebpf:"shards"`
+	Costs      *ebpf.MapSpec `ebpf:"costs"`
+	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	ExitStacks *ebpf.MapSpec `ebpf:"exit_stacks"`
+	Processes  *ebpf.MapSpec `ebpf:"processes"`
+	Rings      *ebpf.MapSpec `ebpf:"rings"`
+	Rules      *ebpf.MapSpec `ebpf:"rules"`
+	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
+	Shards     *ebpf.MapSpec `ebpf:"shards"`
 }
 
 // walkbenchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkbenchVariableSpecs struct {
+	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -211,19 +227,21 @@ func (o *walkbenchObjects) Close() error {
 //
 // It can be passed to loadWalkbenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkbenchMaps struct {
-	Costs     *ebpf.Map `ebpf:"costs"`
-	Counts    *ebpf.Map `ebpf:"counts"`
-	Processes *ebpf.Map `ebpf:"processes"`
-	Rings     *ebpf.Map `ebpf:"rings"`
-	Rules     *ebpf.Map `ebpf:"rules"`
-	Scratches *ebpf.Map `ebpf:"scratches"`
-	Shards    *ebpf.Map `ebpf:"shards"`
+	Costs      *ebpf.Map `ebpf:"costs"`
+	Counts     *ebpf.Map `ebpf:"counts"`
+	ExitStacks *ebpf.Map `ebpf:"exit_stacks"`
+	Processes  *ebpf.Map `ebpf:"processes"`
+	Rings      *ebpf.Map `ebpf:"rings"`
+	Rules      *ebpf.Map `ebpf:"rules"`
+	Scratches  *ebpf.Map `ebpf:"scratches"`
+	Shards     *ebpf.Map `ebpf:"shards"`
 }
 
 func (m *walkbenchMaps) Close() error {
 	return _WalkbenchClose(
 		m.Costs,
 		m.Counts,
+		m.ExitStacks,
 		m.Processes,
 		m.Rings,
 		m.Rules,
@@ -236,6 +254,7 @@ func (m *walkbenchMaps) Close() error {
 //
 // It can be passed to loadWalkbenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkbenchVariables struct {
+	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`
@@ -245,13 +264,15 @@ type walkbenchVariables struct {
 //
 // It can be passed to loadWalkbenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkbenchPrograms struct {
-	Sample     *ebpf.Program `ebpf:"sample"`
-	WalkHelper *ebpf.Program `ebpf:"walk_helper"`
-	WalkOurs   *ebpf.Program `ebpf:"walk_ours"`
+	KeepExitStack *ebpf.Program `ebpf:"keep_exit_stack"`
+	Sample        *ebpf.Program `ebpf:"sample"`
+	WalkHelper    *ebpf.Program `ebpf:"walk_helper"`
+	WalkOurs      *ebpf.Program `ebpf:"walk_ours"`
 }
 
 func (p *walkbenchPrograms) Close() error {
 	return _WalkbenchClose(
+		p.KeepExitStack,
 		p.Sample,
 		p.WalkHelper,
 		p.WalkOurs,
