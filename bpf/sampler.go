@@ -136,11 +136,12 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 		return nil, fmt.Errorf("load sampler: %w", explain(err))
 	}
 	m := &s.objs.samplerMaps
-	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules, m.ExitStacks); err == nil {
-		s.tables, err = newTables(m, opts.TableBytes)
+	if err := s.openPoll(); err != nil {
+		s.Close()
+		return nil, err
 	}
-	if err == nil {
-		err = s.openPoll()
+	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules, m.ExitStacks); err == nil {
+		s.tables, err = newTables(m, opts.TableBytes, s.hurry)
 	}
 	if err != nil {
 		s.Close()
@@ -446,6 +447,15 @@ func (s *Sampler) attachExits() error {
 		return fmt.Errorf("attach to sched_process_exit: %w", explain(err))
 	}
 	return nil
+}
+
+// hurry has a Read that waits return early.
+func (s *Sampler) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.poller != nil && !s.closed {
+		s.poller.SetReadDeadline(time.Unix(1, 0)) // it fails for one that is closed
+	}
 }
 
 // detachExits ends the keeping of the stacks of threads that end.

@@ -41,15 +41,23 @@ type wordRange struct{ from, to int }
 // roundUp returns the words that a piece of n words takes.
 func roundUp(n int) int { return (n + unitWords - 1) / unitWords * unitWords }
 
-// add makes a shard's space available and returns the shard's number, the lowest that is free.
-func (s *space) add() int {
-	i := slices.IndexFunc(s.shards, func(f freeList) bool { return !f.present })
-	if i < 0 {
-		i = len(s.shards)
+// vacant returns the n lowest numbers without a shard.
+func (s *space) vacant(n int) []int {
+	var numbers []int
+	for i := 0; len(numbers) < n; i++ {
+		if i >= len(s.shards) || !s.shards[i].present {
+			numbers = append(numbers, i)
+		}
+	}
+	return numbers
+}
+
+// add makes the space of the shard with a number available that was vacant.
+func (s *space) add(number int) {
+	for number >= len(s.shards) {
 		s.shards = append(s.shards, freeList{})
 	}
-	s.shards[i] = freeList{present: true, ranges: []wordRange{{0, shardWords}}}
-	return i
+	s.shards[number] = freeList{present: true, ranges: []wordRange{{0, shardWords}}}
 }
 
 // remove takes back a shard of which nothing is in use.

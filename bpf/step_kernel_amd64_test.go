@@ -27,13 +27,13 @@ func TestKernelStepsAsUnwind(t *testing.T) {
 		r := ruleMaker{rng: rng, p: p, mem: processMemory(p.id.PID), rules: map[string]unwind.Rule{}}
 		want, end := r.walk(leaf)
 		table := r.table()
-		id, err := s.LoadTable(table)
+		id, err := loadTable(s, table)
 		if err != nil {
 			t.Fatal(err)
 		}
 		code := p.code[0]
 		code.Table = id
-		if err := s.SetProcess(p.id, []Code{code}); err != nil {
+		if err := whenRoom(func() error { return s.SetProcess(p.id, []Code{code}) }); err != nil {
 			t.Fatal(err)
 		}
 		for _, sample := range p.collect(t, 2) {

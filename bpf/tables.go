@@ -30,17 +30,15 @@ const (
 	maxPieceWords = shardWords / 4
 	pagesPerPiece = maxPieceWords / 2
 	maxMappings   = 4096 // MAX_MAPPINGS of sampler.h
-	// worthWaiting is how many retired words are worth a grace period, which takes longer than a new shard.
-	worthWaiting = shardWords / 4
-	// growth is how many shards are made at once at least: publishing some waits as long as publishing one, and whoever
-	// loads tables reads the rings too.
-	growth = 4
 )
 
 var (
 	// ErrTableSpace is wrapped by errors of LoadTable and SetProcess when there is no room for the table or the
 	// process: Options.TableBytes are used, or one of the sampler's fixed limits is reached.
 	ErrTableSpace = errors.New("no room for unwind tables")
+	// ErrTableRoom is wrapped by errors of LoadTable and SetProcess when room is being made, which takes some time: the
+	// same call may succeed soon. It does not wait, because whoever calls it has samples to read.
+	ErrTableRoom = errors.New("room for unwind tables is being made")
 	// ErrTableInUse is wrapped by UnloadTable's error while a process refers to the table.
 	ErrTableInUse = errors.New("unwind table in use")
 )
@@ -80,7 +78,8 @@ type ProcessID struct {
 
 // tables is what the sampler knows about code: tables, their rules and the mappings of processes. The program may look
 // at any of it at any time. So nothing is changed in place: what replaces it is written elsewhere and then referred to,
-// and the place of what nothing refers to any more is used again after a grace period.
+// and the place of what nothing refers to any more is used again after a grace period. A goroutine, keep, waits for
+// those, without the lock.
 type tables struct {
 	shardMap, processMap *ebpf.Map
 	maxShards            int
@@ -94,13 +93,14 @@ type tables struct {
 	lastID    TableID
 	retired   []piece // nothing refers to them, but the program may still look at them
 	memory    uint64  // bytes of the shards
+	wanted    wanted
+	tidying   bool  // keep is at work on what was wanted
+	failed    error // of keep, not told yet
 	closed    bool
-}
 
-// shard is a map of one value, words. They are mapped while they are written.
-type shard struct {
-	m      *ebpf.Map
-	memory []byte
+	wake chan struct{} // has keep look at what is wanted; closed in the end
+	kept chan struct{} // closed when keep has ended
+	made func()        // called when room was made that somebody waits for
 }
 
 // table is a table as it was loaded.
@@ -119,19 +119,28 @@ type publication struct {
 	tables map[TableID]bool
 }
 
-func newTables(objs *samplerMaps, limit int) (*tables, error) {
+// newTables returns the tables of a sampler, of at most limit bytes. made is called, from another goroutine, when there
+// is room after an ErrTableRoom.
+func newTables(objs *samplerMaps, limit int, made func()) (*tables, error) {
 	rules, err := newRuleBook(objs.Rules)
 	if err != nil {
 		return nil, err
 	}
-	return &tables{
+	t := &tables{
 		shardMap:   objs.Shards,
 		processMap: objs.Processes,
 		maxShards:  limit / shardBytes,
 		rules:      rules,
 		loaded:     map[TableID]*table{},
 		published:  map[uint32]publication{},
-	}, nil
+		wanted:     wanted{words: 1}, // soon
+		wake:       make(chan struct{}, 1),
+		kept:       make(chan struct{}),
+		made:       made,
+	}
+	t.call()
+	go t.keep()
+	return t, nil
 }
 
 // LoadTable hands a table to the kernel. It is used from the moment that SetProcess names it.
@@ -192,7 +201,7 @@ func (t *tables) write(from *unwind.Table) (TableID, error) {
 		err = t.writePages(to, from)
 	}
 	if err != nil {
-		t.drop(to)
+		t.discard(to)
 		return 0, err
 	}
 	t.lastID++
@@ -206,18 +215,19 @@ func (t *tables) drop(table *table) {
 	t.rules.release(table.rules)
 }
 
+// discard gives back what belongs to a table that nothing has referred to yet.
+func (t *tables) discard(table *table) {
+	for _, p := range append(table.rows, table.directories...) {
+		t.space.free(p)
+	}
+	t.rules.release(table.rules)
+}
+
 func (t *tables) takeRules(to *table, rules []unwind.Rule) error {
 	for _, rule := range rules {
 		number, ok := t.rules.take(rule)
-		if !ok && t.rules.idle > 0 {
-			if err := t.wait(); err != nil {
-				return err
-			}
-			t.rules.reclaim()
-			number, ok = t.rules.take(rule)
-		}
 		if !ok {
-			return fmt.Errorf("%w: there are %d rules", ErrTableSpace, len(t.rules.entries))
+			return t.askForRules()
 		}
 		to.rules = append(to.rules, number)
 	}
@@ -311,7 +321,8 @@ func (t *tables) unload(id TableID) error {
 	}
 	delete(t.loaded, id)
 	t.drop(table)
-	return t.trim()
+	t.tidyRetired()
+	return nil
 }
 
 func (t *tables) setProcess(id ProcessID, code []Code) error {
@@ -357,6 +368,7 @@ func (t *tables) publish(id ProcessID, code []Code) error {
 		return err
 	}
 	t.replace(id.PID, publication{p, used})
+	t.tidyRetired()
 	return nil
 }
 
@@ -444,193 +456,7 @@ func (t *tables) forget(pid uint32) error {
 		return fmt.Errorf("forget process %d: %w", pid, err)
 	}
 	t.replace(pid, publication{})
-	return t.trim()
-}
-
-// alloc returns a piece of n words: of what is free, of what was retired if that is much or all that is left, or of a
-// new shard.
-func (t *tables) alloc(n int) (piece, error) {
-	if p, ok := t.space.alloc(n); ok {
-		return p, nil
-	}
-	if retiredWords(t.retired) >= worthWaiting || len(t.retired) > 0 && t.numShards() >= t.maxShards {
-		if err := t.reclaim(); err != nil {
-			return piece{}, err
-		}
-		if p, ok := t.space.alloc(n); ok {
-			return p, nil
-		}
-	}
-	if t.numShards() < t.maxShards {
-		if err := t.grow(1); err != nil {
-			return piece{}, err
-		}
-		if p, ok := t.space.alloc(n); ok {
-			return p, nil
-		}
-	}
-	return piece{}, fmt.Errorf("%w: %d of %d bytes are used", ErrTableSpace, t.space.used*4, t.maxShards*shardBytes)
-}
-
-// makeRoom adds the shards that a large table needs all at once. Where there cannot be so many, it is for alloc to find
-// out.
-func (t *tables) makeRoom(words int) error {
-	free := func() int { return t.numShards()*shardWords - t.space.used }
-	if free() < words && retiredWords(t.retired) >= worthWaiting {
-		if err := t.reclaim(); err != nil {
-			return err
-		}
-	}
-	return t.grow(max(0, words-free()+shardWords-1) / shardWords)
-}
-
-// grow adds the shards that are missing, and some for what comes next.
-func (t *tables) grow(missing int) error {
-	if missing == 0 {
-		return nil
-	}
-	return t.addShards(min(max(missing, growth), t.maxShards-t.numShards()))
-}
-
-func retiredWords(pieces []piece) (n int) {
-	for _, p := range pieces {
-		n += p.words
-	}
-	return n
-}
-
-func (t *tables) numShards() (n int) {
-	for _, s := range t.shards {
-		if s.m != nil {
-			n++
-		}
-	}
-	return n
-}
-
-func (t *tables) addShards(n int) error {
-	var numbers []int
-	var err error
-	for ; n > 0 && err == nil; n-- {
-		var m *ebpf.Map
-		m, err = ebpf.NewMap(&ebpf.MapSpec{Name: "shard", Type: ebpf.Array, KeySize: 4, ValueSize: shardBytes, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
-		if err != nil {
-			err = fmt.Errorf("make shard: %w", err)
-			break
-		}
-		number := t.space.add()
-		if number == len(t.shards) {
-			t.shards = append(t.shards, shard{})
-		}
-		t.shards[number] = shard{m: m}
-		t.memory += shardBytes
-		numbers = append(numbers, number)
-	}
-	published := atOnce(numbers, func(number int) error { return t.shardMap.Put(uint32(number), t.shards[number].m) })
-	if published != nil {
-		err = errors.Join(err, fmt.Errorf("publish shards: %w", published), t.removeShards(numbers))
-	}
-	return err
-}
-
-// removeShards takes back shards of which nothing is in use.
-func (t *tables) removeShards(numbers []int) error {
-	err := atOnce(numbers, func(number int) error {
-		err := t.shardMap.Delete(uint32(number))
-		if errors.Is(err, ebpf.ErrKeyNotExist) { // it could not be published
-			return nil
-		}
-		return err
-	})
-	for _, number := range numbers {
-		t.space.remove(number)
-		err = errors.Join(err, t.shards[number].m.Close())
-		t.shards[number] = shard{}
-		t.memory -= shardBytes
-	}
-	if err != nil {
-		return fmt.Errorf("remove shards: %w", err)
-	}
-	return nil
-}
-
-// atOnce does something to several shards. Each change of the map of shards waits for the program; they do so together.
-func atOnce(numbers []int, do func(number int) error) error {
-	const threads = 16
-	var err error
-	for some := range slices.Chunk(numbers, threads) {
-		errs := make([]error, len(some))
-		var wg sync.WaitGroup
-		for i, number := range some {
-			wg.Go(func() { errs[i] = do(number) })
-		}
-		wg.Wait()
-		err = errors.Join(err, errors.Join(errs...))
-	}
-	return err
-}
-
-// words returns the words of a piece, mapped until unmap.
-func (t *tables) words(p piece) ([]uint32, error) {
-	s := &t.shards[p.at.shard()]
-	if s.memory == nil {
-		memory, err := unix.Mmap(s.m.FD(), 0, shardBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-		if err != nil {
-			return nil, fmt.Errorf("map shard %d: %w", p.at.shard(), err)
-		}
-		s.memory = memory
-	}
-	return unsafe.Slice((*uint32)(unsafe.Pointer(&s.memory[p.at.word()*4])), p.words), nil
-}
-
-// unmap unmaps the shards that were written, so that they count once.
-func (t *tables) unmap() error {
-	var err error
-	for i := range t.shards {
-		if s := &t.shards[i]; s.memory != nil {
-			err = errors.Join(err, unix.Munmap(s.memory))
-			s.memory = nil
-		}
-	}
-	return err
-}
-
-// trim gives back shards when much has been retired.
-func (t *tables) trim() error {
-	if retiredWords(t.retired) < shardWords {
-		return nil
-	}
-	if err := t.reclaim(); err != nil {
-		return err
-	}
-	return t.removeShards(t.space.unused())
-}
-
-// reclaim frees what was retired.
-func (t *tables) reclaim() error {
-	if err := t.wait(); err != nil {
-		return err
-	}
-	for _, p := range t.retired {
-		t.space.free(p)
-	}
-	t.retired = t.retired[:0]
-	return nil
-}
-
-// wait returns when all runs of the program that were under way have ended.
-//
-// maybe_wait_bpf_programs in kernel/bpf/syscall.c: an update of a map of maps waits for them.
-func (t *tables) wait() error {
-	for number, s := range t.shards {
-		if s.m == nil {
-			continue
-		}
-		if err := t.shardMap.Put(uint32(number), s.m); err != nil {
-			return fmt.Errorf("wait for the sampler: %w", err)
-		}
-		return nil
-	}
+	t.tidyRetired()
 	return nil
 }
 
@@ -643,12 +469,18 @@ func (t *tables) stats() (used, memory uint64) {
 
 func (t *tables) close() error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.closed {
+		t.mu.Unlock()
 		return nil
 	}
 	t.closed = true
-	err := errors.Join(t.unmap(), t.rules.close())
+	close(t.wake)
+	t.mu.Unlock()
+	<-t.kept
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := errors.Join(t.failed, t.unmap(), t.rules.close())
 	for _, s := range t.shards {
 		if s.m != nil {
 			err = errors.Join(err, s.m.Close())
@@ -670,6 +502,13 @@ type ruleBook struct {
 type ruleEntry struct {
 	rule   unwind.Rule
 	tables int
+	uses   uint64 // how often a table has taken it
+}
+
+// idleRule is a rule that no table had, and how often one had taken it by then.
+type idleRule struct {
+	number uint16
+	uses   uint64
 }
 
 func newRuleBook(m *ebpf.Map) (*ruleBook, error) {
@@ -688,6 +527,7 @@ func (b *ruleBook) take(rule unwind.Rule) (uint16, bool) {
 			b.idle--
 		}
 		b.entries[number].tables++
+		b.entries[number].uses++
 		return number, true
 	}
 	const size = int(unsafe.Sizeof(samplerRule{}))
@@ -699,7 +539,7 @@ func (b *ruleBook) take(rule unwind.Rule) (uint16, bool) {
 	default:
 		return 0, false
 	}
-	b.entries[number] = ruleEntry{rule, 1}
+	b.entries[number] = ruleEntry{rule, 1, b.entries[number].uses + 1}
 	b.numbers[rule] = number
 	*(*samplerRule)(unsafe.Pointer(&b.memory[int(number)*size])) = samplerRule{
 		CfaOffset: rule.CFAOff, FpOffset: rule.FPOff, RbxOffset: rule.RBXOff, RaOffset: rule.RAOff,
@@ -718,15 +558,27 @@ func (b *ruleBook) release(numbers []uint16) {
 	}
 }
 
-// reclaim frees the numbers of rules that no table has. The program must not be looking at them.
-func (b *ruleBook) reclaim() {
+// unused returns the rules that no table has.
+func (b *ruleBook) unused() []idleRule {
+	var list []idleRule
 	for number, e := range b.entries {
 		if known, ok := b.numbers[e.rule]; ok && int(known) == number && e.tables == 0 {
-			delete(b.numbers, e.rule)
-			b.free = append(b.free, uint16(number))
+			list = append(list, idleRule{uint16(number), e.uses})
 		}
 	}
-	b.idle = 0
+	return list
+}
+
+// reclaim frees the numbers of rules that no table has had since they were listed. The program must not have been looking
+// at them since then.
+func (b *ruleBook) reclaim(list []idleRule) {
+	for _, idle := range list {
+		if e := b.entries[idle.number]; e.tables == 0 && e.uses == idle.uses {
+			delete(b.numbers, e.rule)
+			b.free = append(b.free, idle.number)
+			b.idle--
+		}
+	}
 }
 
 func (b *ruleBook) close() error { return unix.Munmap(b.memory) }

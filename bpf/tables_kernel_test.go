@@ -159,7 +159,7 @@ func (p *target) load(t testing.TB, path string, file *bytes.Reader) TableID {
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-	id, err := p.s.LoadTable(table)
+	id, err := loadTable(p.s, table)
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
@@ -196,9 +196,27 @@ func (p *target) add(t testing.TB, path string, file *bytes.Reader, table TableI
 	}
 }
 
+// loadTable is LoadTable that waits for room.
+func loadTable(s *Sampler, table *unwind.Table) (id TableID, err error) {
+	return id, whenRoom(func() error {
+		id, err = s.LoadTable(table)
+		return err
+	})
+}
+
+// whenRoom does something again until room for it was made or cannot be made.
+func whenRoom(do func() error) error {
+	for {
+		if err := do(); !errors.Is(err, ErrTableRoom) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (p *target) publish(t testing.TB) {
 	t.Helper()
-	if err := p.s.SetProcess(p.id, p.code); err != nil {
+	if err := whenRoom(func() error { return p.s.SetProcess(p.id, p.code) }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -459,7 +477,7 @@ func TestKernelTablesChange(t *testing.T) {
 				for i := range code {
 					old := code[i].Table
 					if ids[old] == 0 {
-						id, err := s.LoadTable(p.tables[old])
+						id, err := loadTable(s, p.tables[old])
 						if err != nil {
 							return err
 						}
@@ -467,7 +485,7 @@ func TestKernelTablesChange(t *testing.T) {
 					}
 					code[i].Table = ids[old]
 				}
-				if err := s.SetProcess(p.id, code); err != nil {
+				if err := whenRoom(func() error { return s.SetProcess(p.id, code) }); err != nil {
 					return err
 				}
 				time.Sleep(5 * time.Millisecond)
@@ -558,7 +576,7 @@ func TestKernelTableSpace(t *testing.T) {
 	}
 	var loaded []TableID
 	for {
-		id, err := s.LoadTable(table)
+		id, err := loadTable(s, table)
 		if errors.Is(err, ErrTableSpace) {
 			break
 		}
@@ -592,7 +610,7 @@ func TestKernelTableSpace(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if id, err := s.LoadTable(table); err != nil {
+	if id, err := loadTable(s, table); err != nil {
 		t.Errorf("load into what was given back: %v", err)
 	} else if err := s.UnloadTable(id); err != nil {
 		t.Error(err)
@@ -600,7 +618,7 @@ func TestKernelTableSpace(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.LoadTable(table); !errors.Is(err, os.ErrClosed) {
+	if _, err := loadTable(s, table); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("load after Close: %v, want %v", err, os.ErrClosed)
 	}
 }

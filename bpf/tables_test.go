@@ -42,7 +42,7 @@ func TestSpace(t *testing.T) {
 	if _, ok := s.alloc(1); ok {
 		t.Fatal("a piece of no shard")
 	}
-	s.add()
+	s.add(0)
 	a, _ := s.alloc(shardWords - 16)
 	b, _ := s.alloc(3)
 	if b.at.word() != shardWords-16 || b.words != unitWords {
@@ -51,7 +51,7 @@ func TestSpace(t *testing.T) {
 	if p, ok := s.alloc(16); ok {
 		t.Errorf("16 words got %+v of the last 8", p)
 	}
-	s.add()
+	s.add(1)
 	c, ok := s.alloc(16)
 	if !ok || c.at != 1<<16 {
 		t.Errorf("16 words got %+v, want the start of shard 1", c)
@@ -63,9 +63,10 @@ func TestSpace(t *testing.T) {
 	}
 	s.remove(0)
 	s.free(c)
-	if got := s.add(); got != 0 {
-		t.Errorf("the next shard is %d, want the one that was removed", got)
+	if got := s.vacant(2); !slices.Equal(got, []int{0, 2}) {
+		t.Errorf("the next shards are %v, want the one that was removed first", got)
 	}
+	s.add(0)
 	if got := s.unused(); !slices.Equal(got, []int{0, 1}) {
 		t.Errorf("shards %v are unused, want both", got)
 	}
@@ -74,8 +75,8 @@ func TestSpace(t *testing.T) {
 // TestSpaceAtRandom compares with a map of the words in use.
 func TestSpaceAtRandom(t *testing.T) {
 	var s space
-	for range 3 {
-		s.add()
+	for _, number := range s.vacant(3) {
+		s.add(number)
 	}
 	var inUse [3 * shardWords]bool
 	mark := func(p piece, to bool) {
@@ -141,7 +142,16 @@ func TestRuleBook(t *testing.T) {
 	if got, ok := b.take(rule(12)); !ok || got != 2 {
 		t.Errorf("an idle rule has number %d, %v, want its old one", got, ok)
 	}
-	b.reclaim()
+	unused := b.unused()
+	if got, ok := b.take(rule(11)); !ok || got != 1 {
+		t.Errorf("an idle rule has number %d, %v, want its old one", got, ok)
+	}
+	b.release([]uint16{1})
+	b.reclaim(unused)
+	if _, ok := b.take(rule(13)); ok || b.idle != 1 {
+		t.Errorf("a rule was freed that was used since it was listed; %d are idle, want 1", b.idle)
+	}
+	b.reclaim(b.unused())
 	if got, ok := b.take(rule(13)); !ok || got != 1 {
 		t.Errorf("a new rule has number %d, %v, want the idle one's", got, ok)
 	}

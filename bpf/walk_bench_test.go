@@ -46,18 +46,22 @@ func benchmarkWalk(b *testing.B, p *target) {
 		b.Fatal(err)
 	}
 	defer objs.Close()
-	tables, err := newTables(&samplerMaps{Shards: objs.Shards, Processes: objs.Processes, Rules: objs.Rules}, DefaultTableBytes)
+	tables, err := newTables(&samplerMaps{Shards: objs.Shards, Processes: objs.Processes, Rules: objs.Rules}, DefaultTableBytes, func() {})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer tables.close()
 	code := slices.Clone(p.code)
 	for i := range code {
-		if code[i].Table, err = tables.load(p.tables[code[i].Table]); err != nil {
+		err := whenRoom(func() (err error) {
+			code[i].Table, err = tables.load(p.tables[p.code[i].Table])
+			return err
+		})
+		if err != nil {
 			b.Fatal(err)
 		}
 	}
-	if err := tables.setProcess(p.id, code); err != nil {
+	if err := whenRoom(func() error { return tables.setProcess(p.id, code) }); err != nil {
 		b.Fatal(err)
 	}
 	for _, prog := range []*ebpf.Program{objs.WalkOurs, objs.WalkHelper} {

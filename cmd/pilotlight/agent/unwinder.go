@@ -27,6 +27,7 @@ type unwinder struct {
 	processes map[uint32]*published // by pid
 	changed   map[uint32]bool       // pids of those to be published at the next flush
 	loaded    map[process.FileKey]*loadedTable
+	noRoom    map[process.FileKey]bool // tables that the sampler makes room for, as of this flush
 	stats     unwinderStats
 }
 
@@ -42,6 +43,7 @@ type published struct {
 	told    bool              // the sampler knows it
 	tables  []process.FileKey // that the sampler has for it, each once
 	loading bool              // some code was still unknown
+	waiting bool              // some of that for want of room in the sampler
 }
 
 // loadedTable is a table that the sampler has.
@@ -57,6 +59,7 @@ func newUnwinder(s Sampler, table *process.Table, ts *tables, log *slog.Logger) 
 		processes: make(map[uint32]*published),
 		changed:   make(map[uint32]bool),
 		loaded:    make(map[process.FileKey]*loadedTable),
+		noRoom:    make(map[process.FileKey]bool),
 	}
 }
 
@@ -121,8 +124,9 @@ func (u *unwinder) check() {
 	}
 }
 
-// flush publishes what has changed.
+// flush publishes what has changed. What the sampler makes room for is for the next time.
 func (u *unwinder) flush() {
+	clear(u.noRoom)
 	for pid := range u.changed {
 		known := u.processes[pid]
 		p, ok := u.table.Current(known.key)
@@ -130,23 +134,27 @@ func (u *unwinder) flush() {
 			u.forget(pid)
 			continue
 		}
-		if err := u.publish(known, p); err != nil {
+		err := u.publish(known, p)
+		if errors.Is(err, bpf.ErrTableRoom) || err == nil && known.waiting {
+			continue
+		}
+		delete(u.changed, pid)
+		if err != nil {
 			u.stats.refusedProcesses++
 			u.log.Debug("publish process", "pid", pid, "err", err)
 			u.withdraw(pid, known) // and not told again before something changes
 		}
 	}
-	clear(u.changed)
 }
 
 // publish tells the sampler where p has which code.
 func (u *unwinder) publish(known *published, p *process.Process) error {
-	known.loading = false
+	known.loading, known.waiting = false, false
 	codes := make([]bpf.Code, 0, len(p.Mappings))
 	var used []process.FileKey
 	for _, m := range p.Mappings {
 		c := bpf.Code{Start: m.Start, End: m.End}
-		key, l := u.load(p, m, &c)
+		key, l := u.load(known, p, m, &c)
 		if l != nil && !slices.Contains(used, key) {
 			used = append(used, key)
 			l.users++
@@ -172,7 +180,7 @@ func (u *unwinder) publish(known *published, p *process.Process) error {
 // load says in c what is known about a mapping of p, and returns the table that
 // it needs, if the sampler has it or has room for it. The key is zero for the
 // vDSO. Code that stays unknown is walked here.
-func (u *unwinder) load(p *process.Process, m process.Mapping, c *bpf.Code) (key process.FileKey, l *loadedTable) {
+func (u *unwinder) load(known *published, p *process.Process, m process.Mapping, c *bpf.Code) (key process.FileKey, l *loadedTable) {
 	file := u.tables.identify(p, m)
 	if file != nil {
 		key = file.Key
@@ -187,9 +195,8 @@ func (u *unwinder) load(p *process.Process, m process.Mapping, c *bpf.Code) (key
 		case codeJIT:
 			c.Kind = bpf.CodeJIT
 		case codeTable:
-			if l = u.hand(code.Table); l != nil {
-				u.loaded[key] = l
-			}
+			l = u.hand(key, code.Table)
+			known.waiting = known.waiting || u.noRoom[key]
 		}
 	}
 	if l != nil {
@@ -201,19 +208,28 @@ func (u *unwinder) load(p *process.Process, m process.Mapping, c *bpf.Code) (key
 	return key, l
 }
 
-// hand hands a table to the sampler. It returns nil if there is no room.
-func (u *unwinder) hand(table *unwind.Table) *loadedTable {
+// hand hands a table to the sampler. It returns nil if there is no room, or not yet.
+func (u *unwinder) hand(key process.FileKey, table *unwind.Table) *loadedTable {
+	if u.noRoom[key] {
+		return nil
+	}
 	id, err := u.sampler.LoadTable(table)
 	if errors.Is(err, bpf.ErrTableSpace) {
 		u.unload(func(*loadedTable) bool { return true })
 		id, err = u.sampler.LoadTable(table)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, bpf.ErrTableRoom):
+		u.noRoom[key] = true
+		return nil
+	case err != nil:
 		u.stats.refusedTables++
 		u.log.Debug("load unwind table", "err", err)
 		return nil
 	}
-	return &loadedTable{id: id}
+	l := &loadedTable{id: id}
+	u.loaded[key] = l
+	return l
 }
 
 // release gives up one use of each table.

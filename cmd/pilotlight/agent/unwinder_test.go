@@ -39,11 +39,17 @@ type fakeSampler struct {
 	tables    map[bpf.TableID]*unwind.Table
 	last      bpf.TableID
 	room      int  // tables; 0: no bound
+	later     int  // so many times there is no room yet
 	refuse    bool // any process
 	calls     []string
 }
 
 func (s *fakeSampler) LoadTable(t *unwind.Table) (bpf.TableID, error) {
+	if s.later > 0 {
+		s.later--
+		s.calls = append(s.calls, "later")
+		return 0, bpf.ErrTableRoom
+	}
 	if s.room > 0 && len(s.tables) >= s.room {
 		return 0, bpf.ErrTableSpace
 	}
@@ -310,6 +316,35 @@ func TestExitForgets(t *testing.T) {
 		m.drain()
 	}
 	m.expect("a minute later", "unload 1")
+}
+
+func TestTablesWaitForRoom(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	m.start(101, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.sampler.calls, m.sampler.later = nil, 2
+	m.drain()
+	m.expect("no room yet", "later", "set 100.1 unknown")
+	m.drain(m.unfinished(101))
+	if got := slices.Sorted(slices.Values(m.sampler.calls)); !slices.Equal(got, []string{"later", "set 100.1 unknown", "set 101.1 unknown"}) {
+		t.Errorf("no room yet for a table of two processes: %q", got)
+	}
+	m.sampler.calls = nil
+	m.drain()
+	if got := slices.Sorted(slices.Values(m.sampler.calls)); !slices.Equal(got, []string{"load 1", "set 100.1 table1", "set 101.1 table1"}) {
+		t.Errorf("there is room: %q", got)
+	}
+	m.sampler.calls = nil
+	m.drain()
+	m.expect("after that")
+	if refused := m.agent.unwinder.stats.refusedTables; refused != 0 {
+		t.Errorf("%d tables count as refused", refused)
+	}
 }
 
 func TestTablesMakeRoom(t *testing.T) {

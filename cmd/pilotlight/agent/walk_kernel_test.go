@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -153,6 +154,10 @@ func TestKernelWalksAsSampler(t *testing.T) {
 		Pages: []unwind.Page{{Count: 1}}, Rows: []unwind.Row{{}},
 	}
 	id, err := s.LoadTable(table)
+	for errors.Is(err, bpf.ErrTableRoom) {
+		time.Sleep(time.Millisecond)
+		id, err = s.LoadTable(table)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
