@@ -42,6 +42,8 @@ type section struct {
 	Group      int    `json:"group"`
 	First      int    `json:"first"`
 	Rows       int    `json:"rows"`
+	Stacks     int    `json:"stacks"` // of the dictionary that the rows need: those below this
+	Sets       int    `json:"sets"`   // of labels
 }
 
 func (m *blockMeta) size() int64 {
@@ -112,8 +114,9 @@ type block struct {
 
 	prints []uint64 // of the IDs, sorted: finds doubles without the IDs in memory
 
-	refs    atomic.Int32 // the store's, and one for each query
-	suspect atomic.Bool  // a damage was found: it is not merged into another
+	refs    atomic.Int32    // the store's, and one for each query
+	suspect atomic.Bool     // a damage was found: it is not merged into another
+	short   map[uint32]bool // dictionaries of which the segments do not have all that the rows need
 
 	mu     sync.Mutex
 	cached *profileTable
@@ -160,13 +163,13 @@ func (b *block) setPrints(t *profileTable) {
 	slices.Sort(b.prints)
 }
 
-// has says whether a profile is in the block.
+// has says whether a profile is in the block, and can be served.
 func (b *block) has(id ID) (bool, error) {
 	t, err := b.profiles()
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(t.rows, func(r profileRow) bool { return r.id == id }), nil
+	return slices.ContainsFunc(t.rows, func(r profileRow) bool { return r.id == id && !b.short[r.dictionary] }), nil
 }
 
 func (b *block) profiles() (*profileTable, error) {
@@ -647,6 +650,7 @@ func (r *rows) writeSection(w *columnWriter, meta *blockMeta, s section, from, t
 	}
 	order := r.order(from, to)
 	s.Group, s.First, s.Rows = len(w.out.info.Ranges), int(w.rows), r.len()
+	s.Stacks, s.Sets = int(slices.Max(r.stack))+1, int(slices.Max(r.labels))+1
 	for _, c := range []struct {
 		column int
 		ids    []uint32

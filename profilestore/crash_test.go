@@ -12,7 +12,7 @@ import (
 // crashOptions is a store on a file system in memory.
 func crashOptions(c *crashFS) Options {
 	o := testOptions()
-	o.fs = c
+	o.fs, o.linger = c, 0
 	return o
 }
 

@@ -148,6 +148,49 @@ func TestBlockBitFlips(t *testing.T) {
 	}
 }
 
+// TestLostSegment has a dictionary in two segments and loses the one or the other: profiles that need it are left out
+// and said, those that do not are served, and a retry of what is left out is stored.
+func TestLostSegment(t *testing.T) {
+	for lost := range 2 {
+		g := newSource(58)
+		dir := t.TempDir()
+		s := open(t, dir, testOptions())
+		first, second := g.batch(t, 10), g.batch(t, 10)
+		mustAppend(t, s, first...)
+		settle(t, s)
+		mustAppend(t, s, second...)
+		settle(t, s)
+		if len(s.segments) != 2 || len(s.blocks) != 2 {
+			t.Fatalf("%d segments, %d blocks", len(s.segments), len(s.blocks))
+		}
+		meta := filepath.Join(s.segments[lost].path, metaFile)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(meta, []byte("00000000\n{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir, testOptions())
+		for _, selector := range selectors {
+			q := all(t, selector)
+			_, err := s.Select(context.Background(), q)
+			_, merr := s.Merge(context.Background(), q)
+			_, serr := s.Series(context.Background(), q, []string{"thread"}, time.Minute)
+			_, lerr := s.LabelNames(context.Background(), q)
+			if err := errors.Join(err, merr, serr, lerr); err != nil {
+				t.Errorf("segment %d, %s: %v", lost, selector, err)
+			}
+		}
+		got := stored(t, s)
+		if len(s.Damage()) == 0 || lost == 0 && len(got) > 0 || lost == 1 && (len(got) < 10 || len(got) == 20) {
+			t.Errorf("segment %d: %d profiles, damage %v", lost, len(got), s.Damage())
+		}
+		mustAppend(t, s, slices.Concat(first, second)...)
+		settle(t, s)
+		wantStored(t, s, slices.Concat(first, second)...)
+	}
+}
+
 // checkFlipped opens a store of which one bit is wrong.
 func checkFlipped(t *testing.T, dir, relative string, at int, want *Result) {
 	s := open(t, dir, testOptions())

@@ -18,8 +18,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start is the time of the tests' first profile; their clock stands an hour later.
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+// testOptions remove at once what is replaced, so that files can be counted.
 func testOptions() Options {
-	return Options{now: func() time.Time { return start.Add(time.Hour) }, tick: make(chan time.Time)}
+	return Options{now: func() time.Time { return start.Add(time.Hour) }, tick: make(chan time.Time), linger: -1}
 }
 
 func open(t testing.TB, dir string, o Options) *Store {

@@ -36,7 +36,7 @@ func (s *Store) round() error {
 	}
 	err := s.flush()
 	// Retention comes before compaction: on a full disk it is what makes room.
-	errs := errors.Join(task(taskFlush, err), task(taskRetain, s.retain()), task(taskCompact, s.compact()))
+	errs := errors.Join(task(taskFlush, err), task(taskRetain, s.retain()), task(taskCompact, s.compact()), task(taskRetain, s.removeLingering()))
 	s.trim()
 	return errs
 }
@@ -232,11 +232,25 @@ func (s *Store) dropLogs() error {
 			delete(s.badLogs, path)
 			continue
 		}
-		if err := s.fs.Remove(path); err != nil {
+		if s.isLingering(path) {
+			continue
+		}
+		size, err := s.fileSize(path)
+		if err != nil {
 			return err
 		}
+		s.linger(path, size, true)
 	}
-	return nil
+	return s.removeLingering()
+}
+
+func (s *Store) fileSize(path string) (int64, error) {
+	f, err := s.fs.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	size, err := f.Size()
+	return size, errors.Join(err, f.Close())
 }
 
 const (
@@ -356,15 +370,17 @@ func (s *Store) compactBlocks(inputs []*block) error {
 	s.mu.Unlock()
 	var errs []error
 	for _, b := range inputs {
-		errs = append(errs, s.deleteBlock(b))
+		b.evict()
+		s.linger(b.path, b.meta.size(), false)
+		errs = append(errs, b.release())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.removeLingering())...)
 }
 
 // deleteBlock deletes the files of a block that is no longer served. Queries that have begun still read it.
 func (s *Store) deleteBlock(b *block) error {
 	b.evict()
-	return errors.Join(s.fs.RemoveAll(b.path), b.release())
+	return errors.Join(s.discard(b.path), b.release())
 }
 
 func bySequence(a, b *segment) int { return cmp.Compare(a.order(), b.order()) }
@@ -416,13 +432,18 @@ func (s *Store) compactSegments(inputs []*segment) error {
 	s.segments = append(s.segments, merged)
 	slices.SortFunc(s.segments, bySequence)
 	s.mu.Unlock()
-	return s.deleteSegments(inputs)
+	var errs []error
+	for _, seg := range inputs {
+		s.linger(seg.path, seg.meta.size(), false)
+		errs = append(errs, seg.release())
+	}
+	return errors.Join(append(errs, s.removeLingering())...)
 }
 
 func (s *Store) deleteSegments(segments []*segment) error {
 	var errs []error
 	for _, seg := range segments {
-		errs = append(errs, s.fs.RemoveAll(seg.path), seg.release())
+		errs = append(errs, s.discard(seg.path), seg.release())
 	}
 	return errors.Join(errs...)
 }

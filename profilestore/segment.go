@@ -456,7 +456,7 @@ func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
 }
 
 // missing is the damage of a dictionary of which a segment was put aside.
-func missing(path string, id uint32) error {
+func missing(path string, id uint32) *damageError {
 	return &damageError{Damage{Path: path, Reason: fmt.Sprintf("a part of dictionary %d is not there", id)}}
 }
 

@@ -29,9 +29,10 @@ type Options struct {
 	Registerer     prometheus.Registerer // nil: metrics are kept and not registered
 
 	// For tests: nil is the real thing.
-	now  func() time.Time
-	tick <-chan time.Time // rotation by age, compaction, retention
-	fs   fileSystem
+	now    func() time.Time
+	tick   <-chan time.Time // rotation by age, compaction, retention
+	fs     fileSystem
+	linger time.Duration // of what was replaced; 0: lingerTime
 }
 
 func (o Options) withDefaults() Options {
@@ -55,6 +56,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.fs == nil {
 		o.fs = osFS{}
+	}
+	if o.linger == 0 {
+		o.linger = lingerTime
 	}
 	return o
 }
@@ -96,7 +100,9 @@ type Store struct {
 	closeErr   error
 	once       sync.Once
 
-	wal        *walFile // the writer's
+	wal        *walFile    // the writer's
+	lingering  []lingering // the maintainer's, oldest first
+	full       atomic.Bool // the disk was, since the maintainer last looked
 	sequence   atomic.Uint64
 	dictionary atomic.Uint32 // last id
 	uses       atomic.Int64  // counts uses of caches, which gives their age
@@ -357,7 +363,7 @@ func (s *Store) loadSegments() error {
 	}
 	s.segments = slices.DeleteFunc(s.segments, func(seg *segment) bool {
 		if replaced[seg.meta.Sequence] {
-			err = errors.Join(err, s.fs.RemoveAll(seg.path))
+			err = errors.Join(err, s.discard(seg.path))
 		}
 		return replaced[seg.meta.Sequence]
 	})
@@ -370,7 +376,6 @@ func (s *Store) loadBlocks() error {
 	if err != nil {
 		return err
 	}
-	replaced := make(map[uint64]bool)
 	for _, seq := range all {
 		path := filepath.Join(s.dir, blocksDir, fmt.Sprintf("%012d", seq))
 		var meta blockMeta
@@ -382,23 +387,78 @@ func (s *Store) loadBlocks() error {
 		for _, id := range meta.Dictionaries {
 			s.seenDictionary(id)
 		}
-		for _, old := range meta.Replaces {
-			replaced[old] = true
-		}
 		s.blocks = append(s.blocks, newBlock(s, path, meta))
 	}
-	s.blocks = slices.DeleteFunc(s.blocks, func(b *block) bool {
-		if replaced[b.meta.Sequence] {
-			err = errors.Join(err, s.fs.RemoveAll(b.path))
-		}
-		return replaced[b.meta.Sequence]
-	})
+	if err := s.dropReplaced(); err != nil {
+		return err
+	}
 	for _, b := range s.blocks {
 		if err := s.loadPrints(b); err != nil {
 			return err
 		}
 	}
-	return err
+	return nil
+}
+
+// dropReplaced removes the blocks that others stand for. In a copy that was made while the store ran, dictionaries may
+// be older than blocks: then a block that refers to what is not there gives way to those that it replaced.
+func (s *Store) dropReplaced() error {
+	have := make(map[uint32]extent)
+	for _, seg := range s.segments {
+		for _, d := range seg.meta.Dictionaries {
+			// Behind a gap nothing counts.
+			if e := have[d.ID]; e.stacks == d.Stacks.First && e.sets == d.Sets.First {
+				have[d.ID] = extent{stacks: d.Stacks.First + d.Stacks.Count, sets: d.Sets.First + d.Sets.Count}
+			}
+		}
+	}
+	there := make(map[uint64]bool)
+	for _, b := range s.blocks {
+		there[b.meta.Sequence] = true
+	}
+	replaced, unfit := make(map[uint64]bool), make(map[uint64]bool)
+	for _, b := range slices.Backward(s.blocks) {
+		short := b.lacks(have)
+		old := b.meta.Replaces
+		if len(short) > 0 && len(old) > 0 && !slices.ContainsFunc(old, func(seq uint64) bool { return !there[seq] }) {
+			unfit[b.meta.Sequence] = true
+			continue
+		}
+		b.short = short
+		for _, seq := range old {
+			replaced[seq] = true
+		}
+	}
+	var errs []error
+	s.blocks = slices.DeleteFunc(s.blocks, func(b *block) bool {
+		switch seq := b.meta.Sequence; {
+		case replaced[seq]:
+			errs = append(errs, s.discard(b.path))
+			return true
+		case unfit[seq]:
+			errs = append(errs, s.putAside(b.path))
+			return true
+		}
+		for id := range b.short {
+			s.noteDamage(b, missing(b.path, id))
+		}
+		return false
+	})
+	return errors.Join(errs...)
+}
+
+// lacks are the dictionaries that have less than the rows of the block refer to.
+func (b *block) lacks(have map[uint32]extent) map[uint32]bool {
+	var short map[uint32]bool
+	for _, s := range b.meta.Sections {
+		if e := have[s.Dictionary]; s.Stacks > e.stacks || s.Sets > e.sets {
+			if short == nil {
+				short = make(map[uint32]bool)
+			}
+			short[s.Dictionary] = true
+		}
+	}
+	return short
 }
 
 // loadPrints reads the IDs of a block. One that is damaged can tell no doubles.

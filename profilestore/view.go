@@ -129,7 +129,7 @@ type chosen struct {
 }
 
 // each calls fn for the profiles in the range whose series matches. A part whose profiles cannot be read for damage is
-// left out.
+// left out, and so are profiles of a dictionary that lacks something.
 func (v *view) each(ctx context.Context, anyType bool, fn func(c chosen) error) error {
 	for i, p := range v.parts {
 		if err := ctx.Err(); err != nil {
@@ -143,10 +143,14 @@ func (v *view) each(ctx context.Context, anyType bool, fn func(c chosen) error) 
 		if err != nil {
 			return err
 		}
+		var short map[uint32]bool
+		if b, ok := p.(*block); ok {
+			short = b.short
+		}
 		var last *seriesMatch
 		for j := range t.rows {
 			r := &t.rows[j]
-			if r.time < v.q.From || r.time >= v.q.To {
+			if r.time < v.q.From || r.time >= v.q.To || short[r.dictionary] {
 				continue
 			}
 			if last == nil || last.own != r.series {

@@ -265,6 +265,11 @@ func (s *Store) diskError(err error) error {
 		return e
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.full.Store(true)
+		select {
+		case s.work <- request{}: // to make room
+		default: // enough is asked for
+		}
 		return &Error{Code: InsufficientStorage, Message: fmt.Sprintf("no space left for the store in %s: free some, or lower --retention-size; writing resumes by itself", s.dir), Err: err}
 	}
 	return &Error{Code: Unavailable, Message: fmt.Sprintf("write the store: %v", err), Err: err}
@@ -314,6 +319,9 @@ func (s *Store) replayBatch(path string, payload []byte) error {
 		}
 		e.series = s.internSeries(e.series)
 		entries = append(entries, e)
+	}
+	if len(entries) == 0 {
+		return nil // they are in blocks
 	}
 	s.head.add(entries, s.now().UnixNano())
 	unpin(entries)
