@@ -176,3 +176,12 @@ func scriptName(path string) string {
 	}
 	return name
 }
+
+// Interpreter returns the name of the interpreter that p runs, without a version,
+// such as "python", "node" or "java"; empty if its executable is no known one.
+func (p *Process) Interpreter() string {
+	if in := interpreterOf(baseName(p.Exe)); in != nil {
+		return in.names[0]
+	}
+	return ""
+}

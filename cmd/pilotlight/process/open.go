@@ -217,8 +217,10 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 }
 
 // Alive reports whether p still bears its pid.
-func (f *Files) Alive(p *Process) bool {
-	st, err := readStat(f.proc, p.PID)
+func (f *Files) Alive(p *Process) bool { return alive(f.proc, p.Key) }
+
+func alive(proc fs.FS, p Key) bool {
+	st, err := readStat(proc, p.PID)
 	return err == nil && st.start/tick == p.Start/tick
 }
 
