@@ -179,7 +179,7 @@ func startServer(data, listen string, frequency int) (*server, error) {
 		return false
 	})
 	if err == nil {
-		s.store, err = childOf(cmd.Process.Pid)
+		s.store, err = storeHalfOf(cmd.Process.Pid)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, s.log), s.stop())
@@ -300,8 +300,8 @@ func procStatus(pid int) (map[string]string, error) {
 	return st, nil
 }
 
-// childOf returns the only child of a process.
-func childOf(pid int) (int, error) {
+// storeHalfOf returns the store half of a run, which may have another child for a while.
+func storeHalfOf(pid int) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -313,12 +313,14 @@ func childOf(pid int) (int, error) {
 			continue
 		}
 		// One that is gone by now is not a child that matters.
-		if st, err := procStatus(p); err == nil && st["PPid"] == strconv.Itoa(pid) {
+		st, err := procStatus(p)
+		cmdline, cerr := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
+		if err == nil && cerr == nil && st["PPid"] == strconv.Itoa(pid) && bytes.Contains(cmdline, []byte("store-half")) {
 			children = append(children, p)
 		}
 	}
 	if len(children) != 1 {
-		return 0, fmt.Errorf("process %d has the children %v, want one", pid, children)
+		return 0, fmt.Errorf("process %d has the store halves %v, want one", pid, children)
 	}
 	return children[0], nil
 }

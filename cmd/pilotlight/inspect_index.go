@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
+	"pilotlight/cmd/pilotlight/agent"
+	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/symbolize"
 )
 
@@ -39,65 +40,38 @@ func indexDebug(ctx context.Context, path string) (_ *indexedFile, err error) {
 	if err != nil {
 		return nil, err
 	}
-	open := []*os.File{in}
-	defer func() {
-		for _, f := range open {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	links, err := symbolize.ReadDebugLinks(in, size)
+	defer func() { err = errors.Join(err, in.Close()) }()
+	root, err := process.OpenRootDir("/")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	files, err := agent.OpenDebugFiles(in, size, path, root)
+	if errors.Is(err, agent.ErrNoDebug) {
+		return new(indexedFile), nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	job, from := indexJob{in: in}, path
-	if links.DebugBytes == 0 {
-		debug, name, err := symbolize.OpenDebug(os.DirFS("/"), path, links)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && !links.MiniDebug:
-			return new(indexedFile), nil
-		case err == nil:
-			job.in, from = debug.ReaderAt.(*os.File), name
-			open = append(open, job.in)
-			if links, err = symbolize.ReadDebugLinks(debug, debug.Size); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, err
-		}
-	}
-	job.debugBytes = links.DebugBytes
-	if links.Alt != "" {
-		alt, err := symbolize.OpenAlt(os.DirFS("/"), from, links)
-		if err != nil {
-			return nil, err
-		}
-		job.alt = alt.ReaderAt.(*os.File)
-		open = append(open, job.alt)
-		altLinks, err := symbolize.ReadDebugLinks(alt, alt.Size)
-		if err != nil {
-			return nil, err
-		}
-		job.debugBytes += altLinks.DebugBytes
-	}
-	if job.pack, err = os.Open(path + ".dwp"); err == nil {
-		open = append(open, job.pack)
-	}
-	if job.spill, err = unnamedFile(); err != nil {
+	defer func() { err = errors.Join(err, files.Close()) }()
+	spill, err := unnamedFile()
+	if err != nil {
 		return nil, err
 	}
-	open = append(open, job.spill)
-	if job.out, err = unnamedFile(); err != nil {
+	defer func() { err = errors.Join(err, spill.Close()) }()
+	out, err := unnamedFile()
+	if err != nil {
 		return nil, err
 	}
-	report, err := indexFile(ctx, job)
+	result, err := indexFile(ctx, agent.IndexRequest{DebugFiles: files, Out: out, Spill: spill})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", from, err), job.out.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", files.Path, err), out.Close())
 	}
-	x, err := symbolize.OpenIndex(job.out, report.Bytes)
+	x, err := symbolize.OpenIndex(out, result.Bytes)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("index of %s: %w", from, err), job.out.Close())
+		return nil, errors.Join(fmt.Errorf("index of %s: %w", files.Path, err), out.Close())
 	}
-	return &indexedFile{x, from, report.Skipped}, nil
+	return &indexedFile{x, files.Path, result.Skipped}, nil
 }
 
 // unnamedFile makes a file that goes when it is closed.

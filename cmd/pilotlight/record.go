@@ -30,10 +30,13 @@ type recordCmd struct {
 	All       bool          `short:"a" name:"all" xor:"whom" help:"Profile the whole machine. This is the default."`
 	Duration  time.Duration `short:"d" help:"How long; with a command, at most so long. Default: 10s, or until the command ends."`
 	Frequency hertz         `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
-	Cache     string        `help:"Directory of the unwind tables. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
+	Cache     string        `help:"Directory of unwind tables and indexes of debug information. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Output    string        `short:"o" help:"File to write." default:"profile.pb.gz" placeholder:"FILE"`
 	Command   []string      `arg:"" optional:"" passthrough:"partial" help:"Command to run and profile, after --."`
 }
+
+// indexWait is how long record waits for debug information to be read.
+const indexWait = 20 * time.Second
 
 // topFunctions is how many functions record lists at its end.
 const topFunctions = 10
@@ -161,8 +164,11 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 		Version:  g.version,
 		PID:      pid,
 		CacheDir: cache,
-		Logger:   g.log,
-		OnReport: func(r agent.Report) { report = r },
+		Index:    indexFile,
+		// Who records something wants its names, and there is no later window.
+		IndexWait: indexWait,
+		Logger:    g.log,
+		OnReport:  func(r agent.Report) { report = r },
 	})
 	if err != nil {
 		return fail(err)

@@ -42,7 +42,7 @@ const gcPercent = 50
 type runCmd struct {
 	Listen    string `help:"Address of the web page and the API." default:"127.0.0.1:7100" placeholder:"HOST:PORT"`
 	Data      string `help:"Directory of the profiles. Default: /var/lib/pilotlight as root, else below XDG_STATE_HOME." placeholder:"DIR"`
-	Cache     string `help:"Directory of the unwind tables. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
+	Cache     string `help:"Directory of unwind tables and indexes of debug information. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Frequency hertz  `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
 	storeFlags
 	serveFlags
@@ -134,6 +134,7 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string,
 	a, err := agent.New(sampler, half.link, agent.Options{
 		Version:    g.version,
 		CacheDir:   cache,
+		Index:      indexFile,
 		Registerer: registry,
 		Logger:     g.log,
 		OnReport:   func(r agent.Report) { half.report(r, registry) },

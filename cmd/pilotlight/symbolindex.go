@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pilotlight/cmd/pilotlight/agent"
 	"pilotlight/symbolize"
 )
 
@@ -46,26 +46,10 @@ const (
 	maxIndexReport = 64 << 10
 )
 
-// errIndexBudget is the error of a file that took more than it is worth.
-var errIndexBudget = errors.New("debug information takes too much time or memory")
-
-// indexJob is a file to be indexed. The files are the caller's; they are read from and written to with pread and
-// pwrite, which leaves their positions as they are, but for out, which is written from its position on.
-type indexJob struct {
-	in, out, spill *os.File
-	alt, pack      *os.File // may be nil
-	debugBytes     uint64   // of in and alt
-}
-
-// indexReport is how the child went.
+// indexReport is what the child says about how it went.
 type indexReport struct {
-	Units, Functions, Ranges int
-	Bytes                    int64
-	Inflated                 uint64
-	Skipped                  string // the first thing that could not be read
-
-	CPU  time.Duration `json:"-"`
-	Peak int64         `json:"-"` // resident memory, in bytes
+	Bytes   int64
+	Skipped string // the first thing that could not be read
 }
 
 // budget is how much CPU time a file of so much debug information may take.
@@ -73,47 +57,52 @@ func budget(debugBytes uint64) time.Duration {
 	return indexBase + time.Duration(float64(min(debugBytes, indexSpill))/(1<<30)*float64(indexPerGB))
 }
 
-// indexFile writes the index of a file in a child. It returns errIndexBudget if the child was ended for what it took,
-// and else an error of what the child said. What is in job.out after an error is of no use.
-func indexFile(ctx context.Context, job indexJob) (indexReport, error) {
-	limit := budget(job.debugBytes)
+// indexFile writes the index of a file in a child. The error wraps agent.ErrIndexBudget if the child was ended for what
+// it took, and says else what the child said. What is in r.Out after an error is of no use. The files are read from and
+// written to with pread and pwrite, which leaves their positions as they are, but for r.Out, which is written from its
+// position on.
+func indexFile(ctx context.Context, r agent.IndexRequest) (agent.IndexResult, error) {
+	limit := budget(r.Bytes)
 	ctx, cancel := context.WithTimeout(ctx, indexPatience*limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "index-child", "--cpu", limit.String())
 	cmd.Args[0] = "pilotlight"
 	cmd.Env = []string{}
-	cmd.ExtraFiles = []*os.File{job.in, job.out, job.spill, nil, nil}
-	if job.alt != nil {
-		cmd.Args, cmd.ExtraFiles[indexAltFD-3] = append(cmd.Args, "--alt"), job.alt
+	cmd.ExtraFiles = []*os.File{r.In, r.Out, r.Spill, nil, nil}
+	if r.Alt != nil {
+		cmd.Args, cmd.ExtraFiles[indexAltFD-3] = append(cmd.Args, "--alt"), r.Alt
 	}
-	if job.pack != nil {
-		cmd.Args, cmd.ExtraFiles[indexPackageFD-3] = append(cmd.Args, "--package"), job.pack
+	if r.Package != nil {
+		cmd.Args, cmd.ExtraFiles[indexPackageFD-3] = append(cmd.Args, "--package"), r.Package
 	}
 	out, diagnosis := capped{limit: maxIndexReport}, capped{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &out, &diagnosis
 	owner, err := storeUser()
 	if err != nil {
-		return indexReport{}, err
+		return agent.IndexResult{}, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
 	if err := startWithoutNewPrivileges(cmd); err != nil {
-		return indexReport{}, fmt.Errorf("start index child: %w", err)
+		return agent.IndexResult{}, fmt.Errorf("start index child: %w", err)
 	}
 	err = cmd.Wait()
 	report, rerr := readIndexReport(out.Bytes())
+	result := agent.IndexResult{Bytes: report.Bytes, Skipped: report.Skipped}
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		report.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-		report.Peak = usage.Maxrss << 10
+		result.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		result.Peak = usage.Maxrss << 10
 	}
 	switch status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); {
 	case err == nil:
-		return report, rerr
+		return result, rerr
+	case ctx.Err() != nil: // killed for want of time on the clock, or because nobody wants the index any more
+		return result, fmt.Errorf("index child: %w", ctx.Err())
 	case status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGXCPU):
-		return report, fmt.Errorf("%w: ended after %v of CPU time, %v allowed", errIndexBudget, report.CPU, limit)
+		return result, fmt.Errorf("%w: ended after %v of CPU time, %v allowed", agent.ErrIndexBudget, result.CPU, limit)
 	case bytes.Contains(diagnosis.Bytes(), []byte("out of memory")) || bytes.Contains(diagnosis.Bytes(), []byte("cannot allocate memory")):
-		return report, fmt.Errorf("%w: out of memory, %d MB allowed", errIndexBudget, indexMemory>>20)
+		return result, fmt.Errorf("%w: out of memory, %d MB allowed", agent.ErrIndexBudget, indexMemory>>20)
 	}
-	return report, fmt.Errorf("index child: %w: %q", err, diagnosis.Bytes())
+	return result, fmt.Errorf("index child: %w: %q", err, diagnosis.Bytes())
 }
 
 func readIndexReport(raw []byte) (indexReport, error) {
@@ -167,7 +156,7 @@ func (c *indexChildCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	report := indexReport{Units: stats.Units, Functions: stats.Functions, Ranges: stats.Ranges, Bytes: stats.Bytes, Inflated: stats.Inflated}
+	report := indexReport{Bytes: stats.Bytes}
 	if stats.Skipped != nil {
 		report.Skipped = stats.Skipped.Error()
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pilotlight/cmd/pilotlight/agent"
 )
 
 // compileC builds a C program with an inlined call and returns its path.
@@ -147,8 +149,8 @@ func endlessDWARF() []byte {
 	return elfWith(map[string][]byte{".debug_info": info, ".debug_abbrev": abbrev, ".debug_rnglists": list})
 }
 
-// newIndexJob makes a job of what a file has in it.
-func newIndexJob(t *testing.T, image []byte) indexJob {
+// newIndexRequest makes a request for what a file has in it.
+func newIndexRequest(t *testing.T, image []byte) agent.IndexRequest {
 	t.Helper()
 	var files [3]*os.File
 	for i := range files {
@@ -162,7 +164,7 @@ func newIndexJob(t *testing.T, image []byte) indexJob {
 	if _, err := files[0].Write(image); err != nil {
 		t.Fatal(err)
 	}
-	return indexJob{in: files[0], out: files[1], spill: files[2]}
+	return agent.IndexRequest{DebugFiles: &agent.DebugFiles{In: files[0]}, Out: files[1], Spill: files[2]}
 }
 
 // childWith returns the pid of this process's child with a command line that has word in it.
@@ -190,12 +192,12 @@ func childWith(t *testing.T, word string) int {
 
 // TestIndexFileBudget has a file that takes too long, and looks at the child meanwhile.
 func TestIndexFileBudget(t *testing.T) {
-	job := newIndexJob(t, endlessDWARF())
+	request := newIndexRequest(t, endlessDWARF())
 	ended := make(chan error, 1)
-	var report indexReport
+	var result agent.IndexResult
 	go func() {
 		var err error
-		report, err = indexFile(context.Background(), job)
+		result, err = indexFile(context.Background(), request)
 		ended <- err
 	}()
 	pid := childWith(t, "index-child")
@@ -228,20 +230,20 @@ func TestIndexFileBudget(t *testing.T) {
 	if attr, err := unix.SchedGetAttr(pid, 0); err != nil || attr.Nice != 19 {
 		t.Errorf("scheduled as %+v, %v", attr, err)
 	}
-	if err := <-ended; !errors.Is(err, errIndexBudget) {
-		t.Errorf("got %v, want errIndexBudget", err)
+	if err := <-ended; !errors.Is(err, agent.ErrIndexBudget) {
+		t.Errorf("got %v, want agent.ErrIndexBudget", err)
 	}
-	if report.CPU < time.Second || report.CPU > indexBase+2*time.Second {
-		t.Errorf("ended after %v of CPU time, %v allowed", report.CPU, indexBase)
+	if result.CPU < time.Second || result.CPU > indexBase+2*time.Second {
+		t.Errorf("ended after %v of CPU time, %v allowed", result.CPU, indexBase)
 	}
 }
 
 func TestIndexFileCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	job := newIndexJob(t, endlessDWARF())
+	request := newIndexRequest(t, endlessDWARF())
 	ended := make(chan error, 1)
 	go func() {
-		_, err := indexFile(ctx, job)
+		_, err := indexFile(ctx, request)
 		ended <- err
 	}()
 	pid := childWith(t, "index-child")
@@ -262,7 +264,7 @@ func TestIndexFileErrors(t *testing.T) {
 		{"not ELF", "not an ELF file", []byte("text")},
 		{"a piece of ELF", "ELF header", []byte("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 20))},
 	} {
-		if _, err := indexFile(context.Background(), newIndexJob(t, tt.image)); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := indexFile(context.Background(), newIndexRequest(t, tt.image)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
 	}

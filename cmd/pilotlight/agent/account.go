@@ -42,7 +42,7 @@ type Account struct {
 	Skipped  uint64                  // left out by Options.PID
 	Frames   uint64                  // of the samples kept, weighted
 	Unnamed  uint64                  // of Frames, those that no symbol names
-	CPU      time.Duration           // of the agent, in user space and in the kernel
+	CPU      time.Duration           // of the agent and its children, in user space and in the kernel
 	BPF      time.Duration           // of the sampler's program
 }
 
@@ -61,16 +61,18 @@ func (a Account) less(earlier Account) Account {
 	return a
 }
 
-// frameCounts counts frames by kind and by whether a symbol names them.
+// frameCounts counts frames by kind, by whether a symbol names them, and by what
+// their process runs.
 type frameCounts map[frameCount]uint64
 
 type frameCount struct {
-	kind  frameKind
-	named bool
+	kind     frameKind
+	named    bool
+	language string
 }
 
-func (c frameCounts) add(n *named, samples uint64) {
-	c[frameCount{n.kind, n.frames[0].Source > symbolize.None}] += samples
+func (c frameCounts) add(n *named, language string, samples uint64) {
+	c[frameCount{n.kind, n.frames[0].Source > symbolize.None, language}] += samples
 }
 
 // account keeps the books: where each sample went. It is a prometheus.Collector.
@@ -79,6 +81,7 @@ type account struct {
 	proc     fs.FS
 	opts     Options
 	unopened prometheus.Counter
+	indexes  *indexes // nil: there are none; set before the first window
 
 	started time.Time
 
@@ -107,8 +110,8 @@ var (
 	descTaken     = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
 	descMissed    = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
 	descOutcomes  = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
-	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind and by whether a symbol names them.", []string{"kind", "named"}, nil)
-	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent, in user space and in the kernel.", nil, nil)
+	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind, by whether a symbol names them, and by what their process runs: an interpreter, go, native or kernel.", []string{"kind", "named", "language"}, nil)
+	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information for it, in user space and in the kernel.", nil, nil)
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
@@ -117,6 +120,8 @@ var (
 	descFinished  = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
 	descRefused   = prometheus.NewDesc("pilotlight_unwind_refused_total", "Tables and processes that the sampler had no room for.", []string{"kind"}, nil)
 	descTabBytes  = prometheus.NewDesc("pilotlight_unwind_table_bytes", "Memory of the unwind tables that the sampler has.", nil, nil)
+	descIndexes   = prometheus.NewDesc("pilotlight_symbol_indexes_total", "Files whose debug information was looked for, by what came of it: an index built or cached on disk, none for want of it, killed for what its reading took, failed; a damaged one was on disk and is built again.", []string{"result"}, nil)
+	descIdxBytes  = prometheus.NewDesc("pilotlight_symbol_cache_bytes", "Indexes of debug information on disk.", nil, nil)
 	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
 )
 
@@ -205,7 +210,15 @@ func (a *account) cost() (cost, error) {
 		return cost{}, err
 	}
 	rss, err := ownRSS(a.proc)
-	return cost{cpu + st.Run, rss + st.Memory}, err
+	return cost{cpu: cpu + st.Run, indexes: a.indexed().cpu, memory: rss + st.Memory}, err
+}
+
+// indexed returns what was counted of indexes.
+func (a *account) indexed() indexStats {
+	if a.indexes == nil {
+		return indexStats{}
+	}
+	return a.indexes.current()
 }
 
 // settle counts what became of the samples of a window: those of a profile that
@@ -249,7 +262,7 @@ func (a *account) report(w *window) (Report, error) {
 	defer a.mu.Unlock()
 	st := w.stats
 	total := Account{
-		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu, BPF: st.Run,
+		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu + a.indexed().cpu, BPF: st.Run,
 	}
 	for k, n := range a.frames {
 		total.Frames += n
@@ -284,7 +297,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descTabBytes} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descTabBytes, descIndexes, descIdxBytes} {
 		ch <- d
 	}
 }
@@ -313,7 +326,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		counter(descOutcomes, float64(n), bpf.Outcome(o).String())
 	}
 	for k, n := range frames {
-		counter(descFrames, float64(n), string(k.kind), strconv.FormatBool(k.named))
+		counter(descFrames, float64(n), string(k.kind), strconv.FormatBool(k.named), k.language)
 	}
 	counter(descTable, float64(table.RefusedProcesses), "refused_process")
 	counter(descTable, float64(table.RefusedMappings), "refused_mapping")
@@ -328,11 +341,19 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descRefused, float64(unwind.published.refusedTables), "table")
 	counter(descRefused, float64(unwind.published.refusedProcesses), "process")
-	counter(descCPU, cpu.Seconds())
+	indexed := a.indexed()
+	counter(descIndexes, float64(indexed.built), "built")
+	counter(descIndexes, float64(indexed.cached), "cached")
+	counter(descIndexes, float64(indexed.absent), "none")
+	counter(descIndexes, float64(indexed.killed), "killed")
+	counter(descIndexes, float64(indexed.failed), "failed")
+	counter(descIndexes, float64(indexed.damaged), "damaged")
+	counter(descCPU, (cpu + indexed.cpu).Seconds())
 	counter(descBPFRun, st.Run.Seconds())
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(descBPFMemory, float64(st.Memory))
 	gauge(descTabBytes, float64(st.TableBytes))
+	gauge(descIdxBytes, float64(indexed.bytes))
 	gauge(descLevel, float64(level))
 	gauge(descFrequency, float64(a.sampler.Frequency()))
 }

@@ -1,12 +1,13 @@
 // Package agent turns the samples of the whole machine into one pprof profile
 // per process and window.
 //
-// Three goroutines share the work. One drains the sampler: it merges samples with
+// Four goroutines share the work. One drains the sampler: it merges samples with
 // what happened to processes meanwhile, finishes stacks that the sampler could
 // not, turns each program counter into an address of a file, and counts equal
 // stacks; it also tells the sampler which code processes run, and how to unwind
 // it. Another reads or builds the unwind tables for that. The third, once a
 // window, names the addresses, encodes the profiles and appends them as one batch.
+// The fourth has debug information indexed, for better names in later windows.
 // What the first must do at once (open a file before its process is gone) and what
 // may take its time (read a symbol table) so never wait for each other.
 package agent
@@ -72,16 +73,27 @@ type Appender interface {
 
 // Options configure an Agent. The zero value is the default.
 type Options struct {
-	Version     string                // of the agent, in profiles and reports
-	Hostname    string                // empty: the machine's
-	PID         uint32                // keep samples of this process and its descendants only; 0: of all
-	ReadEnviron bool                  // allow OTEL_SERVICE_NAME to name a service
-	CacheDir    string                // where unwind tables are kept from one run to the next; empty: nowhere
-	CPULimit    float64               // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
-	MemoryLimit int64                 // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
-	OnReport    func(Report)          // called once a window; nil: nobody wants to know
-	Registerer  prometheus.Registerer // nil: metrics are kept and not registered
-	Logger      *slog.Logger          // nil: slog.Default()
+	Version     string       // of the agent, in profiles and reports
+	Hostname    string       // empty: the machine's
+	PID         uint32       // keep samples of this process and its descendants only; 0: of all
+	ReadEnviron bool         // allow OTEL_SERVICE_NAME to name a service
+	CacheDir    string       // where unwind tables and indexes of symbols are kept from one run to the next; empty: nowhere
+	CPULimit    float64      // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
+	MemoryLimit int64        // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
+	OnReport    func(Report) // called once a window; nil: nobody wants to know
+
+	// Index builds the index of a file's debug information, bounded in time and
+	// memory; nil, or without a CacheDir: there are no inlined calls and lines of
+	// other languages than Go. It is called by one goroutine, with what governs the
+	// agent's own CPU time allowing.
+	Index func(context.Context, IndexRequest) (IndexResult, error)
+	// IndexWait is how long the profiles may be kept back, all together, until
+	// indexes that they want are built, whatever CPU time that takes; 0: what is
+	// found later is for the windows to come.
+	IndexWait time.Duration
+
+	Registerer prometheus.Registerer // nil: metrics are kept and not registered
+	Logger     *slog.Logger          // nil: slog.Default()
 }
 
 // Agent profiles one machine.
@@ -185,6 +197,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stopIndexes := a.makeIndexes()
 	windows := make(chan *window, queuedWindows)
 	published := make(chan struct{})
 	go func() {
@@ -198,7 +211,32 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = a.drain(windows)
 	close(windows)
 	<-published
-	return errors.Join(err, stopTables(), a.symbols.close())
+	return errors.Join(err, stopTables(), stopIndexes(), a.symbols.close())
+}
+
+// makeIndexes begins to make indexes of debug information, and returns what ends that.
+func (a *Agent) makeIndexes() (stop func() error) {
+	if a.opts.Index == nil || a.opts.CacheDir == "" {
+		return func() error { return nil }
+	}
+	x, err := openIndexes(a.opts.CacheDir, os.DirFS("/proc"), a.opts)
+	if err != nil {
+		a.log.Warn("no inlined calls and lines but in Go: name another directory with --cache", "err", err)
+		return func() error { return nil }
+	}
+	a.symbols.indexes = x
+	a.account.indexes = x
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		x.run(ctx)
+	}()
+	return func() error {
+		cancel()
+		<-done
+		return x.close()
+	}
 }
 
 // makeTables begins to make unwind tables, and returns what ends that.
@@ -459,10 +497,11 @@ func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 
 	if bin, ok := w.mapped[part]; ok {
 		return bin
 	}
-	if file, err := m.File(); m.Openable() && (file == nil && err == nil || file != nil && !a.symbols.has(file.Key)) {
+	by := owner{p.Key, m.Path}
+	if file, err := m.File(); m.Openable() && (file == nil && err == nil || file != nil && !a.symbols.has(file.Key, by)) {
 		open, err := a.files.Open(p, m)
 		if err == nil {
-			err = a.symbols.offer(open)
+			err = a.symbols.offer(open, by)
 		}
 		if err != nil {
 			a.account.unopened.Inc()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/pprof/profile"
 	"github.com/klauspost/compress/gzip"
@@ -23,6 +24,7 @@ type encoder struct {
 	symbols  *symbols
 	hostname string
 	version  string
+	patience time.Duration // for indexes
 	plain    bytes.Buffer
 	gzip     *gzip.Writer
 }
@@ -32,19 +34,25 @@ func newEncoder(s *symbols, o Options) (*encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &encoder{symbols: s, hostname: o.Hostname, version: o.Version, gzip: gz}, nil
+	return &encoder{symbols: s, hostname: o.Hostname, version: o.Version, patience: o.IndexWait, gzip: gz}, nil
 }
 
 // encode names the locations of w and returns a profile for each process. id
 // names the profiles.
 func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]profilestore.Encoded, error) {
+	e.symbols.takeIndexes()
 	names := e.name(w)
+	e.symbols.weigh(w, names)
+	if e.symbols.awaitIndexes(&e.patience) {
+		names = e.name(w)
+	}
 	batch := make([]profilestore.Encoded, 0, len(w.order))
 	for _, st := range w.order {
 		st.frames = frameCounts{}
+		language := language(st, names)
 		for i := range st.rows {
 			for _, id := range st.rows[i].locations {
-				st.frames.add(&names[id], uint64(st.rows[i].count))
+				st.frames.add(&names[id], language, uint64(st.rows[i].count))
 			}
 		}
 		packed, err := e.compress(e.profile(w, st, names))
@@ -61,6 +69,24 @@ func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]pro
 		})
 	}
 	return batch, nil
+}
+
+// language says what a process runs, for metrics.
+func language(st *stacks, names []named) string {
+	if st.process.KernelThread {
+		return "kernel"
+	}
+	if name := st.process.Interpreter(); name != "" {
+		return name
+	}
+	for i := range st.rows {
+		for _, id := range st.rows[i].locations {
+			if n := &names[id]; n.frames[0].Source == symbolize.Pclntab && n.binary.path == st.process.Exe {
+				return "go"
+			}
+		}
+	}
+	return "native"
 }
 
 // named is a location of a window with its name.

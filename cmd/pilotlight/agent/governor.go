@@ -31,8 +31,9 @@ var levels = []struct {
 
 // cost is what the agent and the sampler's program have taken.
 type cost struct {
-	cpu    time.Duration // since they started
-	memory uint64        // bytes at present, with that of the kernel's maps
+	cpu     time.Duration // since they started
+	indexes time.Duration // of the children that index debug information, beside cpu
+	memory  uint64        // bytes at present, with that of the kernel's maps
 }
 
 // governor keeps the cost of the agent under its limits, by doing less. It saves
@@ -45,6 +46,7 @@ type governor struct {
 
 	level  int
 	saved  time.Duration // CPU time that may yet be spent
+	owed   time.Duration // CPU time of indexes that is still to be taken from saved
 	last   cost
 	looked uint64 // CLOCK_MONOTONIC, ns
 	turn   int    // counts unfinished samples
@@ -80,6 +82,10 @@ func (g *governor) due(now uint64) bool { return now >= g.looked+uint64(governor
 func (g *governor) look(now uint64, c cost) (changed, memory bool) {
 	most := g.worth(allowance)
 	g.saved = min(most, g.saved+g.worth(time.Duration(now-g.looked))-(c.cpu-g.last.cpu))
+	g.owed += c.indexes - g.last.indexes
+	if paid := min(g.owed, g.saved-most/2); paid > 0 {
+		g.owed, g.saved = g.owed-paid, g.saved-paid
+	}
 	g.last, g.looked = c, now
 	memory = g.memory > 0 && c.memory > g.memory
 	switch {
@@ -97,6 +103,19 @@ func (g *governor) look(now uint64, c cost) (changed, memory bool) {
 		return true, memory
 	}
 	return false, memory
+}
+
+// credit is the CPU time that may be spent on indexes: what is saved beyond half of
+// what can be. An index that took more than there was sheds no work: what is saved
+// later pays for it, and there is no other index meanwhile.
+func (g *governor) credit() time.Duration {
+	switch {
+	case g.level > 0:
+		return 0
+	case g.rate < 0:
+		return unlimited
+	}
+	return g.saved - g.worth(allowance)/2 - g.owed
 }
 
 // finishes reports whether the next unfinished sample is to be finished.
@@ -120,7 +139,20 @@ func (a *Agent) beginGoverning(now uint64) error {
 	}
 	a.full = a.sampler.Frequency()
 	a.governor = newGovernor(a.opts, now, c)
+	a.allowIndexes()
 	return nil
+}
+
+// allowIndexes has as many indexes built as the governor grants.
+func (a *Agent) allowIndexes() {
+	if a.symbols.indexes == nil {
+		return
+	}
+	credit := a.governor.credit()
+	if a.opts.IndexWait > 0 && a.governor.level == 0 {
+		credit = unlimited
+	}
+	a.symbols.indexes.allow(credit)
 }
 
 // govern looks whether the agent takes more than it may, and has it do less, or
@@ -134,6 +166,7 @@ func (a *Agent) govern(now uint64) error {
 		return err
 	}
 	changed, memory := a.governor.look(now, c)
+	a.allowIndexes()
 	if !changed {
 		return nil
 	}

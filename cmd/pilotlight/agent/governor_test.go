@@ -17,7 +17,7 @@ func govern(g *governor, looks int, share float64, memory uint64) (seen []int) {
 	for range looks {
 		now := g.looked + uint64(governorInterval)
 		spent := time.Duration(share * float64(runtime.NumCPU()) * float64(governorInterval))
-		g.look(now, cost{g.last.cpu + spent, memory})
+		g.look(now, cost{cpu: g.last.cpu + spent, memory: memory})
 		seen = append(seen, g.level)
 	}
 	return seen

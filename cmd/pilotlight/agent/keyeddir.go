@@ -94,7 +94,7 @@ func CheckCacheDir(dir string) error {
 		return err
 	}
 	defer parent.Close()
-	for _, name := range []string{tablesName} {
+	for _, name := range []string{tablesName, indexesName} {
 		info, err := parent.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

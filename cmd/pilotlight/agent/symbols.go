@@ -25,7 +25,11 @@ const (
 	// would have files whose addresses alternate read again and again. Files past
 	// that have no names in this window.
 	extraTableBytes = 16 << 20
-	// Named addresses that are remembered, over all files, and as many of the kernel's.
+	// Indexes of debug information that are open, in bytes of memory. The least
+	// recently used go when it is more; they stay on disk.
+	maxIndexBytes = 4 << 20
+	// Frames of named addresses that are remembered, over all files, and as many of
+	// the kernel's.
 	maxNamed = 1 << 16
 	// A file that no sample has hit for so long is closed.
 	fileIdle = 5 * time.Minute
@@ -41,7 +45,9 @@ const MaxOpenFiles = 2048
 // symbols names addresses of files and of the kernel. The draining goroutine
 // offers files while their process lives; the publishing one resolves.
 type symbols struct {
-	vdso *symbolize.File // nil if the kernel has none
+	vdso    *symbolize.File // nil if the kernel has none
+	indexes *indexes        // nil: names come from symbol tables alone
+	log     *slog.Logger
 
 	mu    sync.Mutex // guards files and what has and offer touch of them
 	files map[process.FileKey]*symbolFile
@@ -55,16 +61,23 @@ type symbols struct {
 // symbolFile is a file that samples hit.
 type symbolFile struct {
 	file  *process.OpenFile
+	owner owner // one of late
 	used  time.Time
 	table *symbolize.File // nil: not read, or let go
 	err   error           // why there is no table
 	named map[uint64][]symbolize.Frame
+
+	index   *symbolize.Index // nil: there is none, or it is not there yet
+	indexed indexState
+	samples uint64 // that an index would have told more about
+	needs   uint64 // how many those have to be for an index to be built
+	doubted bool   // an index of it could not be read
 }
 
 // newSymbols reads the kernel's own names from proc and sys, the roots of
 // /proc and /sys. What cannot be read it logs: those frames have no names.
 func newSymbols(proc, sys fs.FS, log *slog.Logger) *symbols {
-	s := &symbols{files: make(map[process.FileKey]*symbolFile), kernel: kernelSymbols{proc: proc, log: log}}
+	s := &symbols{files: make(map[process.FileKey]*symbolFile), kernel: kernelSymbols{proc: proc, log: log}, log: log}
 	image, err := symbolize.VDSO()
 	if err == nil {
 		s.vdso, err = symbolize.Open(bytes.NewReader(image), int64(len(image)))
@@ -81,23 +94,23 @@ func newSymbols(proc, sys fs.FS, log *slog.Logger) *symbols {
 }
 
 // has reports whether the file with this key can be resolved, and keeps it from
-// being closed for a while.
-func (s *symbols) has(key process.FileKey) bool {
+// being closed for a while. by is who uses it.
+func (s *symbols) has(key process.FileKey, by owner) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.files[key]
 	if f == nil {
 		return false
 	}
-	f.used = time.Now()
+	f.used, f.owner = time.Now(), by
 	return true
 }
 
 // errManyFiles is the error of a file that is one too many.
 var errManyFiles = fmt.Errorf("%d files are open already", MaxOpenFiles)
 
-// offer hands over an open file.
-func (s *symbols) offer(file *process.OpenFile) error {
+// offer hands over an open file. by is who uses it.
+func (s *symbols) offer(file *process.OpenFile, by owner) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.files[file.Key] != nil {
@@ -106,7 +119,7 @@ func (s *symbols) offer(file *process.OpenFile) error {
 	if len(s.files) >= MaxOpenFiles {
 		return errors.Join(errManyFiles, file.Close())
 	}
-	s.files[file.Key] = &symbolFile{file: file, used: time.Now(), named: make(map[uint64][]symbolize.Frame)}
+	s.files[file.Key] = &symbolFile{file: file, owner: by, used: time.Now(), named: make(map[uint64][]symbolize.Frame)}
 	return nil
 }
 
@@ -167,23 +180,56 @@ func (s *symbols) leafHasNoFrame(b *codeBinary, addr uint64) bool {
 }
 
 func (s *symbols) resolveFile(key process.FileKey, addr uint64) []symbolize.Frame {
-	f := s.file(key)
+	s.mu.Lock()
+	f := s.files[key]
+	s.mu.Unlock()
 	if f == nil {
 		return nil
 	}
 	if frames, ok := f.named[addr]; ok {
 		return frames
 	}
-	if f.table == nil {
-		return nil
+	frames := s.bestNames(f, addr)
+	if frames == nil && f.table == nil {
+		return nil // there may be another answer later
 	}
-	frames := f.table.Resolve(nil, addr)
 	for i := range frames {
 		frames[i] = validUTF8(frames[i])
 	}
 	f.named[addr] = frames
-	s.named++
+	s.named += max(1, len(frames))
 	return frames
+}
+
+// bestNames returns the frames at addr by the best source there is. Programs in Go
+// are asked for Go's own names first: debug information has no more, and Go's tools
+// know functions by those.
+func (s *symbols) bestNames(f *symbolFile, addr uint64) []symbolize.Frame {
+	var frames []symbolize.Frame
+	if f.index == nil || f.file.Go {
+		if s.open(f); f.table != nil {
+			frames = f.table.Resolve(nil, addr)
+		}
+		if f.index == nil || len(frames) > 0 && frames[0].Source == symbolize.Pclntab {
+			return frames
+		}
+	}
+	if indexed := withNames(f.index.Resolve(nil, addr)); len(indexed) > 0 {
+		return indexed
+	}
+	if s.open(f); len(frames) == 0 && f.table != nil {
+		frames = f.table.Resolve(nil, addr)
+	}
+	return frames
+}
+
+// withNames leaves out inlined calls without a name: it was in a file that is not
+// there. Without the name of the function itself there are no frames.
+func withNames(frames []symbolize.Frame) []symbolize.Frame {
+	if len(frames) == 0 || frames[len(frames)-1].Function == "" {
+		return nil
+	}
+	return slices.DeleteFunc(frames, func(f symbolize.Frame) bool { return f.Function == "" })
 }
 
 // validUTF8 mends names that pprof, a protobuf, could not carry.
@@ -199,14 +245,21 @@ func (s *symbols) file(key process.FileKey) *symbolFile {
 	s.mu.Lock()
 	f := s.files[key]
 	s.mu.Unlock()
-	if f == nil || f.table != nil || f.err != nil || s.tableBytes > maxTableBytes+extraTableBytes {
-		return f
+	if f != nil {
+		s.open(f)
+	}
+	return f
+}
+
+// open reads the symbol table of a file, unless it is there or cannot be had.
+func (s *symbols) open(f *symbolFile) {
+	if f.table != nil || f.err != nil || s.tableBytes > maxTableBytes+extraTableBytes {
+		return
 	}
 	f.table, f.err = symbolize.Open(io.NewSectionReader(f.file, 0, f.file.Size), f.file.Size)
 	if f.table != nil {
 		s.tableBytes += f.table.MemoryBytes()
 	}
-	return f
 }
 
 // trim lets go of what was not used lately, down to the limits.
@@ -215,12 +268,17 @@ func (s *symbols) trim() error {
 	defer s.mu.Unlock()
 	var err error
 	byUse := make([]*symbolFile, 0, len(s.files))
+	indexBytes := 0
 	for key, f := range s.files {
-		if time.Since(f.used) > fileIdle {
-			err = errors.Join(err, s.release(f), f.file.Close())
-			s.named -= len(f.named)
+		if time.Since(f.used) > fileIdle && s.withdraw(f) {
+			err = errors.Join(err, s.release(f), f.closeIndex(), f.file.Close())
+			s.forget(f)
 			delete(s.files, key)
 			continue
+		}
+		err = errors.Join(err, s.doubt(f))
+		if f.index != nil {
+			indexBytes += f.index.MemoryBytes()
 		}
 		byUse = append(byUse, f)
 	}
@@ -229,12 +287,23 @@ func (s *symbols) trim() error {
 		if s.tableBytes > maxTableBytes {
 			err = errors.Join(err, s.release(f))
 		}
+		if f.index != nil && indexBytes > maxIndexBytes {
+			indexBytes -= f.index.MemoryBytes()
+			err = errors.Join(err, f.closeIndex())
+		}
 		if s.named > maxNamed {
-			s.named -= len(f.named)
-			clear(f.named)
+			s.forget(f)
 		}
 	}
 	return err
+}
+
+// forget forgets the addresses of a file that were named.
+func (s *symbols) forget(f *symbolFile) {
+	for _, frames := range f.named {
+		s.named -= max(1, len(frames))
+	}
+	clear(f.named)
 }
 
 // release lets go of a file's symbol table. The file stays open.
@@ -253,7 +322,7 @@ func (s *symbols) close() error {
 	defer s.mu.Unlock()
 	var err error
 	for _, f := range s.files {
-		err = errors.Join(err, s.release(f), f.file.Close())
+		err = errors.Join(err, s.release(f), f.closeIndex(), f.file.Close())
 	}
 	clear(s.files)
 	return err

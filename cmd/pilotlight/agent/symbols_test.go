@@ -91,7 +91,7 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	for i := range MaxOpenFiles + 3 {
 		opened++
 		f := &process.OpenFile{File: &process.File{Key: process.FileKey{byte(i), byte(i >> 8)}}, Handle: closer{&closed}}
-		if err := s.offer(f); (err != nil) != (i >= MaxOpenFiles) {
+		if err := s.offer(f, owner{}); (err != nil) != (i >= MaxOpenFiles) {
 			t.Fatalf("file %d: %v", i, err)
 		}
 		if opened-closed > MaxOpenFiles {
