@@ -315,9 +315,8 @@ func (b *builder) addStubs() {
 // A restorer is where a signal handler returns to: the call of rt_sigreturn. glibc describes its own, others are known by
 // their instructions.
 type restorer struct {
+	// code ends in a byte that is rarer in other code than its first ones: a search goes by that.
 	code []byte
-	// key is where in the code a search begins to compare: the first bytes of some are everywhere.
-	key  int
 	rule Rule
 }
 
@@ -325,10 +324,10 @@ func restorerOf(arch Arch) restorer {
 	if arch == ARM64 {
 		// mov x8, #139; svc #0. On the stack are siginfo, 128 bytes, and in ucontext, before the registers, 176 and the
 		// address of the fault.
-		return restorer{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, 0, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}}
+		return restorer{[]byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, Rule{CFA: CFASignal, CFAOff: 128 + 176 + 8}}
 	}
 	// mov $15, %rax; syscall. On the stack is ucontext, with 40 bytes before the registers.
-	return restorer{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, 7, Rule{CFA: CFASignal, CFAOff: 40}}
+	return restorer{[]byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Rule{CFA: CFASignal, CFAOff: 40}}
 }
 
 // minGap is the shortest piece of code without unwind information that is searched: compilers pad functions to 16
@@ -348,17 +347,17 @@ func (b *builder) findRestorers() error {
 		found = append(found, f)
 	}
 	fdes := b.fdes
-	buf := make([]byte, 64<<10)
 	for _, s := range b.text {
+		code := codeReader{image: b.image, segment: s, buf: make([]byte, 0, longRead)}
 		at := s.addr
 		for ; len(fdes) > 0 && fdes[0].start < s.end(); fdes = fdes[1:] {
 			f := &fdes[0]
 			if gap := f.start - at; gap >= minGap {
-				if err := b.searchGap(s, at, f.start, want, buf, add); err != nil {
+				if err := code.search(at, f.start, want.code, add); err != nil {
 					return err
 				}
 			}
-			is, err := b.endsIn(s, f, want.code, buf)
+			is, err := code.endsIn(f, want.code)
 			if err != nil {
 				return err
 			}
@@ -367,7 +366,7 @@ func (b *builder) findRestorers() error {
 			}
 			at = f.end
 		}
-		if err := b.searchGap(s, at, s.end(), want, buf, add); err != nil {
+		if err := code.search(at, s.end(), want.code, add); err != nil {
 			return err
 		}
 	}
@@ -378,37 +377,65 @@ func (b *builder) findRestorers() error {
 	return nil
 }
 
-// searchGap calls found with each restorer between two addresses. buf holds what is read at a time.
-func (b *builder) searchGap(s segment, from, to uint64, want restorer, buf []byte, found func(segment, uint64)) error {
-	n := uint64(len(want.code))
-	for at := from; to-at >= n; {
-		piece := buf[:min(uint64(len(buf)), to-at)]
-		if err := b.image.read(piece, s.off+(at-s.addr)); err != nil {
+const (
+	// shortRead is what is read for pieces of code that are shorter: others are often near.
+	shortRead = 4 << 10
+	longRead  = 64 << 10
+)
+
+// codeReader reads pieces of a segment by rising address.
+type codeReader struct {
+	image   *image
+	segment segment
+	at      uint64 // address of buf
+	buf     []byte
+}
+
+// read returns n bytes of code, at most longRead, or fewer where end is nearer. They are overwritten by the next read.
+func (c *codeReader) read(addr, end uint64, n int) ([]byte, error) {
+	size := min(uint64(n), end-addr)
+	if addr < c.at || addr+size > c.at+uint64(len(c.buf)) {
+		c.at, c.buf = addr, c.buf[:min(max(size, shortRead), c.segment.end()-addr)]
+		if err := c.image.read(c.buf, c.segment.off+(addr-c.segment.addr)); err != nil {
+			c.buf = c.buf[:0]
+			return nil, err
+		}
+	}
+	off := addr - c.at
+	return c.buf[off : off+size], nil
+}
+
+// search calls found with where code is between two addresses.
+func (c *codeReader) search(from, to uint64, code []byte, found func(segment, uint64)) error {
+	last := len(code) - 1
+	for at := from; to-at > uint64(last); {
+		piece, err := c.read(at, to, longRead)
+		if err != nil {
 			return err
 		}
-		for off := want.key; ; off++ {
-			i := bytes.Index(piece[off:], want.code[want.key:])
+		for end := last; ; end++ {
+			i := bytes.IndexByte(piece[min(end, len(piece)):], code[last])
 			if i < 0 {
 				break
 			}
-			off += i
-			if bytes.HasPrefix(piece[off-want.key:], want.code) {
-				found(s, at+uint64(off-want.key))
+			end += i
+			if start := end - last; bytes.Equal(piece[start:end+1], code) {
+				found(c.segment, at+uint64(start))
 			}
 		}
 		// The next one may begin in the end of this piece.
-		at += uint64(len(piece)) - (n - 1)
+		at += uint64(len(piece) - last)
 	}
 	return nil
 }
 
 // endsIn reports whether a function is an instruction sequence, after a nop or so.
-func (b *builder) endsIn(s segment, f *fde, code, buf []byte) (bool, error) {
+func (c *codeReader) endsIn(f *fde, code []byte) (bool, error) {
 	const before = 4
 	size, n := f.end-f.start, uint64(len(code))
 	if size < n || size > n+before {
 		return false, nil
 	}
-	err := b.image.read(buf[:size], s.off+(f.start-s.addr))
-	return err == nil && bytes.HasSuffix(buf[:size], code), err
+	b, err := c.read(f.start, f.end, int(size))
+	return err == nil && bytes.HasSuffix(b, code), err
 }
