@@ -355,6 +355,7 @@ func (a *Agent) send(windows chan *window, wait time.Duration) error {
 	}
 	a.finisher.retry(true, a.add)
 	a.unwinder.trim(a.window.monoEnd)
+	a.tables.trim()
 	a.account.unwound(unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts})
 	a.window.level = a.governor.level
 	if a.records > 0 { // once a window: any user can make more than there is room for

@@ -15,8 +15,10 @@ import (
 
 const (
 	// Unwind tables of all files together, in bytes of memory; the least recently
-	// used go when it is more, and are read from the disk when they are wanted. The
-	// sampler has copies of its own: these are for what is finished here.
+	// used go when it is more, and those that a window did without at its end, and are
+	// read from the disk when they are wanted. The sampler has copies of its own:
+	// these are for what is finished here, which is much only while many processes
+	// start.
 	maxUnwindBytes = 8 << 20
 	// Files that are remembered, with those that have no table. Any user can make more.
 	maxUnwindFiles = 8192
@@ -38,6 +40,7 @@ type tables struct {
 	vdso    *unwind.Table // nil if the kernel has none
 	bytes   int           // of the tables in entries
 	uses    uint64        // counts uses, to tell which was used last
+	before  uint64        // uses before this window
 	queued  int           // jobs whose result is still to come
 	jobs    chan tableJob
 	results chan tableResult
@@ -221,6 +224,17 @@ func (t *tables) take(r tableResult) {
 }
 
 func bytesOf(t *unwind.Table) int { return t.Bytes() + 16*len(t.Rules) }
+
+// trim lets go, at the end of a window, of the tables that it did without.
+func (t *tables) trim() {
+	for key, e := range t.entries {
+		if e.table != nil && e.used <= t.before {
+			t.bytes -= bytesOf(e.table)
+			delete(t.entries, key)
+		}
+	}
+	t.before = t.uses
+}
 
 // evict lets go of tables that were not used lately until no more than limit
 // bytes are left.

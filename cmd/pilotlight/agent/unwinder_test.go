@@ -347,6 +347,33 @@ func TestTablesWaitForRoom(t *testing.T) {
 	}
 }
 
+// TestTableOfAnotherWindow stays in the kernel, and not here as well.
+func TestTableOfAnotherWindow(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain()
+	m.expect("the table is there", "set 100.1 unknown", "load 1", "set 100.1 table1")
+	drains := 2 * int(Window/time.Second)
+	for range drains {
+		m.drain()
+	}
+	if m.agent.tables.bytes == 0 {
+		t.Error("a table is gone that was used in this window or the last")
+	}
+	for range drains {
+		m.drain(m.unfinished(100))
+	}
+	if n := m.agent.tables.bytes; n > 0 {
+		t.Errorf("%d bytes of tables that nothing was finished with for a window", n)
+	}
+	m.expect("later samples of the process")
+}
+
 func TestTablesMakeRoom(t *testing.T) {
 	m := newMachine(t)
 	m.sampler.room = 1
