@@ -32,8 +32,9 @@ const MaxFrequency = 1000
 const DrainInterval = 500 * time.Millisecond
 
 const (
-	ringBytesPerCPU     = 512 << 10 // 0.3 s at 99 Hz with a piece of stack each
-	sidebandBytesPerCPU = 256 << 10
+	// 0.3 s at 99 Hz with a piece of stack each. As much again is for side-band records: 1.5 s of a thousand processes a
+	// second on two CPUs, and what a process without CAP_IPC_LOCK may have (kernel.perf_event_mlock_kb).
+	ringBytesPerCPU = 512 << 10
 	// The rings of all CPUs together stay below this: machines with very many CPUs get smaller ones.
 	maxRingBytes = 6 << 20
 	minRingBytes = 64 << 10
@@ -345,7 +346,7 @@ func (s *Sampler) openCPU(id int) (*cpu, error) {
 		}
 	}
 	var err error
-	if c.sideband, err = openSideband(id, max(s.ringBytes/2, sidebandBytesPerCPU/4)); err != nil {
+	if c.sideband, err = openSideband(id, s.ringBytes); err != nil {
 		return nil, explain(err)
 	}
 	return c, s.poll(c.sideband.fd)

@@ -25,7 +25,8 @@ type sideband struct {
 }
 
 // openSideband opens and enables the ring of cpu with room for size bytes, a
-// power of two of pages. The reader is woken when it is half full.
+// power of two of pages. The reader is woken when a quarter is full: on a busy machine
+// it may take a while to come.
 func openSideband(cpu, size int) (*sideband, error) {
 	attr := unix.PerfEventAttr{
 		Type:        unix.PERF_TYPE_SOFTWARE,
@@ -34,7 +35,7 @@ func openSideband(cpu, size int) (*sideband, error) {
 		Sample_type: unix.PERF_SAMPLE_TID | unix.PERF_SAMPLE_TIME,
 		Bits: unix.PerfBitMmap | unix.PerfBitMmap2 | unix.PerfBitComm | unix.PerfBitCommExec | unix.PerfBitTask |
 			unix.PerfBitSampleIDAll | unix.PerfBitUseClockID | unix.PerfBitWatermark | perfBitBuildID,
-		Wakeup:  uint32(size / 2),
+		Wakeup:  uint32(size / 4),
 		Clockid: unix.CLOCK_MONOTONIC,
 	}
 	fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)

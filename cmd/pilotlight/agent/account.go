@@ -82,6 +82,7 @@ type account struct {
 	opts     Options
 	unopened prometheus.Counter
 	indexes  *indexes // nil: there are none; set before the first window
+	lost     prometheus.Counter
 
 	started time.Time
 
@@ -132,11 +133,15 @@ func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
 			Name: "pilotlight_agent_unopened_binaries_total",
 			Help: "Mapped files that could not be opened, so that their frames have no names.",
 		}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pilotlight_agent_process_records_lost_total",
+			Help: "Records of forks, execs, mappings and ends that the kernel had no room for; what they said is read from /proc where it still can be.",
+		}),
 	}
 	if o.Registerer == nil {
 		return a, nil
 	}
-	for _, c := range []prometheus.Collector{a, a.unopened} {
+	for _, c := range []prometheus.Collector{a, a.unopened, a.lost} {
 		if err := o.Registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -395,6 +395,7 @@ func (a *Agent) event(ev *bpf.Event) {
 		a.table.Lost()
 		a.lost = true
 		a.records += ev.Lost
+		a.account.lost.Add(float64(ev.Lost))
 	}
 }
 

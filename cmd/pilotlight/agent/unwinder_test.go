@@ -15,6 +15,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
+
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/unwind"
@@ -497,4 +499,16 @@ func carrying(s bpf.Sample) bpf.Sample {
 	}
 	s.Exact = true
 	return s
+}
+
+func TestLostRecordsAreCounted(t *testing.T) {
+	m := newMachine(t)
+	m.drain(bpf.Event{Kind: bpf.EventLost, Lost: 7}, bpf.Event{Kind: bpf.EventLost, Lost: 35})
+	var metric dto.Metric
+	if err := m.agent.account.lost.Write(&metric); err != nil {
+		t.Fatal(err)
+	}
+	if got := metric.GetCounter().GetValue(); got != 42 {
+		t.Errorf("%v lost records are counted, want 42", got)
+	}
 }

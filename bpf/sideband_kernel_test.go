@@ -1,0 +1,62 @@
+package bpf
+
+import (
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestKernelSidebandCountsLost has more happen than a ring has room for while nobody reads it.
+func TestKernelSidebandCountsLost(t *testing.T) {
+	runtime.LockOSThread() // not unlocked: the thread stays on its CPU
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+		t.Fatal(err)
+	}
+	var first unix.CPUSet
+	for cpu := 0; first.Count() == 0; cpu++ {
+		if cpus.IsSet(cpu) {
+			first.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &first); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, Options{Frequency: 1})
+	const records = 20_000
+	mapCode := func() {
+		code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err == nil {
+			err = unix.Munmap(code)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range records {
+		mapCode()
+	}
+	var b Batch
+	if err := s.Read(&b); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, ev := range b.Events {
+		if ev.Kind == EventMmap && ev.TID == uint32(unix.Gettid()) {
+			seen++
+		}
+	}
+	mapCode() // the next record that there is room for has the number before it
+	_, events := follow(t, s)()
+	var lost uint64
+	for _, ev := range events {
+		if ev.Kind == EventLost {
+			lost += ev.Lost
+		}
+	}
+	t.Logf("%d of %d records seen, %d lost", seen, records, lost)
+	if lost == 0 || uint64(seen)+lost < records {
+		t.Errorf("%d records seen and %d lost, want %d or more in all", seen, lost, records)
+	}
+}
