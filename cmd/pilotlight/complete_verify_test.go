@@ -156,6 +156,13 @@ type observation struct {
 	machine    httpapi.Account  // of all processes in these windows
 }
 
+func newObservation() *observation {
+	return &observation{ended: map[string]int64{}, where: map[string]int64{}, roots: map[string]int64{}, shallowest: 1 << 20}
+}
+
+// share is how many percent of the samples are complete.
+func (o *observation) share() float64 { return 100 * float64(o.complete) / float64(max(o.samples, 1)) }
+
 // cost is the BPF program's time for a sample, of whatever ran: beside the observed process that is little.
 func (o *observation) cost() time.Duration {
 	return time.Duration(o.machine.BPFSeconds / float64(max(o.machine.SamplesTaken, 1)) * 1e9)
@@ -191,7 +198,7 @@ func (s *server) observeProcess(t *testing.T, pid, windows int) *observation {
 	t.Helper()
 	from := time.Now().Add(time.Second).Truncate(agent.Window).Add(agent.Window) // the start of a process is not its work
 	to := from.Add(time.Duration(windows) * agent.Window)
-	o := &observation{ended: map[string]int64{}, where: map[string]int64{}, roots: map[string]int64{}, shallowest: 1 << 20}
+	o := newObservation()
 	o.machine = s.accountOf(t, from, to)
 	o.add(s.profileOf(t, pid, from, to))
 	return o

@@ -145,8 +145,9 @@ func (l *log) String() string {
 var servingURL = regexp.MustCompile(`msg=serving url=(\S+)`)
 
 // startServer starts a run and returns when it is ready.
-func startServer(data, listen string, frequency int) (*server, error) {
-	cmd, err := pilotlight(context.Background(), "run", "--data", data, "--listen", listen, "--frequency", strconv.Itoa(frequency))
+func startServer(data, listen string, frequency int, more ...string) (*server, error) {
+	args := append([]string{"run", "--data", data, "--listen", listen, "--frequency", strconv.Itoa(frequency)}, more...)
+	cmd, err := pilotlight(context.Background(), args...)
 	if err != nil {
 		return nil, err
 	}
