@@ -80,7 +80,8 @@ func (s *Sampler) Read(b *Batch) error {
 // Stop or Close was called.
 func (s *Sampler) wait() error {
 	s.mu.Lock()
-	if s.stopped || s.closed {
+	if s.stopped || s.closed || s.woken {
+		s.woken = false
 		s.mu.Unlock()
 		return nil
 	}

@@ -68,6 +68,7 @@ type Sampler struct {
 	started   bool
 	stopped   bool
 	closed    bool
+	woken     bool // since Read began to wait last
 
 	reading    sync.Mutex // held by Read, guards what follows
 	nextDrain  time.Time
@@ -142,7 +143,7 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 		return nil, err
 	}
 	if s.memory, err = memoryOf(m.Counts, m.Rings, m.Scratches, m.Shards, m.Processes, m.Rules, m.ExitStacks); err == nil {
-		s.tables, err = newTables(m, opts.TableBytes, s.hurry)
+		s.tables, err = newTables(m, opts.TableBytes, s.Wake)
 	}
 	if err != nil {
 		s.Close()
@@ -450,12 +451,13 @@ func (s *Sampler) attachExits() error {
 	return nil
 }
 
-// hurry has a Read that waits return early.
-func (s *Sampler) hurry() {
+// Wake has a Read that waits return early, or the next one not wait.
+func (s *Sampler) Wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.poller != nil && !s.closed {
-		s.poller.SetReadDeadline(time.Unix(1, 0)) // it fails for one that is closed
+	s.woken = true
+	if !s.closed {
+		s.poller.SetReadDeadline(time.Unix(1, 0)) // it fails where there is nothing to wait for
 	}
 }
 

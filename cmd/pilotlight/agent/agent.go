@@ -52,6 +52,7 @@ const lastTables = time.Second
 // batches.
 type Sampler interface {
 	Read(*bpf.Batch) error // os.ErrClosed after Stop, once all was read
+	Wake()                 // has a Read that waits return early
 	Stop() error
 	Stats() (bpf.Stats, error)
 	Frequency() int // Hz
@@ -164,7 +165,7 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
 	}
-	ag.tables = newTables(ag.files, ag.log)
+	ag.tables = newTables(ag.files, s.Wake, ag.log)
 	ag.unwinder = newUnwinder(s, ag.table, ag.tables, ag.log)
 	ag.finisher = &finisher{tables: ag.tables}
 	now, _ := ag.clock()

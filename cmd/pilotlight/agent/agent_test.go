@@ -48,6 +48,7 @@ func (r *replay) LoadTable(*unwind.Table) (bpf.TableID, error) { return 1, nil }
 func (r *replay) UnloadTable(bpf.TableID) error                { return nil }
 func (r *replay) SetProcess(bpf.ProcessID, []bpf.Code) error   { return nil }
 func (r *replay) Forget(uint32) error                          { return nil }
+func (r *replay) Wake()                                        {}
 func (r *replay) SetFrequency(hz int) error                    { r.frequency = hz; return nil }
 
 // collector is an Appender that keeps everything, unless fail is set.

@@ -25,6 +25,11 @@ const (
 	// Files, open, that wait for their table. When there are more, they are asked
 	// for again.
 	queuedTables = 256
+	// of them, those of processes that were not sampled yet.
+	queuedEarly = queuedTables / 2
+	// oftenEnough is how long tables that have been made wait at most for the draining goroutine to be woken: once for each
+	// would cost more than it is worth.
+	oftenEnough = 50 * time.Millisecond
 	// muchBuilt is after how many bytes of files the memory that building their tables took is given back. It costs a
 	// garbage collection.
 	muchBuilt = 32 << 20
@@ -42,8 +47,9 @@ type tables struct {
 	uses    uint64        // counts uses, to tell which was used last
 	before  uint64        // uses before this window
 	queued  int           // jobs whose result is still to come
-	jobs    chan tableJob
+	jobs    *tableQueue
 	results chan tableResult
+	arrived func() // called when results are to be taken
 	stats   tableStats
 }
 
@@ -59,6 +65,7 @@ type tableEntry struct {
 	table *unwind.Table // nil unless state is codeTable
 	state codeKind
 	asked process.Key // which process it was asked for
+	early bool        // and no sample wants it yet
 	used  uint64
 }
 
@@ -80,12 +87,6 @@ type code struct {
 	Code // of codeTable
 }
 
-type tableJob struct {
-	key   process.FileKey
-	file  *process.OpenFile
-	build bool // if it is not in the cache
-}
-
 type tableResult struct {
 	key   process.FileKey
 	table *unwind.Table // nil: there is none
@@ -94,12 +95,15 @@ type tableResult struct {
 	cached, damaged bool
 }
 
-func newTables(files *process.Files, log *slog.Logger) *tables {
+// newTables returns tables that call arrived, from another goroutine, when collect
+// finds some.
+func newTables(files *process.Files, arrived func(), log *slog.Logger) *tables {
 	t := &tables{
 		files:   files,
 		log:     log,
 		entries: make(map[process.FileKey]*tableEntry),
-		jobs:    make(chan tableJob, queuedTables),
+		jobs:    newTableQueue(),
+		arrived: arrived,
 		results: make(chan tableResult, queuedTables+1), // never full: a job is queued where its result has room
 	}
 	image, err := symbolize.VDSO()
@@ -120,14 +124,24 @@ func newTables(files *process.Files, log *slog.Logger) *tables {
 // way of samples.
 func (t *tables) run(cache *tableCache) {
 	built := int64(0) // bytes of the files of which tables were built since memory was given back
-	for job := range t.jobs {
+	var told time.Time
+	for {
+		job, ok := t.jobs.pop()
+		if !ok {
+			return
+		}
 		size := job.file.Size
 		r := t.make(cache, job)
 		if !r.cached && !errors.Is(r.err, errNotCached) {
 			built += size
 		}
 		t.results <- r
-		if built > muchBuilt && len(t.jobs) == 0 {
+		last := t.jobs.empty()
+		if last || time.Since(told) > oftenEnough {
+			t.arrived()
+			told = time.Now()
+		}
+		if built > muchBuilt && last {
 			// Until the heap has grown to that size again, the collector would leave it there.
 			debug.FreeOSMemory()
 			built = 0
@@ -292,8 +306,12 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 		return code{kind: codeFramePointer}
 	}
 	e := t.known(p, file.Key)
-	if e == nil {
-		e = t.request(p, m)
+	switch {
+	case e == nil:
+		e = t.request(p, m, false)
+	case e.early:
+		e.early = false
+		t.jobs.ask(file.Key)
 	}
 	return code{e.state, Code{Table: e.table, Bias: bias, FramePointers: file.Go}}
 }
@@ -315,13 +333,18 @@ func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
 func (t *tables) early(processes []*process.Process) {
 	for _, p := range processes {
 		for _, m := range p.Mappings {
-			t.code(p, m, m.Start)
+			if t.queued >= queuedEarly {
+				return
+			}
+			if file := t.identify(p, m); file != nil && t.known(p, file.Key) == nil {
+				t.request(p, m, true)
+			}
 		}
 	}
 }
 
 // request has the table of the file behind m made, unless too many are under way.
-func (t *tables) request(p *process.Process, m process.Mapping) *tableEntry {
+func (t *tables) request(p *process.Process, m process.Mapping, early bool) *tableEntry {
 	if t.queued == queuedTables {
 		return &tableEntry{state: codeLoading} // it will be asked for again
 	}
@@ -332,19 +355,12 @@ func (t *tables) request(p *process.Process, m process.Mapping) *tableEntry {
 	}
 	build := t.entries[open.Key] != nil || t.files.Alive(p)
 	t.uses++
-	e := &tableEntry{state: codeLoading, asked: p.Key, used: t.uses}
+	e := &tableEntry{state: codeLoading, asked: p.Key, early: early, used: t.uses}
 	t.entries[open.Key] = e
 	t.queued++
-	t.jobs <- tableJob{key: open.Key, file: open, build: build}
+	t.jobs.push(tableJob{key: open.Key, file: open, build: build, early: early})
 	return e
 }
 
 // close ends run once it is done with the table that it makes.
-func (t *tables) close() error {
-	close(t.jobs)
-	var err error
-	for job := range t.jobs {
-		err = errors.Join(err, job.file.Close())
-	}
-	return err
-}
+func (t *tables) close() error { return t.jobs.close() }
