@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,39 +31,63 @@ func TestReopen(t *testing.T) {
 	wantStored(t, s, append(first, second...)...)
 }
 
-// TestTornTail cuts the log at every byte of its last record, as a crash may.
-func TestTornTail(t *testing.T) {
+// cutLog cuts the last file of the log at every step-th byte, as a crash may: what ended before the cut is there, and
+// the store goes on.
+func cutLog(t *testing.T, batches, step int) (cuts int) {
 	g := newSource(2)
-	dir := t.TempDir()
-	s := open(t, dir, testOptions())
-	kept, torn, later := g.batch(t, 2), g.batch(t, 1), g.batch(t, 1)
-	mustAppend(t, s, kept...)
-	from := s.wal.size
-	mustAppend(t, s, torn...)
-	to := s.wal.size
-	name := filepath.Join(walDir, filepath.Base(s.wal.path))
+	disk := newCrashFS()
+	s := open(t, "/", crashOptions(disk))
+	mustAppend(t, s, g.batch(t, 2)...)
+	s = reopen(t, s, crashOptions(disk)) // the last file is not the only one
+	sent := stored(t, s)
+	var ends []int64
+	var records [][]Encoded
+	for i := range batches {
+		records = append(records, g.batch(t, 1+i%3))
+		mustAppend(t, s, records[i]...)
+		ends = append(ends, s.wal.size)
+	}
+	later := g.batch(t, 1)
+	path, size := s.wal.path, s.wal.size
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for n := from; n < to; n++ {
-		copied := t.TempDir()
-		if err := errors.Join(os.CopyFS(copied, os.DirFS(dir)), os.Truncate(filepath.Join(copied, name), n)); err != nil {
-			t.Fatal(err)
+	for n := int64(0); n < size; n += int64(step) {
+		cuts++
+		after := disk.crash()
+		after.live[path].data = after.live[path].data[:n]
+		s := open(t, "/", crashOptions(after))
+		want := maps.Clone(sent)
+		for i, end := range ends {
+			for _, e := range records[i] {
+				if end <= n {
+					want[e.ID] = true
+				}
+			}
 		}
-		cut := open(t, copied, testOptions())
-		wantStored(t, cut, kept...)
-		if d := cut.Damage(); len(d) > 0 {
-			t.Fatalf("cut at %d: %v", n, d)
+		if got := stored(t, s); !maps.Equal(got, want) {
+			t.Errorf("%d profiles, want %d", len(got), len(want))
 		}
-		mustAppend(t, cut, later...)
-		cut = reopen(t, cut, testOptions())
-		wantStored(t, cut, append(later, kept...)...)
-		if t.Failed() {
-			t.Fatalf("cut at %d of [%d, %d)", n, from, to)
+		if d := s.Damage(); len(d) > 0 {
+			t.Errorf("damage %v", d)
 		}
-		if err := cut.Close(); err != nil {
-			t.Fatal(err)
+		mustAppend(t, s, later...)
+		s = reopen(t, s, crashOptions(after))
+		want[later[0].ID] = true
+		if got := stored(t, s); !maps.Equal(got, want) {
+			t.Errorf("%d profiles after a restart, want %d", len(got), len(want))
 		}
+		if err := s.Close(); err != nil || t.Failed() {
+			t.Fatalf("cut at %d of %d: %v", n, size, err)
+		}
+	}
+	return cuts
+}
+
+// TestTornTail is a small TestVerifyTornTail.
+func TestTornTail(t *testing.T) {
+	if cuts := cutLog(t, 4, 13); cuts < 100 {
+		t.Errorf("%d cuts", cuts)
 	}
 }
 
@@ -108,43 +133,74 @@ func TestLogBitFlips(t *testing.T) {
 	}
 }
 
-// TestBlockBitFlips flips bits in every file of blocks and symbols. Whatever is served is right, what is not is said,
-// and the bytes stay.
-func TestBlockBitFlips(t *testing.T) {
+// flipBits flips so many single bits in each kind of file. Whatever is served is right, what is not is said, and the
+// bytes stay.
+func flipBits(t *testing.T, flips int) (done map[string]int) {
 	g := newSource(5)
-	dir := t.TempDir()
-	s := open(t, dir, testOptions())
+	disk := newCrashFS()
+	s := open(t, "/", flipOptions(disk))
 	batch := g.batch(t, 12)
-	mustAppend(t, s, batch...)
+	mustAppend(t, s, batch[:8]...)
 	settle(t, s)
+	mustAppend(t, s, batch[8:]...) // in the log, and in nothing else
+	inLog := filepath.Base(s.wal.path)
 	want, err := s.Select(context.Background(), all(t, ""))
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob(filepath.Join(dir, "*", "*", "*"))
-	if err != nil || len(paths) != 5+6 {
-		t.Fatalf("%q, %v", paths, err)
-	}
-	const flips = 10 // of each file
-	for _, path := range paths {
-		whole, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+	done = make(map[string]int)
+	for path, n := range disk.crash().live {
+		kind := strings.Trim(path, "/0123456789")
+		if n.dir || strings.HasPrefix(kind, walDir) && filepath.Base(path) != inLog {
+			continue
 		}
-		relative, _ := filepath.Rel(dir, path)
-		step := max(1, len(whole)/flips)
-		for at := 0; at < len(whole); at += step {
-			copied := t.TempDir()
-			flipped := bytes.Clone(whole)
-			flipped[at] ^= 1 << (at % 8)
-			if err := errors.Join(os.CopyFS(copied, os.DirFS(dir)), os.WriteFile(filepath.Join(copied, relative), flipped, 0o600)); err != nil {
-				t.Fatal(err)
+		bits := 8 * len(n.data)
+		for i := range min(flips, bits) {
+			at := i * (bits / min(flips, bits))
+			after := disk.crash()
+			after.live[path].data[at/8] ^= 1 << (at % 8)
+			if kind == formatFile {
+				checkFormatFlip(t, after)
+			} else {
+				checkFlipped(t, after, path, want)
 			}
-			checkFlipped(t, copied, relative, at, want)
+			done[kind]++
 			if t.Failed() {
-				t.Fatalf("flip at %d of %s", at, relative)
+				t.Fatalf("bit %d of %s", at, path)
 			}
 		}
+	}
+	return done
+}
+
+// flipOptions leave no log that would make good for a block.
+func flipOptions(disk *crashFS) Options {
+	o := crashOptions(disk)
+	o.linger = -1
+	return o
+}
+
+// TestBitFlips is a small TestVerifyBitFlips.
+func TestBitFlips(t *testing.T) {
+	kinds := flipBits(t, 10)
+	if len(kinds) != 1+1+5+6 {
+		t.Errorf("%v", kinds)
+	}
+}
+
+// checkFormatFlip opens a store of another format, or of none: it is refused and nothing in it changes, or the change
+// was of space.
+func checkFormatFlip(t *testing.T, disk *crashFS) {
+	s, err := Open("/", flipOptions(disk))
+	if err == nil {
+		if got := stored(t, s); len(got) != 12 {
+			t.Errorf("%d profiles", len(got))
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	} else if e := (*Error)(nil); !errors.As(err, &e) || disk.ops > 0 {
+		t.Errorf("after %d changes: %v", disk.ops, err)
 	}
 }
 
@@ -192,8 +248,11 @@ func TestLostSegment(t *testing.T) {
 }
 
 // checkFlipped opens a store of which one bit is wrong.
-func checkFlipped(t *testing.T, dir, relative string, at int, want *Result) {
-	s := open(t, dir, testOptions())
+func checkFlipped(t *testing.T, disk *crashFS, path string, want *Result) {
+	s, err := Open("/", flipOptions(disk))
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer s.Close()
 	got, err := s.Select(context.Background(), all(t, ""))
 	if err != nil {
@@ -227,10 +286,8 @@ func checkFlipped(t *testing.T, dir, relative string, at int, want *Result) {
 	if ids, err := s.Profiles(context.Background(), all(t, ""), 1000); err != nil || !slices.ContainsFunc(ids, func(i ProfileInfo) bool { return i.ID == e.ID }) {
 		t.Errorf("what came later: %v, %v", ids, err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, relative)); err != nil {
-		if aside := files(t, s, quarantineDir); len(aside) == 0 {
-			t.Errorf("the bytes are gone: %v", err)
-		}
+	if disk.live[path] == nil && len(files(t, s, quarantineDir)) == 0 {
+		t.Errorf("the bytes are gone")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -35,6 +36,19 @@ func TestVerifyCrashes(t *testing.T) {
 		}
 	}
 	fmt.Printf("%d seeds, three lives each: nothing acknowledged is lost or doubled\n", seeds)
+}
+
+// TestVerifyTornTail cuts the log at every byte of its last file.
+func TestVerifyTornTail(t *testing.T) {
+	fmt.Printf("log cut at every byte of its last file, %d cuts: only what the cut is in is missing\n", cutLog(t, 10, 1))
+}
+
+// TestVerifyBitFlips flips single bits, spread over each kind of file.
+func TestVerifyBitFlips(t *testing.T) {
+	kinds := flipBits(t, 1000)
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		fmt.Printf("%5d flips of %s: nothing wrong was served, and each was said\n", kinds[kind], kind)
+	}
 }
 
 // TestVerifyMutants changes single bytes and pieces of profiles: none does harm, and what is taken is readable by pprof.
