@@ -13,8 +13,11 @@ import (
 // maxAhead is how far a sender's clock may be ahead.
 const maxAhead = 10 * time.Minute
 
-// maxBatch is the pprof bytes of one batch as sent: a batch is one record, and is written at once.
-const maxBatch = 64 << 20
+// What one batch may hold, which is one record of the log and is written at once.
+const (
+	maxBatch         = 64 << 20 // bytes of pprof as sent
+	maxBatchInflated = 64 << 20 // and inflated: it bounds the time that a batch takes
+)
 
 // Append stores a batch and returns when it is durable. A batch is stored as a whole or not at all: one bad
 // profile refuses it, and the [*Error] names the profile, so that a sender learns of every refusal and can
@@ -79,6 +82,7 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err
 			unpin(c.entries)
 		}
 	}()
+	inflated := 0
 	for i := range batch {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -92,6 +96,9 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err
 			return nil, &Error{Code: code, Message: fmt.Sprintf("profile %d of %d, %.200s: %s; nothing of the batch is stored", i+1, len(batch), batch[i].Labels, err), Err: err}
 		}
 		c.entries = append(c.entries, e)
+		if inflated += len(r.raw); inflated > maxBatchInflated {
+			return nil, &Error{Code: PayloadTooLarge, Message: fmt.Sprintf("the profiles of a batch inflate to more than %d MB: send fewer at once; nothing of the batch is stored", maxBatchInflated>>20)}
+		}
 	}
 	return c, s.admitSeries(c.entries)
 }

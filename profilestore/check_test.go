@@ -239,6 +239,28 @@ func TestIDs(t *testing.T) {
 	}
 }
 
+// TestLargeBatch is refused for what its profiles inflate to together.
+func TestLargeBatch(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	var batch []Encoded
+	for i := range 3 {
+		body := profileHead().bytes(fieldSample, message{}.num(2, 1)).times(30, 100, make([]byte, 1<<20)) // of a field that pprof does not have
+		batch = append(batch, Encoded{Name: "process_cpu", Time: start.UnixNano() + int64(i), Pprof: gzipped(t, body)})
+	}
+	err := s.Append(context.Background(), batch)
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Code != PayloadTooLarge || !strings.Contains(e.Message, "inflate to more than 64 MB") {
+		t.Errorf("three: %v", err)
+	}
+	q := all(t, "")
+	q.Type = ProfileType{Name: "process_cpu", SampleType: "cpu", SampleUnit: "ns"}
+	for _, want := range []int{0, 2} {
+		if infos, err := s.Profiles(context.Background(), q, 10); err != nil || len(infos) != want {
+			t.Errorf("%d profiles, %v, want %d", len(infos), err, want)
+		}
+		mustAppend(t, s, batch[:2]...)
+	}
+}
+
 // TestPlainProfile stores what came without gzip.
 func TestPlainProfile(t *testing.T) {
 	var plain bytes.Buffer

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // testdata/errors.golden is read as a story: the request, and what the user is told.
 func TestErrors(t *testing.T) {
-	s := newTestServer(t, nil, Options{})
+	s := newTestServer(t, newTestStore(t), Options{})
 	header := http.Header{"X-Request-Id": {"r1"}, "Content-Type": {"application/json"}}
 	var b strings.Builder
 	for _, req := range []string{

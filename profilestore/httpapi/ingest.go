@@ -77,9 +77,7 @@ func readIngest(params url.Values, contentType string, b *body, now time.Time) (
 		return nil, err
 	}
 	if !params.Has("from") {
-		if own, d, _, err := profileTime(e.Pprof, maxInflated); err == nil && own != 0 {
-			e.Time, e.Duration = own, d
-		}
+		e.Time, e.Duration = 0, 0 // the profile's own
 	}
 	if tags["service_name"] == "" {
 		tags["service_name"] = app

@@ -22,7 +22,7 @@ const (
 	maxPushes  = 8 // at once: each holds its body up to twice
 
 	maxBody     = 32 << 20 // of a push, as sent
-	maxInflated = 64 << 20 // of a push: the message, and again all profiles in it together
+	maxInflated = 64 << 20 // of a push: the message. The store bounds what the profiles in it inflate to
 
 	bodyBytes   = 256 << 20 // of all bodies under way, inflated
 	answerBytes = 256 << 20 // of all answers that wait for their clients

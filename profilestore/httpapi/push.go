@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -18,7 +17,7 @@ const (
 )
 
 func (a *api) push(ctx context.Context, req *connect.Request[pyroscope.PushRequest]) (*connect.Response[pyroscope.PushResponse], error) {
-	batch, err := readPush(req.Msg, time.Now())
+	batch, err := readPush(req.Msg)
 	if err == nil && len(batch) > 0 {
 		err = a.store.Append(ctx, batch)
 	}
@@ -35,10 +34,9 @@ func connectError(ctx context.Context, err error) error {
 	return connect.NewError(statuses[e.Code].connect, errors.New(e.Message))
 }
 
-// readPush turns a message into a batch. now is when it arrived.
-func readPush(msg *pyroscope.PushRequest, now time.Time) ([]profilestore.Encoded, error) {
+// readPush turns a message into a batch. When a profile started, the store reads in it.
+func readPush(msg *pyroscope.PushRequest) ([]profilestore.Encoded, error) {
 	var batch []profilestore.Encoded
-	budget := int64(maxInflated)
 	for i, s := range msg.Series {
 		var name string
 		labels := make(map[string]string, len(s.Labels))
@@ -60,22 +58,11 @@ func readPush(msg *pyroscope.PushRequest, now time.Time) ([]profilestore.Encoded
 		set := profilestore.NewLabels(labels)
 		for j, sample := range s.Samples {
 			e := profilestore.Encoded{Name: name, Labels: set, Pprof: sample.RawProfile}
-			var err error
 			if sample.ID != "" {
+				var err error
 				if e.ID, err = profilestore.ParseID(sample.ID); err != nil {
 					return nil, badRequest("", "series %d, sample %d: %v", i, j, err)
 				}
-			}
-			var inflated int64
-			e.Time, e.Duration, inflated, err = profileTime(sample.RawProfile, budget)
-			if budget -= inflated; budget < 0 {
-				return nil, tooLarge("inflated profiles are", maxInflated)
-			}
-			if err != nil {
-				return nil, badRequest("", "series %d, sample %d: not a pprof profile: %v", i, j, err)
-			}
-			if e.Time == 0 {
-				e.Time = now.UnixNano() - int64(e.Duration)
 			}
 			batch = append(batch, e)
 		}

@@ -9,17 +9,14 @@ import (
 	"io"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 )
 
 // Fields of pprof's Profile message (google/pprof, proto/profile.proto), and protobuf's wire types.
 const (
-	fieldSampleType    = 1
-	fieldString        = 6
-	fieldTimeNanos     = 9
-	fieldDurationNanos = 10
+	fieldSampleType = 1
+	fieldString     = 6
 
 	wireVarint  = 0
 	wireFixed64 = 1
@@ -27,25 +24,11 @@ const (
 	wireFixed32 = 5
 )
 
-// profileTime finds start (Unix nanoseconds, 0 if not set) and duration of a pprof profile, gzipped or plain. It
-// passes over everything else, keeps nothing in memory, and gives up past limit bytes. inflated is how many
-// bytes it read, limit+1 at most.
-func profileTime(pprof []byte, limit int64) (start int64, duration time.Duration, inflated int64, err error) {
-	inflated, err = scanProfile(pprof, limit, func(field, v uint64) {
-		switch field {
-		case fieldTimeNanos:
-			start = int64(v)
-		case fieldDurationNanos:
-			duration = time.Duration(v)
-		}
-	}, nil)
-	return start, duration, inflated, err
-}
-
-// sampleTypes are the names of the sample types of a pprof profile, which it reads as profileTime does.
+// sampleTypes are the names of the sample types of a pprof profile, gzipped or plain. It passes over everything else,
+// keeps nothing in memory, and gives up past maxInflated bytes.
 func sampleTypes(pprof []byte) ([]string, error) {
 	var indexes []uint64
-	inflated, err := scanProfile(pprof, maxInflated, nil, func(field uint64) func([]byte) error {
+	inflated, err := scanProfile(pprof, func(field uint64) func([]byte) error {
 		if field != fieldSampleType {
 			return nil
 		}
@@ -68,7 +51,7 @@ func sampleTypes(pprof []byte) ([]string, error) {
 	}
 	names := make([]string, len(indexes))
 	at := uint64(0)
-	_, err = scanProfile(pprof, maxInflated, nil, func(field uint64) func([]byte) error {
+	_, err = scanProfile(pprof, func(field uint64) func([]byte) error {
 		if field != fieldString {
 			return nil
 		}
@@ -92,17 +75,17 @@ func sampleTypes(pprof []byte) ([]string, error) {
 	return names, nil
 }
 
-// scanProfile walks the fields of a profile, gzipped or plain, and says how many bytes it read.
-func scanProfile(pprof []byte, limit int64, number func(field, v uint64), keep func(field uint64) func([]byte) error) (inflated int64, err error) {
+// scanProfile walks the fields of a profile, and says how many bytes it read, maxInflated+1 at most.
+func scanProfile(pprof []byte, keep func(field uint64) func([]byte) error) (inflated int64, err error) {
 	var rd io.Reader = bytes.NewReader(pprof)
 	if bytes.HasPrefix(pprof, []byte{0x1f, 0x8b}) {
 		if rd, err = gzip.NewReader(rd); err != nil {
 			return 0, fmt.Errorf("read gzip header: %w", err)
 		}
 	}
-	lr := &io.LimitedReader{R: rd, N: limit + 1}
-	err = scanFields(bufio.NewReader(lr), number, keep)
-	return limit + 1 - lr.N, err
+	lr := &io.LimitedReader{R: rd, N: maxInflated + 1}
+	err = scanFields(bufio.NewReader(lr), nil, keep)
+	return maxInflated + 1 - lr.N, err
 }
 
 // maxKept is how long a field may be that is not passed over.
