@@ -88,6 +88,17 @@ func toolSymbols(t testing.TB, path string) []toolSymbol {
 // randomCode returns random addresses in the sections of a file that are executed.
 func randomCode(t testing.TB, path string, seed uint64, count int) []uint64 {
 	t.Helper()
+	return randomIn(t, path, seed, count, func(string) bool { return true })
+}
+
+// randomText returns random addresses in those of them that hold what was compiled.
+func randomText(t testing.TB, path string, seed uint64, count int) []uint64 {
+	t.Helper()
+	return randomIn(t, path, seed, count, func(name string) bool { return strings.Contains(name, ".text") })
+}
+
+func randomIn(t testing.TB, path string, seed uint64, count int, sections func(name string) bool) []uint64 {
+	t.Helper()
 	f, err := elf.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +107,7 @@ func randomCode(t testing.TB, path string, seed uint64, count int) []uint64 {
 	var total uint64
 	var code []*elf.Section
 	for _, s := range f.Sections {
-		if s.Flags&elf.SHF_EXECINSTR != 0 && s.Flags&elf.SHF_ALLOC != 0 {
+		if s.Flags&elf.SHF_EXECINSTR != 0 && s.Flags&elf.SHF_ALLOC != 0 && sections(s.Name) {
 			code, total = append(code, s), total+s.Size
 		}
 	}

@@ -152,6 +152,9 @@ func TestMiniDebugInfo(t *testing.T) {
 			want, got := f.Resolve(nil, addr), x.Resolve(nil, addr)
 			if len(want) > 0 && want[0].Source == Symtab {
 				named++
+				for i := range got {
+					got[i].File = "" // of local symbols, which an index alone says
+				}
 				if brief(got) != brief(want) {
 					t.Errorf("%#x: got %q, want %q", addr, brief(got), brief(want))
 				}

@@ -59,7 +59,7 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 }
 
 func (f *File) readSymtab(m *image, typ elf.SectionType, rank Rank) error {
-	t, err := readSymtab(m, typ, rank, f.covers)
+	t, err := readSymtab(m, typ, rank, f.covers, nil)
 	if err != nil {
 		return err
 	}

@@ -434,9 +434,10 @@ func parseNode(c *cursor) (l location, back uint64, callFile, callLine uint32) {
 }
 
 // Resolve implements Resolver for ELF virtual addresses. Its frames have rank DWARF, or Symtab where the index
-// has a symbol only. Where the symbol table calls the outermost function otherwise than DWARF does, because it is
-// the cold part of it or a specialized copy (f.cold, f.isra.0), Function is DWARF's and SystemName the symbol. Both
-// are empty for an inlined call whose name was in a file that was not there.
+// has a symbol only: such a frame may have a file, which the symbol table says of local functions, and no line. Where
+// the symbol table calls the outermost function otherwise than DWARF does, because it is the cold part of it or a
+// specialized copy (f.cold, f.isra.0), Function is DWARF's and SystemName the symbol. Both are empty for an inlined
+// call whose name was in a file that was not there.
 func (x *Index) Resolve(dst []Frame, addr uint64) []Frame {
 	s := x.scratch.Get().(*indexScratch)
 	defer x.scratch.Put(s)

@@ -333,6 +333,7 @@ func (b *indexBuilder) readUnits(d *debugInfo) error {
 type symbolTable struct {
 	*symtab
 	source uint64
+	files  symbolFiles
 }
 
 // openSymbols opens .symtab, and what .gnu_debugdata has in its place. Exported functions are left to File.
@@ -342,9 +343,11 @@ func (b *indexBuilder) openSymbols() error {
 		if m == nil {
 			continue
 		}
-		t, err2 := readSymtab(m, elf.SHT_SYMTAB, Symtab, b.hasSymbol)
+		var files symbolFiles
+		t, err2 := readSymtab(m, elf.SHT_SYMTAB, Symtab, b.hasSymbol, &files)
 		if err = errors.Join(err, err2); t != nil {
-			b.symbols = append(b.symbols, symbolTable{t, b.addSource(blob{m.source, t.strings})})
+			files.sort()
+			b.symbols = append(b.symbols, symbolTable{t, b.addSource(blob{m.source, t.strings}), files})
 		}
 	}
 	return err

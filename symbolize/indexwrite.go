@@ -107,17 +107,24 @@ func (b *indexBuilder) fileID(w *walker, number uint32) (uint32, error) {
 		b.note(fmt.Errorf("file %d: %w", number, err))
 		path = ""
 	}
-	id, known := b.files[path]
-	if !known && path != "" {
-		if len(b.paths) == maxIndexFiles || b.pathBytes+len(path) > maxPathBytes {
-			return 0, fmt.Errorf("more than %d source files: %w", len(b.paths), errLimit)
-		}
-		b.pathBytes += len(path)
-		id = uint32(len(b.paths))
-		b.paths = append(b.paths, path)
-		b.files[path] = id
-	}
+	id, err := b.pathID(path)
 	(*ids)[number] = id
+	return id, err
+}
+
+// pathID returns the index's number of a source file, 0 of one without a name.
+func (b *indexBuilder) pathID(path string) (uint32, error) {
+	id, known := b.files[path]
+	if known || path == "" {
+		return id, nil
+	}
+	if len(b.paths) == maxIndexFiles || b.pathBytes+len(path) > maxPathBytes {
+		return 0, fmt.Errorf("more than %d source files: %w", len(b.paths), errLimit)
+	}
+	b.pathBytes += len(path)
+	id = uint32(len(b.paths))
+	b.paths = append(b.paths, path)
+	b.files[path] = id
 	return id, nil
 }
 
@@ -226,21 +233,26 @@ func (b *indexBuilder) symbolFor(addr uint64, function uint32) (uint32, error) {
 			b.note(err)
 		}
 		b.knownName = append(b.knownName[:0], name...)
-		return b.symbolFunction(t, i)
+		symbol, _, err := b.symbolFunction(&t, i)
+		return symbol, err
 	}
 	return 0, nil
 }
 
-// addSymbolsIn calls add with the ranges of symbols in s, and their functions.
-func (b *indexBuilder) addSymbolsIn(s span, add func(piece span, symbol uint32) error) error {
+// addSymbolsIn calls add with the ranges of symbols in s, their functions and the files that the symbol table says.
+func (b *indexBuilder) addSymbolsIn(s span, add func(piece span, symbol, file uint32) error) error {
 	b.knownName = b.knownName[:0]
 	for _, t := range b.symbols {
 		err := t.table.eachIn(s, func(i int, piece span) error {
-			symbol, err := b.symbolFunction(t, i)
+			symbol, name, err := b.symbolFunction(&t, i)
 			if err != nil || symbol == 0 {
 				return err
 			}
-			return add(piece, symbol)
+			file, err := b.symbolFile(&t, piece.lo, name)
+			if err != nil {
+				return err
+			}
+			return add(piece, symbol, file)
 		})
 		if err != nil {
 			return err
@@ -249,8 +261,22 @@ func (b *indexBuilder) addSymbolsIn(s span, add func(piece span, symbol uint32) 
 	return nil
 }
 
-// symbolFunction returns the function that is a range of a symbol table; 0 if one of its names is b.knownName.
-func (b *indexBuilder) symbolFunction(t symbolTable, i int) (uint32, error) {
+// symbolFile returns the index's number of the source file of a symbol, 0 if the table does not say it.
+func (b *indexBuilder) symbolFile(t *symbolTable, addr uint64, name uint32) (uint32, error) {
+	file := t.files.find(addr, name)
+	if file == 0 {
+		return 0, nil
+	}
+	path, err := b.text(newStringRef(t.source, uint64(file)))
+	if err != nil {
+		b.note(err)
+	}
+	return b.pathID(path)
+}
+
+// symbolFunction returns the function that is a range of a symbol table, and where its name is in the table's
+// strings; 0 if one of its names is b.knownName.
+func (b *indexBuilder) symbolFunction(t *symbolTable, i int) (function, at uint32, err error) {
 	var best functionKey
 	b.bestName = b.bestName[:0]
 	same := false
@@ -263,14 +289,15 @@ func (b *indexBuilder) symbolFunction(t symbolTable, i int) (uint32, error) {
 		case len(name) > 0 && string(name) == string(b.knownName):
 			same = true
 		case best.name == 0 || compareNames(name, b.bestName) < 0:
-			best.name = ref
+			best.name, at = ref, off
 			b.bestName = append(b.bestName[:0], name...)
 		}
 	})
 	if same || best.name == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
-	return b.functions.number(best)
+	function, err = b.functions.number(best)
+	return function, at, err
 }
 
 // maxChunkRows bounds the rows of a chunk, as a lookup reads them one by one.
@@ -343,7 +370,7 @@ func (b *indexBuilder) finishUnit(w *walker) error {
 	slices.SortFunc(covered, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
 	for _, s := range w.lines.sequences {
 		err := eachGap(s.span, covered, func(gap span) error {
-			return b.addSymbolsIn(gap, func(piece span, symbol uint32) error {
+			return b.addSymbolsIn(gap, func(piece span, symbol, _ uint32) error {
 				b.rows = b.rows[:0]
 				if err := b.addRows(w, piece, 0); err != nil {
 					return err
@@ -420,8 +447,12 @@ func (b *indexBuilder) addSymbols() error {
 	}
 	for _, code := range b.code {
 		err := eachGap(code, covered, func(gap span) error {
-			return b.addSymbolsIn(gap, func(piece span, symbol uint32) error {
-				return b.writeChunk(piece, nil, 0, symbol)
+			return b.addSymbolsIn(gap, func(piece span, symbol, file uint32) error {
+				b.rows = b.rows[:0]
+				if file != 0 {
+					b.rows = append(b.rows, indexRow{addr: piece.lo, file: file})
+				}
+				return b.writeChunk(piece, b.rows, 0, symbol)
 			})
 		})
 		if err != nil {

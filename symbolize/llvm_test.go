@@ -14,34 +14,46 @@ import (
 	"testing"
 )
 
-// Indexes are compared with what llvm-symbolizer-19 says of the same code.
+// Indexes are compared with what llvm-symbolizer-19 says of the same code, at random addresses of the sections with
+// .text in their name: stubs of the linker (.plt) have no names in either, and llvm-symbolizer goes on with what is
+// before them.
 //
-// Where the file has debug information, the same functions have to come in the same order, each with the same file
-// and line, for at least 99.9 % of the addresses. The functions' names are compared demangled, by one demangler; in
-// C, where linkage names are the aliases that libraries use inside, as the source has them. llvm-symbolizer takes the
-// outermost name from the symbol table if there is one, so that it is asked about a copy without, and the answer with
-// symbols is compared with Frame.SystemName. What is not equal, and all else, has to be of these classes:
+// At an address that has debug information the same functions have to come in the same order, each with the same file
+// and line; at another the same symbol and file, or none. TestVerifySymbols... hold 99.9 % of all addresses to that,
+// and what differs has to be of one of the classes below. Functions are compared demangled, by one demangler; in C, where
+// linkage names are the aliases that libraries use inside, as the source has them. llvm-symbolizer takes the outermost
+// name from the symbol table if there is one, so that it is asked about a copy without; how its answer with symbols
+// differs from Frame.SystemName is counted by itself, and has to be of the same classes.
 //
 //   - alias: the symbols differ, and both are of one address. Where the linker has several names for one function,
 //     llvm-symbolizer takes one by their order in the table.
-//   - symbol file: neither has a line, and llvm-symbolizer has the file from an STT_FILE symbol.
 //   - unsized: llvm-symbolizer has a symbol without a size go on, past the end of its section too, and takes a label
 //     within a function for one; or Pilotlight has such a symbol go on up to the next, within its section.
 const llvmSymbolizer = "llvm-symbolizer-19"
 
 // equality counts addresses.
 type equality struct {
-	all, unnamed   int
-	debug, equal   int // with debug information, and of these the equal ones
-	symbols, same  int // with symbols only
-	classes        map[string]int
-	depth, inlined int
+	all             int
+	unnamed         int // equal as neither has a name: padding, mostly
+	debug, equal    int // with debug information, and of these the equal ones
+	symbols, same   int // with symbols only
+	differ, renamed map[string]int
+	depth, inlined  int
+}
+
+func newEquality(count int) equality {
+	return equality{all: count, differ: make(map[string]int), renamed: make(map[string]int)}
+}
+
+// share is the share of the addresses that are equal, before any explanation.
+func (e equality) share() float64 {
+	return float64(e.unnamed+e.equal+e.same) / float64(e.all)
 }
 
 func (e equality) String() string {
-	return fmt.Sprintf("%d addresses, %d unnamed in both; with debug information %d, equal %d (%.3f %%), %d of them inlined, up to %d frames; "+
-		"with symbols only %d, equal %d; others %v",
-		e.all, e.unnamed, e.debug, e.equal, 100*float64(e.equal)/float64(max(e.debug, 1)), e.inlined, e.depth, e.symbols, e.same, e.classes)
+	return fmt.Sprintf("%d addresses, %.2f %% equal: %d of %d with debug information, %d of %d with symbols only, %d unnamed in both; "+
+		"not equal %v; %d with inlined calls, up to %d frames; symbols other than llvm-symbolizer's %v",
+		e.all, 100*e.share(), e.equal, e.debug, e.same, e.symbols, e.unnamed, e.differ, e.inlined, e.depth, e.renamed)
 }
 
 type llvmFrame struct {
@@ -97,7 +109,7 @@ func withoutSymbols(t testing.TB, path string) string {
 // llvm-symbolizer is asked about.
 func compareWithLLVM(t *testing.T, model string, x *Index, seed uint64, count int, inC bool) equality {
 	t.Helper()
-	addrs := randomCode(t, model, seed, count)
+	addrs := randomText(t, model, seed, count)
 	symbols := askLLVM(t, model, "linkage", addrs)
 	var debug [][]llvmFrame
 	if inC {
@@ -110,15 +122,16 @@ func compareWithLLVM(t *testing.T, model string, x *Index, seed uint64, count in
 	for _, s := range toolSymbols(t, model) {
 		aliases[s.name] = append(aliases[s.name], s)
 	}
-	e := equality{all: count, classes: make(map[string]int)}
+	e := newEquality(count)
 	for i, addr := range addrs {
 		e.add(t, addr, x.Resolve(nil, addr), debug[i], symbols[i], aliases)
 	}
 	if err := x.Err(); err != nil {
 		t.Error(err)
 	}
-	if e.debug > 0 && float64(e.equal) < 0.999*float64(e.debug) {
-		t.Errorf("less than 99.9 %% are equal")
+	// In small programs the share hangs on single functions with several names.
+	if e.share() < 0.995 {
+		t.Errorf("less than 99.5 %% are equal")
 	}
 	t.Logf("%s: %v", filepath.Base(model), e)
 	return e
@@ -128,13 +141,11 @@ func compareWithLLVM(t *testing.T, model string, x *Index, seed uint64, count in
 func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols []llvmFrame, aliases map[string][]toolSymbol) {
 	t.Helper()
 	known := func(f []llvmFrame) bool { return len(f) > 0 && f[0].FunctionName != "" }
-	hasDebug := known(debug) && debug[0].FileName != ""
-	class := "equal"
+	class, classes := "equal", e.differ
 	switch {
 	case !known(symbols) && !known(debug) && len(frames) == 0:
 		e.unnamed++ // padding, which may have a line
-		return
-	case hasDebug:
+	case known(debug) && debug[0].FileName != "":
 		e.debug++
 		e.depth = max(e.depth, len(debug))
 		if len(debug) > 1 {
@@ -149,7 +160,7 @@ func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols
 		}
 		e.equal++
 		if known(symbols) {
-			class = classOf(frames[len(frames)-1].SystemName, symbols[len(symbols)-1].FunctionName, aliases)
+			class, classes = classOf(frames[len(frames)-1].SystemName, symbols[len(symbols)-1].FunctionName, aliases), e.renamed
 		}
 	default:
 		e.symbols++
@@ -161,7 +172,7 @@ func (e *equality) add(t *testing.T, addr uint64, frames []Frame, debug, symbols
 	if class == "equal" {
 		return
 	}
-	if e.classes[class]++; class == "wrong" && e.classes[class] <= 5 {
+	if classes[class]++; class == "wrong" && classes[class] <= 5 {
 		t.Errorf("%#x:\n got %+v\nwant %+v\n and %+v", addr, frames, debug, symbols)
 	}
 }
@@ -197,14 +208,10 @@ func symbolClass(got []Frame, want []llvmFrame, aliases map[string][]toolSymbol)
 	case len(got) != 1 || len(want) != 1:
 		return "wrong"
 	}
-	class := classOf(got[0].SystemName, want[0].FunctionName, aliases)
-	if got[0].File == want[0].FileName && got[0].Line == want[0].Line {
-		return class
+	if got[0].File != want[0].FileName || got[0].Line != want[0].Line {
+		return "wrong"
 	}
-	if class != "wrong" && got[0].File == "" && got[0].Line == 0 && want[0].Line == 0 {
-		return "symbol file"
-	}
-	return "wrong"
+	return classOf(got[0].SystemName, want[0].FunctionName, aliases)
 }
 
 // openTestIndex builds the index of a file. Split files are found where the file says.

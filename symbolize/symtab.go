@@ -1,9 +1,13 @@
 package symbolize
 
 import (
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"slices"
+	"sort"
 )
 
 const (
@@ -27,8 +31,8 @@ type symtab struct {
 }
 
 // readSymtab reads the symbol table of a type, or returns nil if the file has none. Symbols at addresses that are
-// covered already are left out.
-func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint64) bool) (*symtab, error) {
+// covered already are left out. The source files of the others go to files, unless that is nil.
+func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint64) bool, files *symbolFiles) (*symtab, error) {
 	var s *section
 	for i := range m.sections {
 		if m.sections[i].typ == typ {
@@ -50,7 +54,7 @@ func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint
 	if err != nil {
 		return nil, fmt.Errorf("section %s: %w", s.name, err)
 	}
-	syms, err := m.functions(e, strings.size, covered)
+	syms, err := m.functions(e, strings.size, covered, files)
 	if err != nil {
 		return nil, fmt.Errorf("section %s: %w", s.name, err)
 	}
@@ -61,7 +65,7 @@ func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint
 }
 
 // functions returns the symbols of code in the symbol table at e.
-func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64) bool) ([]symbol, error) {
+func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64) bool, files *symbolFiles) ([]symbol, error) {
 	entSize := uint64(16)
 	if m.is64 {
 		entSize = 24
@@ -87,6 +91,10 @@ func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64
 				info, index, value, size = b[12], elf.SectionIndex(le.Uint16(b[14:])), uint64(le.Uint32(b[4:])), uint64(le.Uint32(b[8:]))
 			}
 			name := le.Uint32(b)
+			if elf.ST_TYPE(info) == elf.STT_FILE {
+				files.begin(name)
+				continue
+			}
 			if name == 0 || name > maxName || uint64(name) >= stringsSize {
 				continue // without a name, or damaged
 			}
@@ -122,6 +130,9 @@ func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64
 				return false
 			}
 			syms = append(syms, newSymbol(value, rest, class, name))
+			if bind == elf.STB_LOCAL {
+				files.add(value, rest, name)
+			}
 		}
 		return true
 	})
@@ -129,6 +140,51 @@ func (m *image) functions(e extent, stringsSize uint64, covered func(addr uint64
 		return nil, fmt.Errorf("more than %d functions", maxFunctions)
 	}
 	return syms, err
+}
+
+// symbolFiles says which source files local symbols are of: each follows the STT_FILE symbol of its own (gABI
+// chapter 4, "Symbol Table"). A nil symbolFiles keeps nothing.
+type symbolFiles struct {
+	current uint32
+	symbols []localSymbol
+}
+
+// localSymbol is a local symbol; name and file are offsets of strings.
+type localSymbol struct {
+	start      uint64
+	size       uint32
+	name, file uint32
+}
+
+func (f *symbolFiles) begin(file uint32) {
+	if f != nil {
+		f.current = file
+	}
+}
+
+func (f *symbolFiles) add(start, size uint64, name uint32) {
+	if f != nil && f.current != 0 {
+		f.symbols = append(f.symbols, localSymbol{start, uint32(min(size, math.MaxUint32)), name, f.current})
+	}
+}
+
+// sort makes find work.
+func (f *symbolFiles) sort() {
+	slices.SortFunc(f.symbols, func(a, b localSymbol) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.start, b.start))
+	})
+}
+
+// find returns the file of the symbol with a name that holds addr, 0 if that is not a local one.
+func (f *symbolFiles) find(addr uint64, name uint32) uint32 {
+	i := sort.Search(len(f.symbols), func(i int) bool {
+		s := &f.symbols[i]
+		return s.name > name || s.name == name && s.start > addr
+	}) - 1
+	if i < 0 || f.symbols[i].name != name || addr-f.symbols[i].start >= uint64(f.symbols[i].size) {
+		return 0
+	}
+	return f.symbols[i].file
 }
 
 // codeAt returns the section of code that holds a symbol, or nil if the symbol is not one of code.
