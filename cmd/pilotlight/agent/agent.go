@@ -496,7 +496,10 @@ func (a *Agent) addLeafCaller(w *window, p *process.Process, leaf process.Mappin
 // binary returns the window's number of the binary that m maps, and sees to it
 // that its symbols can be read when the window ends.
 func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 {
-	part := mapped{m.Object, m.Offset}
+	part := mapped{object: m.Object, offset: m.Offset}
+	if m.Kind == process.Anonymous {
+		part.process = p.Key
+	}
 	if bin, ok := w.mapped[part]; ok {
 		return bin
 	}
@@ -511,7 +514,15 @@ func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 
 			a.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
 		}
 	}
-	bin := w.binary(binaryOf(m))
+	b := binaryOf(m)
+	if b.kind == process.Anonymous && !b.opened {
+		b.process = p.Key
+		if !w.compiling[p.Key] {
+			w.compiling[p.Key] = true
+			a.symbols.maps.open(p.Key)
+		}
+	}
+	bin := w.binary(b)
 	w.mapped[part] = bin
 	return bin
 }

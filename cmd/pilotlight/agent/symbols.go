@@ -47,6 +47,7 @@ const MaxOpenFiles = 2048
 type symbols struct {
 	vdso    *symbolize.File // nil if the kernel has none
 	indexes *indexes        // nil: names come from symbol tables alone
+	maps    perfMaps
 	log     *slog.Logger
 
 	mu    sync.Mutex // guards files and what has and offer touch of them
@@ -78,6 +79,7 @@ type symbolFile struct {
 // /proc and /sys. What cannot be read it logs: those frames have no names.
 func newSymbols(proc, sys fs.FS, log *slog.Logger) *symbols {
 	s := &symbols{files: make(map[process.FileKey]*symbolFile), kernel: kernelSymbols{proc: proc, log: log}, log: log}
+	s.maps = perfMaps{proc: proc, log: log, files: make(map[process.Key]*perfMapFile), windows: 1}
 	image, err := symbolize.VDSO()
 	if err == nil {
 		s.vdso, err = symbolize.Open(bytes.NewReader(image), int64(len(image)))
@@ -152,7 +154,10 @@ func (s *symbols) resolve(b *codeBinary, l location) (frameKind, []symbolize.Fra
 	case b.opened:
 		frames = s.resolveFile(b.key, l.addr)
 	case b.kind == process.Anonymous:
-		return jitFrame, unnamed("[jit]")
+		if frames = s.maps.resolve(b.process, l.addr); len(frames) == 0 {
+			frames = unnamed("[jit]")
+		}
+		return jitFrame, frames
 	}
 	if len(frames) == 0 {
 		frames = unnamed(fmt.Sprintf("%s+%#x", path.Base(b.path), l.addr))
@@ -264,6 +269,7 @@ func (s *symbols) open(f *symbolFile) {
 
 // trim lets go of what was not used lately, down to the limits.
 func (s *symbols) trim() error {
+	s.maps.trim()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
@@ -318,6 +324,7 @@ func (s *symbols) release(f *symbolFile) error {
 }
 
 func (s *symbols) close() error {
+	s.maps.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error

@@ -16,6 +16,7 @@ type codeBinary struct {
 	key     process.FileKey // if opened
 	opened  bool
 	buildID string
+	process process.Key // of anonymous memory: its addresses are of one process
 	// As in a pprof Mapping, but of the file: [start, limit) holds the addresses.
 	start, limit, offset uint64
 }
@@ -92,7 +93,8 @@ type window struct {
 
 	processes map[process.Key]*stacks
 	order     []*stacks
-	mapped    map[mapped]uint32 // binary of a mapping that has been looked at in this window
+	mapped    map[mapped]uint32    // binary of a mapping that has been looked at in this window
+	compiling map[process.Key]bool // processes that were asked for the names of what they compile
 	binaries  interned[codeBinary]
 	locations interned[location]
 	labels    interned[labels]
@@ -109,8 +111,9 @@ type window struct {
 
 // mapped is a part of a mapped object.
 type mapped struct {
-	object *process.Object
-	offset uint64
+	object  *process.Object
+	offset  uint64
+	process process.Key // of anonymous memory: fork makes copies of one object
 }
 
 // interned numbers distinct values in the order in which they come.
@@ -159,6 +162,7 @@ func (a *Agent) newWindow(from, now uint64) *window {
 		monoStart: mono + uint64(start.Sub(wall)),
 		processes: make(map[process.Key]*stacks),
 		mapped:    make(map[mapped]uint32),
+		compiling: make(map[process.Key]bool),
 	}
 	w.monoEnd = w.monoStart + uint64(w.length)
 	w.binaries.id(codeBinary{})

@@ -1,0 +1,95 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// errNotOwner is the error of a file that another user made for a process.
+var errNotOwner = errors.New("belongs to another user than the process")
+
+// OpenPerfMap opens the file in which the runtime of p names the code that it
+// compiled: /tmp/perf-PID.map, below the root of p and with the pid that p knows
+// itself by. It has to be a regular file of the user whom p runs as. procRoot is
+// the path of the directory that proc is ("/proc"). The error wraps fs.ErrNotExist
+// if there is no such file.
+func OpenPerfMap(proc fs.FS, procRoot string, p Key) (*os.File, error) {
+	status, err := readFile(proc, p.PID, "status", maxStat)
+	if err != nil {
+		return nil, fmt.Errorf("read status of process %d: %w", p.PID, err)
+	}
+	pid, uid, err := parseStatus(status)
+	if err != nil {
+		return nil, fmt.Errorf("parse status of process %d: %w", p.PID, err)
+	}
+	root, err := OpenRoot(proc, procRoot, p)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile("tmp/perf-" + pid + ".map")
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != uid {
+			err = fmt.Errorf("%s: %w", f.Name(), errNotOwner)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// parseStatus returns the pid that a process has in its own pid namespace and its
+// effective user, of /proc/PID/status (proc_pid_status(5)).
+func parseStatus(status []byte) (pid string, uid uint32, err error) {
+	found := 0
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		switch {
+		case name == "NSpid" && len(fields) > 0:
+			pid = fields[len(fields)-1]
+			if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
+				return "", 0, err
+			}
+			found |= 1
+		case name == "Uid" && len(fields) == 4:
+			n, err := strconv.ParseUint(fields[1], 10, 32)
+			if err != nil {
+				return "", 0, err
+			}
+			uid = uint32(n)
+			found |= 2
+		}
+	}
+	if found != 3 {
+		return "", 0, errors.New("no NSpid or Uid")
+	}
+	return pid, uid, nil
+}
+
+// FramePointers reports whether code that p compiled while it runs keeps frame
+// pointers, as all generators of code are taken to do but Java's: that does when it
+// is told to on its command line.
+func (p *Process) FramePointers() bool {
+	for _, m := range p.Mappings {
+		if m.Kind == FileBacked && baseName(m.Path) == "libjvm.so" {
+			for _, arg := range p.Cmdline {
+				if arg == "-XX:+PreserveFramePointer" {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	return true
+}
