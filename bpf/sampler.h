@@ -108,6 +108,7 @@ enum code_kind {
 	CODE_FRAME_POINTER_TABLE, /* keeps frame pointers where its table has no other rule */
 	CODE_JIT,                 /* anonymous */
 	CODE_NONE,                /* a part of a file that its table says is no code */
+	CODE_JIT_FRAME_POINTER,   /* anonymous, and keeps frame pointers */
 };
 
 /* A published process, followed by its mappings in ascending order; at an even position. */

@@ -22,6 +22,7 @@ const (
 	samplerCodeKindCODE_FRAME_POINTER_TABLE samplerCodeKind = 3
 	samplerCodeKindCODE_JIT                 samplerCodeKind = 4
 	samplerCodeKindCODE_NONE                samplerCodeKind = 5
+	samplerCodeKindCODE_JIT_FRAME_POINTER   samplerCodeKind = 6
 )
 
 type samplerCounters struct {

@@ -59,6 +59,8 @@ const (
 	CodeFramePointer = CodeKind(samplerCodeKindCODE_FRAME_POINTER)
 	// CodeJIT is anonymous code: a stack ends there.
 	CodeJIT = CodeKind(samplerCodeKindCODE_JIT)
+	// CodeJITFramePointer is anonymous code that keeps frame pointers: a stack ends there if it does not.
+	CodeJITFramePointer = CodeKind(samplerCodeKindCODE_JIT_FRAME_POINTER)
 )
 
 // Code is a range of code in a process.

@@ -499,14 +499,17 @@ static __always_inline u32 step(struct walk *w)
 			return OUTCOME_NO_TABLE;
 		break;
 	case CODE_FRAME_POINTER:
+	case CODE_JIT_FRAME_POINTER:
 		break;
 	case CODE_JIT:
 		return OUTCOME_JIT_END;
 	default:
 		return OUTCOME_NO_TABLE;
 	}
-	if (!r || r->cfa == CFA_FRAME_POINTER)
-		return step_frame_pointer(w, kept);
+	if (!r || r->cfa == CFA_FRAME_POINTER) {
+		u32 outcome = step_frame_pointer(w, kept);
+		return kind == CODE_JIT_FRAME_POINTER && outcome != OUTCOME_COUNT ? OUTCOME_JIT_END : outcome;
+	}
 	if (r->cfa == CFA_END)
 		return OUTCOME_COMPLETE;
 	if (r->cfa == CFA_SIGNAL)

@@ -291,7 +291,10 @@ func (v *processView) code(pc uint64) (agent.Code, bpf.Outcome) {
 	}
 	f := v.file(m)
 	if f == nil && m.Kind == process.Anonymous {
-		return agent.Code{}, bpf.JITEnd
+		if !v.FramePointers() {
+			return agent.Code{}, bpf.JITEnd
+		}
+		return agent.Code{JIT: true}, bpf.Complete
 	}
 	addr, ok := m.Addr(pc)
 	if f == nil || !ok {

@@ -443,6 +443,7 @@ func (a *Agent) add(p *process.Process, s *bpf.Sample) {
 // counters point at.
 func (a *Agent) addUser(w *window, p *process.Process, s *bpf.Sample) bpf.Outcome {
 	outcome := s.Outcome
+	compiled := false // the frame before was made at run time
 	for i, pc := range s.User {
 		caller := i > 0
 		at := pc
@@ -462,15 +463,19 @@ func (a *Agent) addUser(w *window, p *process.Process, s *bpf.Sample) bpf.Outcom
 			if !caller {
 				w.add(noBinary, at)
 			}
+			if compiled {
+				outcome = bpf.JITEnd
+			}
 			break
 		}
 		bin := a.binary(w, p, m)
+		compiled = m.Kind == process.Anonymous
 		addr, ok := m.Addr(at)
 		if !ok {
 			addr = at - m.Start + m.Offset
 		}
 		w.add(bin, addr)
-		if m.Kind == process.Anonymous && i == len(s.User)-1 && outcome.Truncated() && outcome != bpf.TooDeep {
+		if compiled && i == len(s.User)-1 && outcome.Truncated() && outcome != bpf.TooDeep {
 			outcome = bpf.JITEnd
 		}
 		if !caller && len(s.Stack) >= 8 && (len(s.Registers) == 0 || len(s.User) == 1) {

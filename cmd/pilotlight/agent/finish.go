@@ -90,6 +90,8 @@ func (f *finisher) finish(p *process.Process, s *bpf.Sample) bool {
 		switch c.kind {
 		case codeJIT:
 			return Code{}, bpf.JITEnd
+		case codeJITFramePointer:
+			return Code{JIT: true}, bpf.Complete
 		case codeLoading, codeAbsent:
 			loading = true
 			return Code{}, bpf.NoTable

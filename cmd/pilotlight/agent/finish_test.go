@@ -43,11 +43,13 @@ func TestWalk(t *testing.T) {
 	// Pages of the file: an entry, a function that has pushed two words, one that
 	// keeps a frame pointer, one that no rule can describe.
 	table := tableOf(entry, pushed(2), unwind.Rule{CFA: unwind.CFAFramePointer}, unwind.Rule{})
-	const atEntry, atPushed, atFrame, atInvalid, atJIT, nowhere = bias + 0x10, bias + 0x1010, bias + 0x2010, bias + 0x3010, 0x900000, 0x10
+	const atEntry, atPushed, atFrame, atInvalid, atJIT, atKept, nowhere = bias + 0x10, bias + 0x1010, bias + 0x2010, bias + 0x3010, 0x900000, 0xa00000, 0x10
 	find := func(pc uint64) (Code, bpf.Outcome) {
 		switch {
 		case pc >= bias && pc < bias+0x4000:
 			return Code{Table: table, Bias: bias}, bpf.Complete
+		case pc >= atKept:
+			return Code{JIT: true}, bpf.Complete
 		case pc >= atJIT:
 			return Code{}, bpf.JITEnd
 		default:
@@ -66,6 +68,9 @@ func TestWalk(t *testing.T) {
 		{"return address is zero", stackOf(0, 0, 0), 0, []uint64{atPushed}, bpf.BadRule},
 		{"no rule", stackOf(0, 0, atInvalid), 0, []uint64{atPushed, atInvalid}, bpf.BadRule},
 		{"made at run time", stackOf(0, 0, atJIT+1), 0, []uint64{atPushed, atJIT + 1}, bpf.JITEnd},
+		{"made at run time, with frame pointers", stackOf(0, 0, atKept+1, 0, 0x1030, atKept+1, 0, atEntry), 0x1020, []uint64{atPushed, atKept + 1, atKept + 1, atEntry}, bpf.Complete},
+		{"made at run time, with a frame pointer of zero", stackOf(0, 0, atKept+1), 0, []uint64{atPushed, atKept + 1}, bpf.JITEnd},
+		{"made at run time, with something else in its place", stackOf(0, 0, atKept+1), 0x1021, []uint64{atPushed, atKept + 1}, bpf.JITEnd},
 		{"astray", stackOf(0, 0, nowhere), 0, []uint64{atPushed, nowhere}, bpf.NoMapping},
 		{"frame pointer", stackOf(0, 0, atFrame, 0, 0x1030, atFrame, 0, atEntry), 0x1020, []uint64{atPushed, atFrame, atFrame, atEntry}, bpf.Complete},
 	} {

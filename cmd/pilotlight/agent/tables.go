@@ -77,7 +77,8 @@ const (
 	codeAbsent                       // by a table that is made when another process asks for it
 	codeTable                        // by a table
 	codeFramePointer                 // by frame pointers, if it has them: its file has no table
-	codeJIT                          // not at all: it was made at run time
+	codeJIT                          // not at all: it was made at run time, and keeps no frame pointers
+	codeJITFramePointer              // by frame pointers: it was made at run time
 	codeMissing                      // by frame pointers, if it has them: its file cannot be had
 )
 
@@ -299,6 +300,9 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 	case m.Kind == process.VDSO && t.vdso != nil:
 		return code{codeTable, Code{Table: t.vdso, Bias: bias}}
 	case file == nil && m.Kind == process.Anonymous: // a memfd may hold an ELF file
+		if p.FramePointers() {
+			return code{kind: codeJITFramePointer}
+		}
 		return code{kind: codeJIT}
 	case file == nil && m.Openable():
 		return code{kind: codeMissing}

@@ -194,6 +194,8 @@ func (u *unwinder) load(known *published, p *process.Process, m process.Mapping,
 		switch code := u.tables.code(p, m, m.Start); code.kind {
 		case codeJIT:
 			c.Kind = bpf.CodeJIT
+		case codeJITFramePointer:
+			c.Kind = bpf.CodeJITFramePointer
 		case codeTable:
 			l = u.hand(key, code.Table)
 			known.waiting = known.waiting || u.noRoom[key]

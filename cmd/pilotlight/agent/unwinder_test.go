@@ -85,7 +85,7 @@ func (s *fakeSampler) SetProcess(p bpf.ProcessID, codes []bpf.Code) error {
 	if !slices.IsSortedFunc(codes, func(a, b bpf.Code) int { return int(a.Start) - int(b.Start) }) {
 		return errors.New("not sorted")
 	}
-	kinds := [...]string{bpf.CodeUnknown: "unknown", bpf.CodeTable: "table", bpf.CodeFramePointer: "fp", bpf.CodeJIT: "jit"}
+	kinds := [...]string{bpf.CodeUnknown: "unknown", bpf.CodeTable: "table", bpf.CodeFramePointer: "fp", bpf.CodeJIT: "jit", bpf.CodeJITFramePointer: "jitfp"}
 	call := fmt.Sprintf("set %d.%d", p.PID, p.ExecID)
 	for _, c := range codes {
 		call += " " + kinds[c.Kind]
@@ -275,7 +275,7 @@ func TestProcessIsPublishedOnce(t *testing.T) {
 	}
 	m.agent.tables.evict(0)
 	m.drain(mapping(0x1000, "//anon"), mapping(0x2000, "//anon"), mapping(0x3000, "[vdso]"))
-	m.expect("three mappings in one drain", "load 2", "set 100.1 jit jit table2 table1")
+	m.expect("three mappings in one drain", "load 2", "set 100.1 jitfp jitfp table2 table1")
 	if m.agent.tables.queued != 0 {
 		t.Error("a table that the sampler has was asked for again")
 	}
@@ -397,7 +397,7 @@ func TestTablesMakeRoom(t *testing.T) {
 		t.Error("not counted")
 	}
 	m.drain(bpf.Event{Kind: bpf.EventExit, PID: 100, TID: 100}, bpf.Event{Kind: bpf.EventMmap, PID: 101, TID: 101, Mapping: bpf.Mapping{Start: 0x1000, End: 0x2000, Path: "//anon"}})
-	m.expect("what is not used makes room", "forget 100", "unload 1", "load 2", "set 101.1 jit table2")
+	m.expect("what is not used makes room", "forget 100", "unload 1", "load 2", "set 101.1 jitfp table2")
 }
 
 // TestRefusedProcess is not offered again and again, and not left with what was said before.
@@ -420,7 +420,7 @@ func TestRefusedProcess(t *testing.T) {
 	m.sampler.refuse = false
 	mmap.Mapping = bpf.Mapping{Start: 0x3000, End: 0x4000, Path: "//anon"}
 	m.drain(mmap)
-	m.expect("another mapping", "set 100.1 jit jit table1")
+	m.expect("another mapping", "set 100.1 jitfp jitfp table1")
 }
 
 // TestGoneProgramsAreNotBuilt has processes that are gone when their sample is

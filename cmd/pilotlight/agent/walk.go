@@ -61,6 +61,9 @@ type Code struct {
 	// FramePointers says that code that the table has no other rule for keeps frame
 	// pointers for certain, as Go's does.
 	FramePointers bool
+	// JIT says that the code was compiled at run time: it has nothing but frame pointers,
+	// and a walk ends there where they lead nowhere.
+	JIT bool
 	// Start and End are the program counters between which the mapping lies. Only
 	// code with FramePointers needs them.
 	Start, End uint64
@@ -89,6 +92,9 @@ func Walk(regs unwind.Registers, mem io.ReaderAt, pcs []uint64, find func(pc uin
 		}
 		if rule.CFA == unwind.CFAFramePointer {
 			if end := checkFramePointer(&regs, mem, code, len(pcs) == 1); end != goesOn {
+				if code.JIT {
+					end = bpf.JITEnd
+				}
 				return pcs, end
 			}
 		}
