@@ -299,14 +299,16 @@ func compileInline(t testing.TB, compiler string, flags ...string) string {
 	return filepath.Join(dir, "inline")
 }
 
-// TestIndexEqualsLLVM compares all forms in which compilers and tools leave DWARF.
-func TestIndexEqualsLLVM(t *testing.T) {
-	for _, tt := range []struct {
-		name, compiler string
-		flags          []string
-		after          func(t *testing.T, path string, opts *IndexOptions)
-		original       bool // llvm-symbolizer cannot read what after makes, so that it is asked about what was before
-	}{
+// dwarfForm is a form in which compilers and tools leave DWARF.
+type dwarfForm struct {
+	name, compiler string
+	flags          []string
+	after          func(t *testing.T, path string, opts *IndexOptions)
+	original       bool // llvm-symbolizer cannot read what after makes, so that it is asked about what was before
+}
+
+func dwarfForms() []dwarfForm {
+	return []dwarfForm{
 		{name: "DWARF 5", compiler: "g++", flags: []string{"-O2", "-g"}},
 		{name: "DWARF 4", compiler: "g++", flags: []string{"-O2", "-gdwarf-4"}},
 		{name: "DWARF 3", compiler: "g++", flags: []string{"-O2", "-gdwarf-3", "-gstrict-dwarf"}},
@@ -339,27 +341,42 @@ func TestIndexEqualsLLVM(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			path := compileInline(t, tt.compiler, tt.flags...)
-			model := path
-			if tt.original {
-				model = path + ".original"
-				run(t, filepath.Dir(path), "cp", path, model)
-			}
-			var opts IndexOptions
-			if tt.after != nil {
-				tt.after(t, path, &opts)
-			}
-			x, stats := openTestIndex(t, path, opts)
-			if stats.Skipped != nil {
-				t.Error(stats.Skipped)
-			}
-			if e := compareWithLLVM(t, model, x, 1, 2000, false); e.debug < 1000 || e.inlined < 100 && tt.name != "unoptimized" {
-				t.Errorf("too little to compare: %v", e)
-			}
-		})
 	}
+}
+
+// build compiles the program of testdata/inline and returns its path, and that of the file to ask llvm-symbolizer about.
+func (f dwarfForm) build(t *testing.T, opts *IndexOptions) (path, model string) {
+	path = compileInline(t, f.compiler, f.flags...)
+	model = path
+	if f.original {
+		model = path + ".original"
+		run(t, filepath.Dir(path), "cp", path, model)
+	}
+	if f.after != nil {
+		f.after(t, path, opts)
+	}
+	return path, model
+}
+
+func TestIndexEqualsLLVM(t *testing.T) {
+	for _, form := range dwarfForms() {
+		t.Run(form.name, func(t *testing.T) { compareForm(t, form, 2000) })
+	}
+}
+
+func compareForm(t *testing.T, form dwarfForm, count int) equality {
+	t.Helper()
+	var opts IndexOptions
+	path, model := form.build(t, &opts)
+	x, stats := openTestIndex(t, path, opts)
+	if stats.Skipped != nil {
+		t.Error(stats.Skipped)
+	}
+	e := compareWithLLVM(t, model, x, 1, count, false)
+	if e.debug < count/2 || e.inlined < count/20 && form.name != "unoptimized" {
+		t.Errorf("too little to compare: %v", e)
+	}
+	return e
 }
 
 func withSplitFiles(_ *testing.T, _ string, opts *IndexOptions) { opts.OpenSplit = openSplitFile }
@@ -381,18 +398,23 @@ func withPackage(t *testing.T, path string, opts *IndexOptions) {
 // TestIndexRustEqualsLLVM takes a debug and an optimized build, which bring the standard library's units along.
 func TestIndexRustEqualsLLVM(t *testing.T) {
 	for _, level := range []string{"0", "2"} {
-		t.Run("opt-level="+level, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "inline")
-			run(t, ".", "rustc", "-g", "-Copt-level="+level, "-o", path, "testdata/inline/main.rs")
-			x, stats := openTestIndex(t, path, IndexOptions{})
-			if stats.Skipped != nil {
-				t.Error(stats.Skipped)
-			}
-			if e := compareWithLLVM(t, path, x, 1, 10_000, false); e.debug < 1000 {
-				t.Errorf("too little to compare: %v", e)
-			}
-		})
+		t.Run("opt-level="+level, func(t *testing.T) { compareRust(t, level, 10_000) })
 	}
+}
+
+func compareRust(t *testing.T, level string, count int) equality {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "inline")
+	run(t, ".", "rustc", "-g", "-Copt-level="+level, "-o", path, "testdata/inline/main.rs")
+	x, stats := openTestIndex(t, path, IndexOptions{})
+	if stats.Skipped != nil {
+		t.Error(stats.Skipped)
+	}
+	e := compareWithLLVM(t, path, x, 1, count, false)
+	if e.debug < count/10 {
+		t.Errorf("too little to compare: %v", e)
+	}
+	return e
 }
 
 // debugOf returns the file with the debug information of a system's library.

@@ -175,13 +175,25 @@ func TestGoFramesARM64(t *testing.T) {
 	program := buildGo(t, []string{"GOARCH=arm64"})
 	f := openFile(t, program)
 	text := f.golang.text
-	var in bytes.Buffer
 	const count = 5000
 	addrs := make([]uint64, count)
 	step := uint64(f.golang.end) / count
 	for i := range addrs {
 		addrs[i] = (text + uint64(i)*step) &^ 3
-		fmt.Fprintf(&in, "%#x\n", addrs[i])
+	}
+	compareWithAddr2line(t, program, f, addrs)
+	if err := f.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// compareWithAddr2line looks addresses of a Go program up, and returns how many are as go tool addr2line has them: the
+// outer function and the innermost position. Where that has no line, none is compared.
+func compareWithAddr2line(t *testing.T, program string, r Resolver, addrs []uint64) int {
+	t.Helper()
+	var in bytes.Buffer
+	for _, addr := range addrs {
+		fmt.Fprintf(&in, "%#x\n", addr)
 	}
 	cmd := exec.Command("go", "tool", "addr2line", program)
 	cmd.Stdin = &in
@@ -191,20 +203,23 @@ func TestGoFramesARM64(t *testing.T) {
 	}
 	lines := bufio.NewScanner(bytes.NewReader(out))
 	typeArgs := regexp.MustCompile(`\[.*\]`)
+	equal, wrong := 0, 0
 	for _, addr := range addrs {
 		lines.Scan()
 		function := typeArgs.ReplaceAllString(lines.Text(), "[...]")
 		lines.Scan()
-		frames := f.Resolve(nil, addr)
-		if len(frames) == 0 {
-			t.Fatalf("%#x: no frames", addr)
+		// Code between functions is the function's before it, on line -1 of no file.
+		position := strings.TrimSuffix(lines.Text(), ":-1")
+		got, outer := "?:0", "?"
+		if frames := r.Resolve(nil, addr); len(frames) > 0 {
+			got = strings.TrimPrefix(fmt.Sprintf("%s:%d", frames[0].File, frames[0].Line), ":0")
+			outer = typeArgs.ReplaceAllString(frames[len(frames)-1].Function, "[...]")
 		}
-		got := fmt.Sprintf("%s:%d", frames[0].File, frames[0].Line)
-		if outer := frames[len(frames)-1]; outer.Function != function || got != lines.Text() && lines.Text() != "?:0" {
-			t.Errorf("%#x: got %s in %s, want %s in %s", addr, got, outer.Function, lines.Text(), function)
+		if outer == function && (got == position || position == "?:0") {
+			equal++
+		} else if wrong++; wrong <= 5 {
+			t.Errorf("%#x: got %s in %s, want %s in %s", addr, got, outer, position, function)
 		}
 	}
-	if err := f.Err(); err != nil {
-		t.Error(err)
-	}
+	return equal
 }

@@ -92,8 +92,16 @@ func verifySymbols(t *testing.T, path string, inC bool) {
 	t.Logf("%s: %d MB of debug information, index %.1f MB (%.1f %%), %.2f s of CPU; %d units, %d functions, %d ranges",
 		filepath.Base(path), links.DebugBytes>>20, float64(stats.Bytes)/(1<<20), 100*float64(stats.Bytes)/float64(links.DebugBytes),
 		cost.Seconds(), stats.Units, stats.Functions, stats.Ranges)
-	compareWithLLVM(t, path, x, 1, 10_000, inC)
+	holdShare(t, compareWithLLVM(t, path, x, 1, 10_000, inC))
 	measureLookups(t, path, x)
+}
+
+// holdShare holds that of all addresses, those without debug information too, 99.9 % are as llvm-symbolizer has them.
+func holdShare(t *testing.T, e equality) {
+	t.Helper()
+	if e.share() < 0.999 {
+		t.Errorf("less than 99.9 %% are equal")
+	}
 }
 
 // measureLookups prints the time of a lookup whose names were asked for before.
@@ -116,16 +124,19 @@ func measureLookups(t *testing.T, path string, x *Index) {
 	t.Logf("%.2f us of CPU a lookup, %d KiB held", float64((cpuTime(t)-start).Nanoseconds())/1000/rounds/float64(len(addrs)), x.MemoryBytes()>>10)
 }
 
-func TestVerifySymbolsKernel(t *testing.T) {
+func vmlinux(t *testing.T) string {
+	t.Helper()
 	root := unpackDebian(t, cloudKernel(t))
 	path := firstThere(t, filepath.Join(root, "usr/lib/debug/boot/vmlinux-*"))
 	if path == "" {
 		t.Fatalf("no vmlinux below %s", root)
 	}
-	verifySymbols(t, path, true)
+	return path
 }
 
-func TestVerifySymbolsCeph(t *testing.T) {
+// cephDebug returns the file with the debug information of ceph-osd, found as the profiler finds it.
+func cephDebug(t *testing.T) string {
+	t.Helper()
 	root := unpackDebian(t, "ceph-osd", "ceph-osd-dbg")
 	f, err := debugFile(filepath.Join(root, "usr/bin/ceph-osd"))
 	if err != nil {
@@ -139,18 +150,46 @@ func TestVerifySymbolsCeph(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifySymbols(t, filepath.Join(root, path), false)
+	return filepath.Join(root, path)
 }
+
+func TestVerifySymbolsKernel(t *testing.T) { verifySymbols(t, vmlinux(t), true) }
+
+func TestVerifySymbolsCeph(t *testing.T) { verifySymbols(t, cephDebug(t), false) }
 
 func TestVerifySymbolsLibc(t *testing.T) {
 	verifySymbols(t, debugOf(t, libc(t)), true)
 }
 
-// TestVerifySymbolsGo takes the go command, whose DWARF the Go linker writes.
+// TestVerifySymbolsGo takes the go command, whose DWARF the Go linker writes: with its debug information beside
+// llvm-symbolizer, and with its pclntab, stripped too, beside go tool addr2line. compareWithRuntime compares pclntabs
+// with runtime.CallersFrames.
 func TestVerifySymbolsGo(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "go")
+	dir := t.TempDir()
+	path, stripped := filepath.Join(dir, "go"), filepath.Join(dir, "stripped")
 	run(t, ".", "go", "build", "-o", path, "cmd/go")
+	run(t, dir, "llvm-strip-19", "-o", stripped, path)
 	verifySymbols(t, path, false)
+	addrs := randomText(t, path, 3, 10_000)
+	for _, file := range []string{path, stripped} {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			equal := compareWithAddr2line(t, path, openFile(t, file), addrs)
+			t.Logf("%d addresses, %.2f %% equal to go tool addr2line's", len(addrs), 100*float64(equal)/float64(len(addrs)))
+		})
+	}
+}
+
+// TestVerifySymbolsForms takes more addresses of each form of DWARF than TestIndexEqualsLLVM.
+func TestVerifySymbolsForms(t *testing.T) {
+	for _, form := range dwarfForms() {
+		t.Run(form.name, func(t *testing.T) { holdShare(t, compareForm(t, form, 10_000)) })
+	}
+}
+
+// TestVerifySymbolsRust takes a debug build. Some of the libraries in it have no debug information, and functions with
+// several names among them are one address in a thousand: more addresses tell more surely.
+func TestVerifySymbolsRust(t *testing.T) {
+	holdShare(t, compareRust(t, "0", 100_000))
 }
 
 // TestVerifySymbolsMutants changes bytes of debug information: no reader of it may panic, and what it makes has to be
