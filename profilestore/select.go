@@ -42,8 +42,10 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 		if syms == nil {
 			continue
 		}
-		t := tree{symbols: syms, stacks: res.Stacks, limit: s.o.QueryBytes - 16*int64(len(sums))}
-		if !t.add(sums) {
+		names := &namer{symbols: *syms, stacks: res.Stacks}
+		names.callers, names.leaf = nil, nil // the answer has its own
+		res.Stacks.AddTree(syms.callers[:len(sums)], syms.leaf[:len(sums)], sums, names.frames)
+		if w.size+res.Stacks.Size() > s.o.QueryBytes {
 			return nil, s.errQueryBytes()
 		}
 	}
@@ -59,6 +61,7 @@ type work struct {
 	readers []rowReader // by part; nil until needed
 	damaged int
 	total   int64
+	room    []int64 // of sums
 }
 
 // pass is the profiles whose values are in one column and whose samples are matched by the same rest.
@@ -175,6 +178,17 @@ func (w *work) close() {
 	}
 }
 
+// sums gives n zeros, in memory that the dictionary before had.
+func (w *work) sums(n int) []int64 {
+	if cap(w.room) < n {
+		w.size += 12 * int64(n-cap(w.room)) // the answer needs another 4 for each while it takes them
+		w.room = make([]int64, n)
+	}
+	w.room = w.room[:n]
+	clear(w.room)
+	return w.room
+}
+
 // sum adds up the values of each stack of a dictionary. Symbols are nil when it is damaged.
 func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, error) {
 	syms, err := w.v.symbols(ctx, &d.chosen[0])
@@ -182,11 +196,10 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 		d.damaged = len(d.chosen)
 		return nil, nil, err
 	}
-	// The sums, and for each stack its place in the tree.
-	if w.size+12*int64(len(syms.callers)) > w.v.s.o.QueryBytes {
+	sums := w.sums(len(syms.callers))
+	if w.size > w.v.s.o.QueryBytes {
 		return nil, nil, w.v.s.errQueryBytes()
 	}
-	sums := make([]int64, len(syms.callers))
 	bad := make(map[int]bool) // parts that turned out to be damaged
 	for {
 		again := false
@@ -261,66 +274,35 @@ func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []i
 	return nil
 }
 
-// tree adds the stacks of a dictionary to those of an answer.
-type tree struct {
-	*symbols
+// namer gives the locations of a dictionary their frames in an answer.
+type namer struct {
+	symbols
 	stacks *flamegraph.Stacks
-	limit  int64
 
-	frames []int32 // of locations, one after the other, outermost first
-	ends   []int32 // of a location in frames; 0: not known yet
+	known  []int32 // of locations, one after the other, outermost first
+	ends   []int32 // of a location in known; 0: not there yet
 	starts []int32
 }
 
-// add says false when the limit is reached.
-func (t *tree) add(sums []int64) bool {
-	t.starts, t.ends = make([]int32, len(t.locations)), make([]int32, len(t.locations))
-	// A stack is needed for its own value, or for one that it calls. Callers have lower numbers.
-	needed := make([]bool, len(sums))
-	for i := len(sums) - 1; i > 0; i-- {
-		if sums[i] != 0 {
-			needed[i] = true
-		}
-		if needed[i] {
-			needed[t.callers[i]] = true
-		}
+// frames are those of a location, outermost first.
+func (t *namer) frames(l uint32) []int32 {
+	if t.ends == nil {
+		t.starts, t.ends = make([]int32, len(t.locations)), make([]int32, len(t.locations))
 	}
-	t.stacks.AddAt(flamegraph.Root, sums[0])
-	nodes := make([]int32, len(sums))
-	nodes[0] = flamegraph.Root
-	for i := 1; i < len(sums); i++ {
-		if !needed[i] {
-			continue
-		}
-		node := nodes[t.callers[i]]
-		for _, f := range t.framesOf(t.leaf[i]) {
-			node = t.stacks.Child(node, f)
-		}
-		nodes[i] = node
-		t.stacks.AddAt(node, sums[i])
-		if i%4096 == 0 && t.stacks.Size() > t.limit {
-			return false
-		}
-	}
-	return t.stacks.Size() <= t.limit
-}
-
-// framesOf are the frames of a location, outermost first.
-func (t *tree) framesOf(l uint32) []int32 {
 	if t.ends[l] == 0 {
-		t.starts[l] = int32(len(t.frames))
+		t.starts[l] = int32(len(t.known))
 		lines := t.linesOf(l)
 		for i := len(lines) - 1; i >= 0; i-- {
 			f := t.frame(l, &lines[i])
 			f.Inlined = i < len(lines)-1
-			t.frames = append(t.frames, t.stacks.Frame(f))
+			t.known = append(t.known, t.stacks.Frame(f))
 		}
 		if len(lines) == 0 {
-			t.frames = append(t.frames, t.stacks.Frame(t.frame(l, nil)))
+			t.known = append(t.known, t.stacks.Frame(t.frame(l, nil)))
 		}
-		t.ends[l] = int32(len(t.frames))
+		t.ends[l] = int32(len(t.known))
 	}
-	return t.frames[t.starts[l]:t.ends[l]]
+	return t.known[t.starts[l]:t.ends[l]]
 }
 
 // frame names a line of a location. One without a line is named by its address.

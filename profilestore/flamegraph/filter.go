@@ -69,52 +69,77 @@ func (f *Filter) Matches(frame *Frame) bool {
 // Filter applies filters in their order and returns the stacks that are left. s is not changed, and is itself the
 // answer when there are no filters. The error is that of ctx, which ends it between two frames.
 func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error) {
-	for _, f := range filters {
-		matches := make([]bool, len(s.frames))
-		for i := range s.frames {
-			if err := ctx.Err(); err != nil {
+	for i := range filters {
+		r := rewriter{filter: &filters[i], frames: s, to: &Stacks{frameIDs: make(map[Frame]int32)}}
+		for _, p := range s.trees {
+			r.parent, r.labels, r.self = p.flatten()
+			if err := r.rewrite(ctx); err != nil {
 				return nil, err
 			}
-			matches[i] = f.Matches(&s.frames[i])
+			r.to.settleTree()
 		}
-		r := rewriter{from: s, matches: matches, to: &Stacks{frameIDs: make(map[Frame]int32)}}
-		switch f.Kind {
-		case Focus:
-			r.keep(true)
-		case Ignore:
-			r.keep(false)
-		case Hide:
-			r.hide(func(int) bool { return true })
-		case Collapse:
-			r.hide(r.recursive)
-		case ShowFrom:
-			r.showFrom()
+		r.parent, r.labels, r.self = s.parent, s.labels, s.self
+		if err := r.rewrite(ctx); err != nil {
+			return nil, err
 		}
 		s = r.to
 	}
 	return s, nil
 }
 
+// settleTree makes what was added so far one of the trees, which takes less memory, and begins anew.
+func (s *Stacks) settleTree() {
+	if len(s.parent) > 0 {
+		s.trees = append(s.trees, s.ownTree())
+	}
+	s.parent, s.self, s.children, s.root = nil, nil, children{}, 0
+}
+
 // rewriter makes one set of stacks from another, prefix by prefix: a prefix that stacks share is looked at once.
 type rewriter struct {
-	from    *Stacks
-	matches []bool // by frame of from
+	filter  *Filter
+	frames  *Stacks
+	matches []bool  // by frame of frames
+	renamed []int32 // by frame of frames and whether it is to stand for a location: its number in to, less one
 	to      *Stacks
-	renamed []int32 // by frame of from and whether it is to stand for a location: its number in to, less one
+
+	// Stacks as Stacks.Add has them; labels are frames.
+	parent, labels []int32
+	self           []int64
+}
+
+func (r *rewriter) rewrite(ctx context.Context) error {
+	for i := len(r.matches); i < len(r.frames.frames); i++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.matches = append(r.matches, r.filter.Matches(&r.frames.frames[i]))
+		r.renamed = append(r.renamed, 0, 0)
+	}
+	switch r.filter.Kind {
+	case Focus:
+		r.keep(true)
+	case Ignore:
+		r.keep(false)
+	case Hide:
+		r.hide(func(int) bool { return true })
+	case Collapse:
+		r.hide(r.recursive)
+	case ShowFrom:
+		r.showFrom()
+	}
+	return ctx.Err()
 }
 
 // frame returns the number in r.to of a frame of r.from. outermost says that the frames of its location that
 // were outside of it are gone.
 func (r *rewriter) frame(id int32, outermost bool) int32 {
-	if r.renamed == nil {
-		r.renamed = make([]int32, 2*len(r.from.frames))
-	}
 	at := 2 * id
 	if outermost {
 		at++
 	}
 	if r.renamed[at] == 0 {
-		f := r.from.frames[id]
+		f := r.frames.frames[id]
 		f.Inlined = f.Inlined && !outermost
 		own, ok := r.to.frameIDs[f]
 		if !ok {
@@ -129,7 +154,7 @@ func (r *rewriter) frame(id int32, outermost bool) int32 {
 }
 
 func (r *rewriter) add(node int32, value int64) {
-	if node == Root || value == 0 {
+	if node == root || value == 0 {
 		return // pprof drops what has no frames
 	}
 	r.to.self[node] += value
@@ -138,61 +163,59 @@ func (r *rewriter) add(node int32, value int64) {
 
 // keep leaves the stacks that have a matching frame, or those that have none.
 func (r *rewriter) keep(matching bool) {
-	s := r.from
-	matched := make([]bool, len(s.parent))
-	needed := make([]bool, len(s.parent))
-	for i, p := range s.parent {
-		matched[i] = r.matches[s.labels[i]] || p >= 0 && matched[p]
-		needed[i] = matched[i] == matching && s.self[i] > 0
+	matched := make([]bool, len(r.parent))
+	needed := make([]bool, len(r.parent))
+	for i, p := range r.parent {
+		matched[i] = r.matches[r.labels[i]] || p >= 0 && matched[p]
+		needed[i] = matched[i] == matching && r.self[i] > 0
 	}
 	for i := len(needed) - 1; i >= 0; i-- {
-		if p := s.parent[i]; needed[i] && p >= 0 {
+		if p := r.parent[i]; needed[i] && p >= 0 {
 			needed[p] = true
 		}
 	}
-	at := make([]int32, len(s.parent))
-	for i, p := range s.parent {
+	at := make([]int32, len(r.parent))
+	for i, p := range r.parent {
 		if !needed[i] {
 			continue
 		}
-		above := Root
+		above := root
 		if p >= 0 {
 			above = at[p]
 		}
-		at[i] = r.to.Child(above, r.frame(s.labels[i], false))
+		at[i] = r.to.child(above, r.frame(r.labels[i], false))
 		if matched[i] == matching {
-			r.add(at[i], s.self[i])
+			r.add(at[i], r.self[i])
 		}
 	}
 }
 
 // recursive says whether the last frame of a prefix is called by its own function.
 func (r *rewriter) recursive(prefix int) bool {
-	p := r.from.parent[prefix]
+	p := r.parent[prefix]
 	if p < 0 {
 		return false
 	}
-	callee, caller := &r.from.frames[r.from.labels[prefix]], &r.from.frames[r.from.labels[p]]
+	callee, caller := &r.frames.frames[r.labels[prefix]], &r.frames.frames[r.labels[p]]
 	return callee.Function == caller.Function && callee.Binary == caller.Binary
 }
 
 // hide takes out the frames that match, at the end of the prefixes that are chosen.
 func (r *rewriter) hide(chosen func(prefix int) bool) {
-	s := r.from
-	at := make([]int32, len(s.parent))
-	headless := make([]bool, len(s.parent)) // the outermost frame of the location is hidden, and all after it
-	for i, p := range s.parent {
-		above, lost := Root, false
+	at := make([]int32, len(r.parent))
+	headless := make([]bool, len(r.parent)) // the outermost frame of the location is hidden, and all after it
+	for i, p := range r.parent {
+		above, lost := root, false
 		if p >= 0 {
 			above, lost = at[p], headless[p]
 		}
-		lost = lost && s.frames[s.labels[i]].Inlined
-		if r.matches[s.labels[i]] && chosen(i) {
-			at[i], headless[i] = above, lost || !s.frames[s.labels[i]].Inlined
+		lost = lost && r.frames.frames[r.labels[i]].Inlined
+		if r.matches[r.labels[i]] && chosen(i) {
+			at[i], headless[i] = above, lost || !r.frames.frames[r.labels[i]].Inlined
 		} else {
-			at[i] = r.to.Child(above, r.frame(s.labels[i], lost))
+			at[i] = r.to.child(above, r.frame(r.labels[i], lost))
 		}
-		r.add(at[i], s.self[i])
+		r.add(at[i], r.self[i])
 	}
 }
 
@@ -207,11 +230,10 @@ type shown struct {
 // showFrom cuts each stack at its outermost matching frame. As in pprof, of every other location that matches
 // by one of its inlined calls the frames outside of that call go too.
 func (r *rewriter) showFrom() {
-	s := r.from
-	states := make([]shown, len(s.parent))
-	for i, p := range s.parent {
-		now := shown{node: Root}
-		f := s.frames[s.labels[i]]
+	states := make([]shown, len(r.parent))
+	for i, p := range r.parent {
+		now := shown{node: root}
+		f := r.frames.frames[r.labels[i]]
 		if p >= 0 {
 			now = states[p]
 			if !f.Inlined { // a new location
@@ -220,15 +242,15 @@ func (r *rewriter) showFrom() {
 		}
 		switch {
 		case now.here:
-			now.node = r.to.Child(now.node, r.frame(s.labels[i], false))
-		case r.matches[s.labels[i]]:
-			now = shown{any: true, here: true, node: r.to.Child(now.node, r.frame(s.labels[i], true))}
+			now.node = r.to.child(now.node, r.frame(r.labels[i], false))
+		case r.matches[r.labels[i]]:
+			now = shown{any: true, here: true, node: r.to.child(now.node, r.frame(r.labels[i], true))}
 		default:
 			now.waiting++
 		}
 		states[i] = now
-		if now.any && s.self[i] > 0 {
-			r.add(r.settle(int32(i), now), s.self[i])
+		if now.any && r.self[i] > 0 {
+			r.add(r.settle(int32(i), now), r.self[i])
 		}
 	}
 }
@@ -236,15 +258,15 @@ func (r *rewriter) showFrom() {
 // settle adds the frames that waited in vain, and returns the last node.
 func (r *rewriter) settle(prefix int32, now shown) int32 {
 	if !now.any {
-		return Root
+		return root
 	}
 	waiting := make([]int32, now.waiting)
 	for i := len(waiting) - 1; i >= 0; i-- {
-		waiting[i] = r.from.labels[prefix]
-		prefix = r.from.parent[prefix]
+		waiting[i] = r.labels[prefix]
+		prefix = r.parent[prefix]
 	}
 	for _, f := range waiting {
-		now.node = r.to.Child(now.node, r.frame(f, false))
+		now.node = r.to.child(now.node, r.frame(f, false))
 	}
 	return now.node
 }

@@ -55,75 +55,72 @@ type GraphB struct {
 }
 
 // Build makes the call tree of functions: frames that differ only in source file or line are one node. With
-// Options.Root, siblings that have a name of the path in different binaries are taken together; a path that
-// leads nowhere gives a tree with the total 0.
+// Options.Root, siblings that have a name of the path in different binaries are taken together (node 0 has the first of
+// them by name); a path that leads nowhere gives a tree with the total 0.
 func Build(s *Stacks, o Options) *Graph {
-	sides := o.sides(s)
-	t := newTree(o.rootName(), len(sides))
-	for i, sd := range sides {
-		t.addBelow(i, sd, o.Root)
-	}
-	t.finish(&o, sides...)
-	return t.graph(&o)
+	f := newForest(o.rootName(), &o, o.sides(s))
+	f.addSides()
+	f.begin(f.follow(o.Root))
+	return f.graph()
 }
 
 // graph writes the tree in columns.
-func (t *tree) graph(o *Options) *Graph {
-	order := t.preorder(o.MaxNodes)
+func (f *forest) graph() *Graph {
+	order := f.preorder(f.o.MaxNodes)
 	g := &Graph{
-		Unit:        o.Unit,
-		Total:       t.sides[0].total[0],
+		Unit:        f.o.Unit,
+		Total:       f.nodes[0].totals[0],
 		FileNames:   []string{""},
 		Depth:       make([]int32, len(order)),
 		Name:        make([]int32, len(order)),
 		PrunedCount: make([]int32, len(order)),
 	}
 	const unseen = -1
-	position := slices.Repeat([]int32{unseen}, len(t.parent)) // in order; unseen: pruned
-	names := slices.Repeat([]int32{unseen}, len(t.functions))
+	names := slices.Repeat([]int32{unseen}, len(f.functions))
 	files := map[string]int32{"": 0}
-	for i, node := range order {
-		position[node] = int32(i)
+	for i, id := range order {
+		n := &f.nodes[id]
 		if i > 0 {
-			g.Depth[i] = g.Depth[position[t.parent[node]]] + 1
+			g.Depth[i] = g.Depth[f.nodes[n.parent].order-1] + 1
 		}
-		f := t.function[node]
-		if names[f] == unseen {
-			file, ok := files[t.functions[f].binary]
+		if names[n.function] == unseen {
+			fn := &f.functions[n.function]
+			file, ok := files[fn.binary]
 			if !ok {
 				file = int32(len(g.FileNames))
-				files[t.functions[f].binary] = file
-				g.FileNames = append(g.FileNames, t.functions[f].binary)
+				files[fn.binary] = file
+				g.FileNames = append(g.FileNames, fn.binary)
 			}
-			names[f] = int32(len(g.Names))
-			g.Names = append(g.Names, t.functions[f].name)
+			names[n.function] = int32(len(g.Names))
+			g.Names = append(g.Names, fn.name)
 			g.Files = append(g.Files, file)
 		}
-		g.Name[i] = names[f]
-	}
-	for node := 1; node < len(t.parent); node++ {
-		if p := position[t.parent[node]]; position[node] == unseen && p != unseen {
-			g.PrunedCount[p]++
+		g.Name[i] = names[n.function]
+		for c := n.child; c < n.childEnd; c++ {
+			if f.nodes[c].order == 0 {
+				g.PrunedCount[i]++
+			}
 		}
 	}
-	g.Self, g.PrunedValue = t.values(0, order, position)
-	if len(t.sides) > 1 {
-		g.GraphB = &GraphB{TotalB: t.sides[1].total[0]}
-		g.SelfB, g.PrunedValueB = t.values(1, order, position)
+	g.Self, g.PrunedValue = f.values(0, order)
+	if len(f.whole) > 1 {
+		g.GraphB = &GraphB{TotalB: f.nodes[0].totals[1]}
+		g.SelfB, g.PrunedValueB = f.values(1, order)
 	}
 	return g
 }
 
-// values are the columns of one side. position is negative for a node that was pruned.
-func (t *tree) values(of int, order, position []int32) (self, pruned []int64) {
-	sd := t.sides[of]
+// values are the columns of one side.
+func (f *forest) values(side int, order []int32) (self, pruned []int64) {
 	self, pruned = make([]int64, len(order)), make([]int64, len(order))
-	for i, node := range order {
-		self[i] = sd.self[node]
-	}
-	for node := 1; node < len(t.parent); node++ {
-		if p := position[t.parent[node]]; position[node] < 0 && p >= 0 {
-			pruned[p] += sd.total[node]
+	for i, id := range order {
+		n := &f.nodes[id]
+		self[i] = n.totals[side]
+		for c := n.child; c < n.childEnd; c++ {
+			self[i] -= f.nodes[c].totals[side]
+			if f.nodes[c].order == 0 {
+				pruned[i] += f.nodes[c].totals[side]
+			}
 		}
 	}
 	return self, pruned

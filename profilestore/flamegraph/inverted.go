@@ -4,46 +4,50 @@ package flamegraph
 // below each the functions that call it. A value stands at the outermost frame of its stack. Options.Root is a path
 // from the innermost function. The error is [ErrTooLarge].
 func Invert(s *Stacks, o Options) (*Graph, error) {
-	sides := o.sides(s)
-	t := newTree(o.rootName(), len(sides))
-	for i, sd := range sides {
-		if err := t.addInverted(i, sd, o.Root); err != nil {
-			return nil, err
-		}
+	all := newForest("", &o, o.sides(s))
+	all.addSides()
+	c := newCallers(o.rootName(), all)
+	if err := c.addEnds(o.Root); err != nil {
+		return nil, err
 	}
-	t.finish(&o, sides...)
-	return t.graph(&o), nil
+	return c.forest(&o).graph(), nil
 }
 
-func (t *tree) addInverted(to int, s *Stacks, root []string) error {
-	functionOf := t.functionsOf(s)
-	if len(root) == 0 {
-		t.sides[to].self[0] += s.root
-	}
-	for i, value := range s.self {
-		if value == 0 {
-			continue
-		}
-		node, left := int32(0), root
-		for p := int32(i); p >= 0; p = s.parent[p] {
-			fn := functionOf[s.labels[p]]
-			if len(left) == 0 {
-				node = t.child(node, fn)
-				continue
+// addEnds adds all stacks that end in a path of names, from the innermost one outwards.
+func (c *callers) addEnds(end []string) error {
+	for i := range c.of.sources {
+		src := &c.of.sources[i]
+		var path []int32 // functions
+		empty := src.total[0]
+		src.walk(func(frame int32, self, _ int64) {
+			path = append(path, c.of.function(src.side, frame))
+			empty -= self
+			if self > 0 && c.endsIn(path, end) {
+				c.add(path[:len(path)-len(end)], src.side, self)
 			}
-			if t.functions[fn].name != left[0] {
-				break
-			}
-			if left = left[1:]; len(left) == 0 {
-				t.found(fn)
-			}
+		}, func(int32) { path = path[:len(path)-1] })
+		if len(end) == 0 {
+			c.add(nil, src.side, empty)
 		}
-		if len(left) == 0 {
-			t.sides[to].self[node] += value
-		}
-		if len(t.parent) > maxCallers {
+		if c.tooLarge() {
 			return ErrTooLarge
 		}
 	}
 	return nil
+}
+
+// endsIn says whether a path of functions ends in these names, and notes what node 0 is then.
+func (c *callers) endsIn(path []int32, end []string) bool {
+	if len(path) < len(end) {
+		return false
+	}
+	for i, name := range end {
+		if c.of.functions[path[len(path)-1-i]].name != name {
+			return false
+		}
+	}
+	if len(end) > 0 {
+		c.found(path[len(path)-len(end)])
+	}
+	return true
 }

@@ -3,7 +3,6 @@ package flamegraph
 import (
 	"cmp"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -37,7 +36,7 @@ type CallB struct {
 	ValueB int64 `json:"value_b"`
 }
 
-// ErrTooLarge is the error of a sandwich whose callers make a tree many times as large as the stacks: read upwards,
+// ErrTooLarge is the error of a sandwich or an inverted tree whose callers make a tree many times as large as the stacks: read upwards,
 // stacks that share their root share nothing.
 var ErrTooLarge = errors.New("the callers make too large a tree")
 
@@ -48,134 +47,210 @@ const maxCallers = 2_000_000
 // Options.Root is not looked at; Options.MaxNodes bounds each of the two graphs. The error is [ErrTooLarge].
 func BuildSandwich(s *Stacks, name string, o Options) (*Sandwich, error) {
 	sides := o.sides(s)
-	all := newTree("total", len(sides))
-	callers, callees := newTree(name, len(sides)), newTree(name, len(sides))
-	for i, sd := range sides {
-		all.addBelow(i, sd, nil)
-		callees.addFrom(i, sd, name)
-		if err := callers.addAbove(i, sd, name); err != nil {
-			return nil, err
-		}
+	all, callees := newForest("", &o, sides), newForest(name, &o, sides)
+	all.addSides()
+	callees.sources = all.sources
+	callers := newCallers(name, all)
+	if err := callers.addCalls(); err != nil {
+		return nil, err
 	}
-	for _, t := range []*tree{all, callers, callees} {
-		t.finish(&o, sides...)
-	}
+	callees.begin(callees.calls(name))
 	w := &Sandwich{
-		Unit: o.Unit, Total: all.sides[0].total[0], Function: Row{Function: name},
-		CallerGraph: callers.graph(&o), CalleeGraph: callees.graph(&o),
+		Unit: o.Unit, Total: s.total, Function: Row{Function: name},
+		CallerGraph: callers.forest(&o).graph(), CalleeGraph: callees.graph(),
 	}
 	if len(sides) > 1 {
-		w.TableB = &TableB{all.sides[1].total[0]}
+		w.TableB = &TableB{sides[1].total}
 		w.Function.RowB = new(RowB)
 	}
-	for _, row := range all.table(sides) {
+	for _, row := range all.table() {
 		if row.Function == name {
 			w.Function = row
 		}
 	}
-	w.Callers, w.Callees = all.calls(name, &o, sides)
+	w.Callers, w.Callees = all.edges(name)
 	return w, nil
 }
 
-// addFrom adds what lies below the outermost calls of a function.
-func (t *tree) addFrom(to int, s *Stacks, name string) {
-	functionOf := t.functionsOf(s)
-	at := make([]int32, len(s.parent)) // for each prefix its node
-	for i, p := range s.parent {
-		fn := functionOf[s.labels[i]]
-		switch {
-		case p >= 0 && at[p] != elsewhere:
-			at[i] = t.child(at[p], fn)
-		case t.functions[fn].name == name:
-			t.found(fn) // node 0
-		default:
-			at[i] = elsewhere
-			continue
+// calls are the places of the outermost calls of a function. Node 0 becomes one of them.
+func (f *forest) calls(name string) []place {
+	var places []place
+	for i := range f.sources {
+		src := &f.sources[i]
+		src.codes = nil // those of another forest
+		for at := uint32(1); at < uint32(len(src.label)); {
+			code := f.code(src, at)
+			chain := []int32{code}
+			if code < 0 {
+				chain = f.chains[-1-code]
+			}
+			k := slices.IndexFunc(chain, func(fn int32) bool { return f.functions[fn].name == name })
+			if k < 0 {
+				at++
+				continue
+			}
+			f.found(chain[k])
+			p := place{uint32(i), at, int32(k + 1)}
+			if k == len(chain)-1 {
+				p.frames = 0
+			}
+			places = append(places, p)
+			at = src.end[at]
 		}
-		t.sides[to].self[at[i]] += s.self[i]
 	}
+	return places
 }
 
-// addAbove adds what lies above the outermost calls of a function, innermost caller first.
-func (t *tree) addAbove(to int, s *Stacks, name string) error {
-	functionOf := t.functionsOf(s)
-	total := slices.Clone(s.self)
-	for i := len(total) - 1; i >= 0; i-- {
-		if p := s.parent[i]; p >= 0 {
-			total[p] += total[i]
-		}
-	}
-	inside := make([]bool, len(s.parent))
-	calls := make(map[int32]int64) // by the prefix of the caller
-	for i, p := range s.parent {
-		inside[i] = p >= 0 && inside[p]
-		fn := functionOf[s.labels[i]]
-		if !inside[i] && t.functions[fn].name == name {
-			inside[i] = true
-			t.found(fn)
-			calls[p] += total[i]
-		}
-	}
-	for _, p := range slices.Sorted(maps.Keys(calls)) {
-		node := int32(0)
-		for prefix := p; prefix >= 0; prefix = s.parent[prefix] {
-			node = t.child(node, functionOf[s.labels[prefix]])
-		}
-		t.sides[to].self[node] += calls[p]
-		if len(t.parent) > maxCallers {
+// callers is a tree read upwards: below node 0, a function or what all stacks end in, the innermost caller comes first.
+type callers struct {
+	of       *forest // whose functions are meant
+	name     function
+	named    bool // its binary is known
+	parent   []uint32
+	children children // labelled by function; they are one less than here, where 0 is node 0
+	self     [2][]int64
+}
+
+func newCallers(name string, f *forest) *callers {
+	return &callers{of: f, name: function{name: name}, parent: []uint32{0}, self: [2][]int64{{0}, {0}}}
+}
+
+// addCalls adds the outermost calls of the function, from all trees.
+func (c *callers) addCalls() error {
+	for i := range c.of.sources {
+		src := &c.of.sources[i]
+		var path []int32 // functions
+		inside := 0
+		src.walk(func(frame int32, _, total int64) {
+			fn := c.of.function(src.side, frame)
+			if inside > 0 || c.of.functions[fn].name == c.name.name {
+				if inside == 0 {
+					c.found(fn)
+					c.add(path, src.side, total)
+				}
+				inside++
+			}
+			path = append(path, fn)
+		}, func(int32) {
+			path = path[:len(path)-1]
+			if inside > 0 {
+				inside--
+			}
+		})
+		if c.tooLarge() {
 			return ErrTooLarge
 		}
 	}
 	return nil
 }
 
-// calls lists who calls a function and whom it calls, in a tree of everything.
-func (t *tree) calls(name string, o *Options, sides []*Stacks) (callers, callees []Call) {
-	n := t.byName()
-	target := int32(slices.Index(n.names, name))
-	if target < 0 {
-		return []Call{}, []Call{}
+// found tells of a function that node 0 may be; of several the first by its binary is.
+func (c *callers) found(fn int32) {
+	if binary := c.of.functions[fn].binary; !c.named || binary < c.name.binary {
+		c.named, c.name.binary = true, binary
 	}
-	// For each function: how many edges lead from it to the target, and to it from there, on the path.
-	to, from := make([]int32, len(n.names)), make([]int32, len(n.names))
-	sumsTo, sumsFrom := make([][2]int64, len(n.names)), make([][2]int64, len(n.names))
-	edgeAt := func(node int32) (open []int32, sums [][2]int64, other int32) {
-		callee, caller := n.of[t.function[node]], n.of[t.function[t.parent[node]]]
-		switch {
-		case caller == callee || caller < 0:
-			return nil, nil, 0
-		case callee == target:
-			return to, sumsTo, caller
-		case caller == target:
-			return from, sumsFrom, callee
-		}
-		return nil, nil, 0
+}
+
+func (c *callers) tooLarge() bool { return len(c.parent) > maxCallers }
+
+// add adds what was called by a path of functions, outermost first, until the tree is too large.
+func (c *callers) add(path []int32, side int, value int64) {
+	if c.tooLarge() {
+		return
 	}
-	t.walk(func(node int32) {
-		open, sums, other := edgeAt(node)
-		if open == nil {
-			return
-		}
-		if open[other] == 0 {
-			for i, sd := range t.sides {
-				sums[other][i] += sd.total[node]
+	node := int32(0)
+	for _, caller := range slices.Backward(path) {
+		below, added := c.children.find(node-1, caller)
+		if added {
+			c.parent = append(c.parent, uint32(node))
+			for side := range c.self {
+				c.self[side] = append(c.self[side], 0)
 			}
 		}
-		open[other]++
-	}, func(node int32) {
-		if open, _, other := edgeAt(node); open != nil {
-			open[other]--
+		node = below + 1
+	}
+	c.self[side][node] += value
+}
+
+func (c *callers) forest(o *Options) *forest {
+	f := newForest(c.name.name, o, c.of.whole)
+	f.functions = append([]function{c.name}, c.of.functions[1:]...)
+	f.slot = make([]int32, len(f.functions))
+	labels, codes := make([]uint32, len(c.parent)), make([]int32, len(f.functions))
+	for i, fn := range c.children.labels {
+		labels[i+1] = uint32(fn)
+	}
+	for fn := range codes {
+		codes[fn] = int32(fn)
+	}
+	for side := range c.of.whole {
+		f.sources = append(f.sources, source{prefixes: newPrefixes(c.parent, labels, c.self[side]), side: side, codes: codes})
+	}
+	f.begin(f.roots())
+	return f
+}
+
+// edges lists who calls a function and whom it calls.
+func (f *forest) edges(name string) (in, out []Call) {
+	var n byName
+	target := int32(-1)
+	type pair struct {
+		open int32 // how many of these calls are on the path
+		sums [2]int64
+	}
+	var pairs [2][]pair // calls of the function, and those by it, by the other one
+	// edge is what the last call on the path is of the two; nil for another one.
+	edge := func(path []int32) *pair {
+		if len(path) < 2 {
+			return nil
 		}
-	})
-	list := func(sums [][2]int64) []Call {
+		caller, callee := path[len(path)-2], path[len(path)-1]
+		kind, other := 0, caller
+		switch {
+		case caller == callee:
+			return nil
+		case callee == target:
+		case caller == target:
+			kind, other = 1, callee
+		default:
+			return nil
+		}
+		if missing := len(n.names) - len(pairs[kind]); missing > 0 {
+			pairs[kind] = append(pairs[kind], make([]pair, missing)...)
+		}
+		return &pairs[kind][other]
+	}
+	for i := range f.sources {
+		src := &f.sources[i]
+		var path []int32 // by name
+		src.walk(func(frame int32, _, total int64) {
+			id := n.id(f, f.function(src.side, frame))
+			if target < 0 && n.names[id] == name {
+				target = id
+			}
+			path = append(path, id)
+			if e := edge(path); e != nil {
+				if e.open == 0 {
+					e.sums[src.side] += total
+				}
+				e.open++
+			}
+		}, func(int32) {
+			if e := edge(path); e != nil {
+				e.open--
+			}
+			path = path[:len(path)-1]
+		})
+	}
+	list := func(pairs []pair) []Call {
 		calls := []Call{}
-		for i, sum := range sums {
-			if sum == [2]int64{} {
+		for i, p := range pairs {
+			if p.sums == [2]int64{} {
 				continue
 			}
-			c := Call{Function: n.names[i], Value: sum[0]}
-			if len(sides) > 1 {
-				c.CallB = &CallB{sum[1]}
+			c := Call{Function: n.names[i], Value: p.sums[0]}
+			if len(f.whole) > 1 {
+				c.CallB = &CallB{p.sums[1]}
 			}
 			calls = append(calls, c)
 		}
@@ -183,7 +258,7 @@ func (t *tree) calls(name string, o *Options, sides []*Stacks) (callers, callees
 			if c.CallB == nil {
 				return c.Value
 			}
-			a, b := o.scaled(c.Value, c.ValueB, sides)
+			a, b := f.o.scaled(c.Value, c.ValueB, f.whole)
 			return max(a-b, b-a)
 		}
 		slices.SortFunc(calls, func(x, y Call) int {
@@ -191,5 +266,5 @@ func (t *tree) calls(name string, o *Options, sides []*Stacks) (callers, callees
 		})
 		return calls
 	}
-	return list(sumsTo), list(sumsFrom)
+	return list(pairs[0]), list(pairs[1])
 }

@@ -13,21 +13,25 @@ type Frame struct {
 	Inlined  bool   // into the frame before it, outside of it in the stack: both are one location of the program
 }
 
-// Stacks is a set of stacks with values, kept as a tree from the root so that common callers are stored once.
-// The zero value is empty and ready. It is not safe for concurrent use while it is added to.
+// Stacks is a set of stacks with values, kept as trees from the root so that common callers are stored once. The
+// zero value is empty and ready. It is not safe for concurrent use, not even by what only reads it: frames of
+// trees get their names when they are first needed.
 type Stacks struct {
 	frames   []Frame
 	frameIDs map[Frame]int32
 
-	// One entry for each distinct stack prefix; a parent comes before its children. -1 stands for the root.
+	// The stacks of Add: one entry for each distinct stack prefix; a parent comes before its children. -1 stands
+	// for the root.
 	parent   []int32
 	self     []int64
 	children // their labels are frames
+	root     int64
+
+	trees []*prefixes // of AddTree
 
 	names     map[string]string
 	nameBytes int64
 
-	root  int64 // value of empty stacks
 	total int64
 }
 
@@ -63,31 +67,79 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	if value == 0 {
 		return
 	}
-	node := Root
+	node := root
 	for _, f := range stack {
-		node = s.Child(node, f)
+		node = s.child(node, f)
 	}
-	s.AddAt(node, value)
+	s.addAt(node, value)
+}
+
+// AddTree adds stacks that are kept as a tree already: stack i is stack callers[i], a smaller number, and what it
+// called, labels[i]; stack 0 is the empty one. values are those of the stacks themselves, as Add takes them;
+// they are changed, and none of the three slices is kept. frames says which frames a label stands for, numbers of
+// Frame, outermost first and at least one; it is called when the label is needed, once or again.
+func (s *Stacks) AddTree(callers, labels []uint32, values []int64, frames func(label uint32) []int32) {
+	p := newPrefixes(callers, labels, values)
+	p.frames = frames
+	s.trees = append(s.trees, p)
+	s.total += p.total[0]
+}
+
+// all are the trees of both kinds.
+func (s *Stacks) all() []*prefixes {
+	if s.total == s.totalOfTrees() {
+		return s.trees
+	}
+	return append([]*prefixes{s.ownTree()}, s.trees...)
+}
+
+// ownTree is what Add made.
+func (s *Stacks) ownTree() *prefixes {
+	callers, labels := make([]uint32, len(s.parent)+1), make([]uint32, len(s.parent)+1)
+	values := make([]int64, len(s.parent)+1)
+	values[0] = s.root
+	for i, p := range s.parent {
+		callers[i+1], labels[i+1], values[i+1] = uint32(p+1), uint32(s.labels[i]), s.self[i]
+	}
+	return newPrefixes(callers, labels, values)
+}
+
+func (s *Stacks) totalOfTrees() int64 {
+	sum := int64(0)
+	for _, t := range s.trees {
+		sum += t.total[0]
+	}
+	return sum
 }
 
 // Total is the sum of all values added.
 func (s *Stacks) Total() int64 { return s.total }
 
-// Nodes is the number of distinct stack prefixes.
-func (s *Stacks) Nodes() int { return len(s.parent) }
+// Nodes is the number of prefixes of stacks, those that several trees have counted for each.
+func (s *Stacks) Nodes() int {
+	n := len(s.parent)
+	for _, t := range s.trees {
+		n += len(t.label) - 1
+	}
+	return n
+}
 
 // Size estimates the memory held, in bytes.
 func (s *Stacks) Size() int64 {
 	// A node is 12 bytes in the columns, a frame 64 in the list and in the map; slices and maps hold up to twice of
 	// what they use.
-	return 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes
+	size := 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes
+	for _, t := range s.trees {
+		size += t.size()
+	}
+	return size
 }
 
-// Root is the node of the empty stack, for [Stacks.Child] and [Stacks.AddAt].
-const Root int32 = -1
+// root is the node of the empty stack.
+const root int32 = -1
 
-// Child is the node of a stack that goes on with one more frame.
-func (s *Stacks) Child(node, frame int32) int32 {
+// child is the node of a stack that goes on with one more frame.
+func (s *Stacks) child(node, frame int32) int32 {
 	next, added := s.find(node, frame)
 	if added {
 		s.parent = append(s.parent, node)
@@ -96,10 +148,10 @@ func (s *Stacks) Child(node, frame int32) int32 {
 	return next
 }
 
-// AddAt adds value to the stack of a node, as [Stacks.Add] does.
-func (s *Stacks) AddAt(node int32, value int64) {
+// addAt adds value to the stack of a node.
+func (s *Stacks) addAt(node int32, value int64) {
 	s.total += value
-	if node == Root {
+	if node == root {
 		s.root += value
 		return
 	}

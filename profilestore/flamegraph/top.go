@@ -38,14 +38,11 @@ type RowB struct {
 // Top makes the table of all functions by name, as `go tool pprof -top` counts them.
 func Top(s *Stacks, o Options) *Table {
 	sides := o.sides(s)
-	t := newTree("total", len(sides))
-	for i, sd := range sides {
-		t.addBelow(i, sd, nil)
-	}
-	t.finish(&o, sides...)
-	table := &Table{Unit: o.Unit, Total: t.sides[0].total[0], Rows: t.table(sides)}
+	f := newForest("", &o, sides)
+	f.addSides()
+	table := &Table{Unit: o.Unit, Total: s.total, Rows: f.table()}
 	if len(sides) > 1 {
-		table.TableB = &TableB{t.sides[1].total[0]}
+		table.TableB = &TableB{sides[1].total}
 	}
 	key := func(a, b int64) int64 {
 		if len(sides) == 1 {
@@ -74,75 +71,93 @@ func (r *Row) total() (a, b int64) {
 	return r.Total, r.RowB.TotalB
 }
 
-// byName numbers functions by their name alone. The first number is 0; node 0 of a tree of everything, "total",
-// has none.
+// byName numbers functions by their name alone.
 type byName struct {
 	names []string
-	of    []int32 // by function of the tree; -1: none
+	ids   map[string]int32
+	of    []int32 // by function, +1; 0: not known yet
 }
 
-func (t *tree) byName() byName {
-	n := byName{of: make([]int32, len(t.functions))}
-	n.of[0] = -1
-	ids := make(map[string]int32)
-	for i, f := range t.functions[1:] {
-		id, ok := ids[f.name]
+func (n *byName) id(f *forest, fn int32) int32 {
+	if missing := len(f.functions) - len(n.of); missing > 0 {
+		n.of = append(n.of, make([]int32, missing)...)
+	}
+	if n.of[fn] == 0 {
+		name := f.functions[fn].name
+		id, ok := n.ids[name]
 		if !ok {
+			if n.ids == nil {
+				n.ids = make(map[string]int32)
+			}
 			id = int32(len(n.names))
-			ids[f.name] = id
-			n.names = append(n.names, f.name)
+			n.ids[name] = id
+			n.names = append(n.names, name)
 		}
-		n.of[i+1] = id
+		n.of[fn] = id + 1
 	}
-	return n
+	return n.of[fn] - 1
 }
 
-// table makes the rows of a tree of everything, in no order.
-func (t *tree) table(sides []*Stacks) []Row {
-	n := t.byName()
-	rows := make([]Row, len(n.names))
-	for i, name := range n.names {
-		rows[i].Function = name
-	}
-	if len(sides) > 1 {
-		b := make([]RowB, len(rows))
-		for i := range rows {
-			rows[i].RowB = &b[i]
-		}
-	}
-	open := make([]int32, len(rows)) // nodes of the row on the path
-	inBinary := make([]int64, len(t.functions))
-	t.walk(func(node int32) {
-		f := t.function[node]
-		row := &rows[n.of[f]]
-		outer := open[n.of[f]] == 0
-		row.Self += t.sides[0].self[node]
-		if outer {
-			row.Total += t.sides[0].total[node]
-			inBinary[f] += t.weight[node]
-		}
-		if row.RowB != nil {
-			row.SelfB += t.sides[1].self[node]
-			if outer {
-				row.RowB.TotalB += t.sides[1].total[node]
-			}
-		}
-		open[n.of[f]]++
-	}, func(node int32) { open[n.of[t.function[node]]]-- })
+// sums is what the functions of a name used.
+type sums struct {
+	self, total [2]int64 // by side
+	open        int32    // how many of them are on the path
+}
 
-	heaviest := make([]int64, len(rows))
-	for i, f := range t.functions[1:] {
-		row, value := n.of[i+1], inBinary[i+1]
-		if r := &rows[row]; value > heaviest[row] || value == heaviest[row] && (r.Binary == "" || f.binary < r.Binary) {
-			r.Binary, heaviest[row] = f.binary, value
+// table makes the rows, in no order.
+func (f *forest) table() []Row {
+	var n byName
+	var all []sums
+	var inBinary [][2]int64 // totals by function
+	for i := range f.sources {
+		src := &f.sources[i]
+		src.walk(func(frame int32, self, total int64) {
+			fn := f.function(src.side, frame)
+			id := n.id(f, fn)
+			if int(id) == len(all) {
+				all = append(all, sums{})
+			}
+			if missing := len(f.functions) - len(inBinary); missing > 0 {
+				inBinary = append(inBinary, make([][2]int64, missing)...)
+			}
+			own := &all[id]
+			own.self[src.side] += self
+			if own.open == 0 {
+				own.total[src.side] += total
+				inBinary[fn][src.side] += total
+			}
+			own.open++
+		}, func(frame int32) { all[n.id(f, f.function(src.side, frame))].open-- })
+	}
+	rows := make([]Row, len(all))
+	for i, own := range all {
+		rows[i] = Row{Function: n.names[i], Self: own.self[0], Total: own.total[0]}
+		if len(f.whole) > 1 {
+			rows[i].RowB = &RowB{own.self[1], own.total[1]}
 		}
 	}
-	for _, s := range sides {
-		for _, f := range s.frames {
-			if r := &rows[n.of[t.ids[function{f.Function, f.Binary}]]]; f.Binary == r.Binary && f.File != "" && (r.File == "" || f.File < r.File) {
-				r.File = f.File
+	f.origins(rows, &n, inBinary)
+	return rows
+}
+
+// origins says for each row which binary and file it is from.
+func (f *forest) origins(rows []Row, n *byName, inBinary [][2]int64) {
+	heaviest := slices.Repeat([]int64{-1}, len(rows))
+	for fn := 1; fn < len(inBinary); fn++ {
+		row, value, binary := n.id(f, int32(fn)), f.weigh(inBinary[fn]), f.functions[fn].binary
+		if r := &rows[row]; value > heaviest[row] || value == heaviest[row] && binary != "" && (r.Binary == "" || binary < r.Binary) {
+			r.Binary, heaviest[row] = binary, value
+		}
+	}
+	for side, s := range f.whole {
+		for frame := range s.frames {
+			own := &s.frames[frame]
+			if own.File == "" || frame >= len(f.of[side]) || f.of[side][frame] == 0 {
+				continue
+			}
+			if r := &rows[n.id(f, f.of[side][frame])]; own.Binary == r.Binary && (r.File == "" || own.File < r.File) {
+				r.File = own.File
 			}
 		}
 	}
-	return rows
 }

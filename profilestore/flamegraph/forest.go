@@ -1,0 +1,355 @@
+package flamegraph
+
+import (
+	"cmp"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+)
+
+// function is what makes two frames the same node.
+type function struct{ name, binary string }
+
+// forest makes one call tree of functions from many trees, and only that part of it that is asked for: a node is a
+// set of places in those trees, and its children are found when it is expanded.
+type forest struct {
+	o     *Options
+	whole []*Stacks // what is weighed: A, and B in a diff
+
+	functions []function // the first is that of node 0, and no other node has it
+	named     bool       // node 0 is a function that was found
+	ids       map[function]int32
+	of        [2][]int32 // by side and frame; 0: not known yet
+	sources   []source
+	chains    [][]int32 // functions of labels with several
+
+	nodes  []node
+	places []place
+	slot   []int32 // by function: the child that has it, of the node that is being expanded
+	next   []step
+}
+
+// source is one tree.
+type source struct {
+	*prefixes
+	side int
+	// For each label its function, or if it has several -1-(index of chains); 0: not known yet.
+	codes []int32
+}
+
+// place is a prefix in a tree.
+type place struct {
+	source, at uint32
+	frames     int32 // how many of the frames of its last label belong to it; 0: all of them
+}
+
+// step is a place and the child that it belongs to.
+type step struct {
+	place
+	child int32
+}
+
+// node is one of the call tree.
+type node struct {
+	parent, function int32
+	totals           [2]int64 // by side
+	weight           int64    // what nodes are ordered and pruned by: no parent has less than its child
+	place, placeEnd  int32
+	child, childEnd  int32 // 0: not expanded
+	order            int32 // place in the graph, +1; 0: it has none
+}
+
+func newForest(name string, o *Options, whole []*Stacks) *forest {
+	return &forest{o: o, whole: whole, functions: []function{{name: name}}, ids: make(map[function]int32), slot: []int32{0}}
+}
+
+// addSides takes all trees that are weighed.
+func (f *forest) addSides() {
+	for side, s := range f.whole {
+		for _, p := range s.all() {
+			f.sources = append(f.sources, source{prefixes: p, side: side})
+		}
+	}
+}
+
+func (f *forest) intern(fn function) int32 {
+	id, ok := f.ids[fn]
+	if !ok {
+		id = int32(len(f.functions))
+		f.ids[fn] = id
+		f.functions = append(f.functions, fn)
+		f.slot = append(f.slot, 0)
+	}
+	return id
+}
+
+// function is that of a frame.
+func (f *forest) function(side int, frame int32) int32 {
+	if missing := len(f.whole[side].frames) - len(f.of[side]); missing > 0 {
+		f.of[side] = append(f.of[side], make([]int32, missing)...)
+	}
+	known := &f.of[side][frame]
+	if *known == 0 {
+		own := &f.whole[side].frames[frame]
+		*known = f.intern(function{own.Function, own.Binary})
+	}
+	return *known
+}
+
+// code is what source.codes says of the label of a place.
+func (f *forest) code(src *source, at uint32) int32 {
+	label := src.label[at]
+	if int(label) >= len(src.codes) {
+		src.codes = append(src.codes, make([]int32, int(label)+1-len(src.codes))...)
+	}
+	if src.codes[label] == 0 {
+		var one [1]int32
+		frames := src.framesAt(at, &one)
+		if len(frames) == 1 {
+			src.codes[label] = f.function(src.side, frames[0])
+		} else {
+			chain := make([]int32, len(frames))
+			for i, frame := range frames {
+				chain[i] = f.function(src.side, frame)
+			}
+			f.chains = append(f.chains, chain)
+			src.codes[label] = -int32(len(f.chains))
+		}
+	}
+	return src.codes[label]
+}
+
+// below calls fn for the places that are one frame further.
+func (f *forest) below(p place, fn func(function int32, next place, side int, total int64)) {
+	src := &f.sources[p.source]
+	if p.frames > 0 {
+		chain := f.chains[-1-f.code(src, p.at)]
+		next := place{p.source, p.at, p.frames + 1}
+		if int(next.frames) == len(chain) {
+			next.frames = 0
+		}
+		fn(chain[p.frames], next, src.side, src.total[p.at])
+		return
+	}
+	for at := p.at + 1; at < src.end[p.at]; at = src.end[at] {
+		code := f.code(src, at)
+		next := place{p.source, at, 0}
+		if code < 0 {
+			code, next.frames = f.chains[-1-code][0], 1
+		}
+		fn(code, next, src.side, src.total[at])
+	}
+}
+
+// begin makes node 0 of these places.
+func (f *forest) begin(places []place) {
+	f.places = append(f.places, places...)
+	n := node{placeEnd: int32(len(places))}
+	for _, p := range places {
+		src := &f.sources[p.source]
+		n.totals[src.side] += src.total[p.at]
+	}
+	n.weight = f.weigh(n.totals)
+	f.nodes = append(f.nodes, n)
+}
+
+// roots are the empty stacks.
+func (f *forest) roots() []place {
+	places := make([]place, len(f.sources))
+	for i := range places {
+		places[i].source = uint32(i)
+	}
+	return places
+}
+
+// follow goes down a path of names, of any binaries. Node 0 becomes the last of them that was found.
+func (f *forest) follow(path []string) []place {
+	places := f.roots()
+	for i, name := range path {
+		var found []place
+		for _, p := range places {
+			f.below(p, func(fn int32, next place, _ int, _ int64) {
+				if f.functions[fn].name != name {
+					return
+				}
+				if i == len(path)-1 {
+					f.found(fn)
+				}
+				found = append(found, next)
+			})
+		}
+		places = found
+	}
+	return places
+}
+
+// found gives node 0 the function that was looked for by its name, of the first binary by name that has it.
+func (f *forest) found(fn int32) {
+	if binary := f.functions[fn].binary; !f.named || binary < f.functions[0].binary {
+		f.named, f.functions[0].binary = true, binary
+	}
+}
+
+func (f *forest) weigh(totals [2]int64) int64 {
+	if len(f.whole) == 1 {
+		return totals[0]
+	}
+	return max(f.o.scaled(totals[0], totals[1], f.whole))
+}
+
+// scaled makes values of the two sides comparable: as they are, or in 2^-62 of all that their side has.
+func (o *Options) scaled(a, b int64, whole []*Stacks) (int64, int64) {
+	if !o.Normalize {
+		return a, b
+	}
+	return share(a, whole[0].total), share(b, whole[1].total)
+}
+
+func share(value, total int64) int64 {
+	if total == 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(value), 1<<62)
+	quotient, _ := bits.Div64(hi, lo, uint64(total)) // value <= total, so that it fits
+	return int64(quotient)
+}
+
+// expand finds the children of a node.
+func (f *forest) expand(n int32) {
+	if f.nodes[n].child > 0 {
+		return
+	}
+	first := int32(len(f.nodes))
+	f.next = f.next[:0]
+	for i := f.nodes[n].place; i < f.nodes[n].placeEnd; i++ {
+		f.below(f.places[i], func(fn int32, next place, side int, total int64) {
+			child := f.slot[fn]
+			if child < first { // of a node before
+				child = int32(len(f.nodes))
+				f.slot[fn] = child
+				f.nodes = append(f.nodes, node{parent: n, function: fn})
+			}
+			f.nodes[child].totals[side] += total
+			f.nodes[child].placeEnd++
+			f.next = append(f.next, step{next, child})
+		})
+	}
+	end := int32(len(f.nodes))
+	f.nodes[n].child, f.nodes[n].childEnd = first, end
+	at := int32(len(f.places))
+	for c := first; c < end; c++ {
+		own := &f.nodes[c]
+		own.weight = f.weigh(own.totals)
+		own.place, own.placeEnd, at = at, at, at+own.placeEnd
+	}
+	f.places = slices.Grow(f.places, len(f.next))[:at]
+	for _, s := range f.next {
+		own := &f.nodes[s.child]
+		f.places[own.placeEnd] = s.place
+		own.placeEnd++
+	}
+}
+
+// limit says which nodes survive: those that weigh more than lightest, and of those that weigh as much the first
+// `ties` in preorder.
+type limit struct {
+	lightest int64
+	ties     int
+}
+
+// rank puts weights into classes: those of a higher class are larger, those of one class differ by an eighth at most.
+func rank(weight int64) int {
+	shift := max(0, bits.Len64(uint64(weight))-4)
+	return shift*8 + int(weight>>shift)
+}
+
+const ranks = 61 * 8
+
+// heaviest finds out which nodes are the heaviest ones, besides node 0; most 0 is all of them. It expands those that
+// are heavy enough, class by class, and few others.
+func (f *forest) heaviest(most int) limit {
+	all := limit{0, math.MaxInt}
+	if most == 0 {
+		return all
+	}
+	var waiting [ranks][]int32
+	count := 0
+	add := func(n int32) {
+		f.expand(n)
+		for c := f.nodes[n].child; c < f.nodes[n].childEnd; c++ {
+			r := rank(f.nodes[c].weight)
+			waiting[r] = append(waiting[r], c)
+		}
+	}
+	add(0)
+	for r := ranks - 1; r >= 0; r-- {
+		before := count
+		var done []int64 // weights of this class
+		low, high, seen := int64(math.MaxInt64), int64(0), 0
+		for i := 0; i < len(waiting[r]); i++ {
+			n := waiting[r][i]
+			for ; seen < len(waiting[r]); seen++ {
+				w := f.nodes[waiting[r][seen]].weight
+				low, high = min(low, w), max(high, w)
+			}
+			if len(waiting[r])+before >= most && low == high {
+				// What is not expanded yet has no heavier children: they are ties too.
+				return limit{low, most - before}
+			}
+			done = append(done, f.nodes[n].weight)
+			count++
+			add(n)
+		}
+		waiting[r] = nil
+		if count >= most {
+			slices.SortFunc(done, func(a, b int64) int { return cmp.Compare(b, a) })
+			lightest := done[most-before-1]
+			heavier := slices.Index(done, lightest)
+			return limit{lightest, most - before - heavier}
+		}
+	}
+	return all
+}
+
+// preorder lists the nodes that survive, in the order of Graph. So a parent always survives when its child does, and
+// the order of Add does not matter.
+func (f *forest) preorder(most int) []int32 {
+	l := f.heaviest(most)
+	var order, children []int32
+	stack := []int32{0}
+	for len(stack) > 0 {
+		n := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if n != 0 && f.nodes[n].weight == l.lightest {
+			if l.ties == 0 {
+				continue // its children are no heavier and come later
+			}
+			l.ties--
+		}
+		order = append(order, n)
+		f.nodes[n].order = int32(len(order))
+		f.expand(n)
+		children = children[:0]
+		for c := f.nodes[n].child; c < f.nodes[n].childEnd; c++ {
+			if f.nodes[c].weight >= l.lightest {
+				children = append(children, c)
+			}
+		}
+		if len(children) > 1 {
+			slices.SortFunc(children, f.later)
+		}
+		stack = append(stack, children...)
+	}
+	return order
+}
+
+// later orders siblings, the last one first.
+func (f *forest) later(a, b int32) int {
+	x, y := &f.nodes[a], &f.nodes[b]
+	if c := cmp.Compare(x.weight, y.weight); c != 0 {
+		return c
+	}
+	fx, fy := &f.functions[x.function], &f.functions[y.function]
+	return cmp.Or(strings.Compare(fy.name, fx.name), strings.Compare(fy.binary, fx.binary))
+}

@@ -1,0 +1,144 @@
+package flamegraph
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// forests adds stacks to trees of which each label is one to three frames, and to one set frame by frame.
+func forests(r *rand.Rand) (trees, flat *Stacks) {
+	trees, flat = new(Stacks), new(Stacks)
+	chains := make([][]Frame, 8)
+	for i := range chains {
+		for j := range 1 + r.IntN(3) {
+			n := r.IntN(6)
+			chains[i] = append(chains[i], Frame{Function: fmt.Sprint("f", n), Binary: fmt.Sprint("lib", r.IntN(2)), File: fmt.Sprint("src", n), Inlined: j > 0})
+		}
+	}
+	named := func(label uint32) (frames []int32) {
+		for _, f := range chains[label] {
+			frames = append(frames, trees.Frame(f))
+		}
+		return frames
+	}
+	for range r.IntN(4) {
+		n := 1 + r.IntN(60)
+		callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
+		stacks := make([][]int32, n)
+		for i := range n {
+			if i > 0 {
+				callers[i], labels[i] = uint32(r.IntN(i)), uint32(r.IntN(len(chains)))
+				stacks[i] = append(stacks[i], stacks[callers[i]]...)
+				for _, f := range chains[labels[i]] {
+					stacks[i] = append(stacks[i], flat.Frame(f))
+				}
+			}
+			if r.IntN(2) == 0 {
+				values[i] = r.Int64N(5)
+			}
+			flat.Add(stacks[i], values[i])
+		}
+		trees.AddTree(callers, labels, values, named)
+	}
+	if r.IntN(3) == 0 {
+		f := Frame{Function: "f1", File: "src1"}
+		trees.Add([]int32{trees.Frame(f)}, 3)
+		flat.Add([]int32{flat.Frame(f)}, 3)
+	}
+	return trees, flat
+}
+
+func TestTreesEqualStacks(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 2000 {
+		trees, flat := forests(r)
+		otherTrees, otherFlat := forests(r)
+		var a, b Options
+		a.MaxNodes = r.IntN(30)
+		for range r.IntN(3) {
+			a.Root = append(a.Root, fmt.Sprint("f", r.IntN(6)))
+		}
+		b = a
+		if r.IntN(2) == 0 {
+			a.B, b.B = otherTrees, otherFlat
+			a.Normalize = r.IntN(2) == 0
+			b.Normalize = a.Normalize
+		}
+		check := func(trees, flat *Stacks) {
+			t.Helper()
+			if trees.Total() != flat.Total() {
+				t.Fatalf("total %d, want %d", trees.Total(), flat.Total())
+			}
+			if got, want := Build(trees, a), Build(flat, b); !reflect.DeepEqual(got, want) {
+				t.Fatalf("Build:\n%s\nwant\n%s", draw(got), draw(want))
+			}
+			if got, want := Top(trees, a), Top(flat, b); !reflect.DeepEqual(got, want) {
+				t.Fatalf("Top:\n%+v\nwant\n%+v", got, want)
+			}
+			got, err := BuildSandwich(trees, "f1", a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := BuildSandwich(flat, "f1", b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("BuildSandwich:\n%+v\nwant\n%+v", got, want)
+			}
+		}
+		check(trees, flat)
+		fs := filters(t, []string{"focus:f1", "ignore:f2", "hide:f3", "show_from:f[45]", "hide:src1"}[r.IntN(5)], []string{"focus:f", "hide:lib0", "show_from:lib1"}[r.IntN(3)])
+		check(filtered(t, trees, fs...), filtered(t, flat, fs...))
+	}
+}
+
+// The heaviest nodes are found class by class; here they are sorted.
+func TestHeaviest(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	for range 300 {
+		var lines []string
+		for range 1 + r.IntN(80) {
+			var stack []string
+			for range 1 + r.IntN(5) {
+				stack = append(stack, fmt.Sprint("f", r.IntN(4)))
+			}
+			lines = append(lines, fmt.Sprintf("%s %d\n", strings.Join(stack, ";"), 1+r.Int64N(1<<(1+r.IntN(20)))))
+		}
+		s := parse(t, strings.Join(lines, ""))
+		whole := Build(s, Options{})
+		most := 1 + r.IntN(len(whole.Depth))
+		kept := make(map[int64]int) // weights
+		lightest := int64(1 << 62)
+		weights := totals(Build(s, Options{MaxNodes: most}))[1:]
+		for _, w := range weights {
+			kept[w]++
+			lightest = min(lightest, w)
+		}
+		want := make(map[int64]int)
+		for _, w := range totals(whole)[1:] {
+			if w > lightest {
+				want[w]++
+			}
+		}
+		want[lightest] = kept[lightest]
+		if !maps.Equal(kept, want) {
+			t.Fatalf("most %d: weights %v, want %v", most, kept, want)
+		}
+	}
+}
+
+func TestRank(t *testing.T) {
+	last := -1
+	for _, w := range []int64{0, 1, 2, 7, 8, 9, 15, 16, 17, 18, 31, 32, 1 << 20, 1<<20 + 1<<17, 1<<62 - 1, 1 << 62, 1<<63 - 1} {
+		if r := rank(w); r < last || r >= ranks {
+			t.Errorf("rank of %d is %d after %d", w, r, last)
+		} else {
+			last = r
+		}
+	}
+}
