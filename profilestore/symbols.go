@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,15 +118,15 @@ type dictionary struct {
 	mappingIDs  map[mapping]uint32
 	functionIDs map[function]uint32
 	locationIDs map[locationKey]uint32
-	stackIDs    map[uint64]uint32 // by caller<<32|leaf
 	setIDs      map[string]uint32
 
-	// whole finds a stack by a hash of its locations, and content a location by a hash of all that it says, so that
+	// known finds a stack by a hash of its locations, and content a location by a hash of all that it says, so that
 	// frames, and functions and their names, need not be looked up one by one. What they find is compared: a
 	// collision costs time, never a wrong answer.
-	whole   map[uint64]uint32
+	known   stackTable
 	content map[uint64]uint32
 	seed    maphash.Seed
+	start   uint64 // the hash of the empty stack: nobody can foresee the others
 
 	saved extent // what the segments on disk hold; belongs to the flush
 
@@ -140,6 +141,7 @@ func (s *symbols) extent() extent {
 }
 
 func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *dictionary {
+	seed := maphash.MakeSeed()
 	return &dictionary{
 		id: id, service: service, day: day, grown: grown,
 		symbols:     symbols{strings: []string{""}, callers: []uint32{0}, leaf: []uint32{0}},
@@ -147,11 +149,10 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 		mappingIDs:  make(map[mapping]uint32),
 		functionIDs: make(map[function]uint32),
 		locationIDs: make(map[locationKey]uint32),
-		stackIDs:    make(map[uint64]uint32),
 		setIDs:      make(map[string]uint32),
-		whole:       make(map[uint64]uint32),
 		content:     make(map[uint64]uint32),
-		seed:        maphash.MakeSeed(),
+		seed:        seed,
+		start:       maphash.String(seed, service),
 	}
 }
 
@@ -167,7 +168,8 @@ func (d *dictionary) view() *symbols {
 type translation struct {
 	strings, mappings, functions, locations []uint32
 	hashes                                  []uint64 // of functions; 0 is not known yet
-	path                                    []uint32
+	path                                    []uint32 // locations of a stack, outermost first
+	prefixes                                []uint64 // hashes of path up to each of them
 	key                                     []byte
 	sets                                    map[string]uint32
 }
@@ -369,37 +371,48 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
 	return id
 }
 
-// mostWhole bounds the entries of dictionary.whole.
-const mostWhole = 1 << 15
-
 // stack takes indexes of locations, leaf first.
 func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
-	path := slices.Grow(d.scratch.path[:0], len(indexes))[:len(indexes)]
-	d.scratch.path = path
-	hash := uint64(len(indexes))
-	for i, index := range indexes {
-		l := d.location(p, index)
-		path[i] = l
+	n := len(indexes)
+	if n == 0 {
+		return 0
+	}
+	t := &d.scratch
+	t.path, t.prefixes = slices.Grow(t.path[:0], n)[:n], slices.Grow(t.prefixes[:0], n)[:n]
+	hash := d.start
+	for i := range n {
+		l := d.location(p, indexes[n-1-i])
 		hash = mix(hash, uint64(l))
+		t.path[i], t.prefixes[i] = l, hash
 	}
-	found, ok := d.whole[hash]
-	if ok && d.is(found, path) {
-		return found
+	length, node := n, uint32(0)
+	if node, _ = d.known.find(hash, 0); node == 0 {
+		length, node = d.longestKnown(t.prefixes)
 	}
-	node := uint32(0)
-	for _, l := range slices.Backward(path) {
-		node = d.child(node, l)
+	if !d.is(node, t.path[:length]) { // hashes are the same, stacks are not
+		length, node = 0, 0
 	}
-	if !ok && len(d.whole) >= mostWhole { // where most stacks are new it finds little, and must not cost much
-		clear(d.whole)
+	for i := length; i < n; i++ {
+		node = d.child(node, t.path[i], t.prefixes[i])
 	}
-	d.whole[hash] = node
 	return node
 }
 
-// is says whether a stack consists of these locations, leaf first.
+// longestKnown searches for how much of a stack is known: as much as its longest part of which the hash is.
+func (d *dictionary) longestKnown(prefixes []uint64) (length int, node uint32) {
+	length = sort.Search(len(prefixes), func(i int) bool {
+		found, _ := d.known.find(prefixes[i], 0)
+		return found == 0
+	})
+	if length > 0 {
+		node, _ = d.known.find(prefixes[length-1], 0)
+	}
+	return length, node
+}
+
+// is says whether a stack consists of these locations, outermost first.
 func (d *dictionary) is(stack uint32, path []uint32) bool {
-	for _, l := range path {
+	for _, l := range slices.Backward(path) {
 		if stack == 0 || d.leaf[stack] != l {
 			return false
 		}
@@ -408,16 +421,18 @@ func (d *dictionary) is(stack uint32, path []uint32) bool {
 	return stack == 0
 }
 
-func (d *dictionary) child(callers, leaf uint32) uint32 {
-	key := uint64(callers)<<32 | uint64(leaf)
-	id, ok := d.stackIDs[key]
-	if !ok {
-		id = uint32(len(d.callers))
-		d.callers = append(d.callers, callers)
-		d.leaf = append(d.leaf, leaf)
-		d.stackIDs[key] = id
-		d.bytes += 64 // two columns and a map, with what they hold in reserve
+// child takes the hash of the stack that it returns.
+func (d *dictionary) child(callers, leaf uint32, hash uint64) uint32 {
+	for node, next := d.known.find(hash, 0); node != 0; node, next = d.known.find(hash, next) {
+		if d.callers[node] == callers && d.leaf[node] == leaf {
+			return node
+		}
 	}
+	id := uint32(len(d.callers))
+	d.callers = append(d.callers, callers)
+	d.leaf = append(d.leaf, leaf)
+	d.known.add(hash, id)
+	d.bytes += 40 // two columns and a slot of 12, with what they hold in reserve
 	return id
 }
 
