@@ -131,13 +131,17 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string,
 		return err
 	}
 	registry := prometheus.NewRegistry()
+	start := startUp{log: g.log}
 	a, err := agent.New(sampler, half.link, agent.Options{
 		Version:    g.version,
 		CacheDir:   cache,
 		Index:      indexFile,
 		Registerer: registry,
 		Logger:     g.log,
-		OnReport:   func(r agent.Report) { half.report(r, registry) },
+		OnReport: func(r agent.Report) {
+			half.report(r, registry)
+			start.window()
+		},
 	})
 	if err != nil {
 		return err

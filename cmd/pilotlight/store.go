@@ -194,6 +194,7 @@ func (h *half) ready() error {
 // take obeys the link until it ends.
 func (h *half) take(link io.ReadWriter) error {
 	in := bufio.NewReaderSize(link, 64<<10)
+	start := startUp{log: h.log}
 	for sequence := uint64(0); ; {
 		kind, payload, err := readMessage(in)
 		if err != nil {
@@ -210,6 +211,7 @@ func (h *half) take(link io.ReadWriter) error {
 			if err := errors.Join(json.Unmarshal(payload, &r), h.agents.Put(r)); err != nil {
 				h.log.Warn("agent report", "err", err)
 			}
+			start.window()
 		case messageMetrics:
 			h.metrics.set(payload)
 		case messageReady:
