@@ -43,10 +43,10 @@ type Module struct {
 var ErrAddressesHidden = errors.New("all kernel addresses read as zero: run as root (CAP_SYSLOG), with sysctl kernel.kptr_restrict at 0 or 1")
 
 const (
-	// usualKallsyms and usualNames have room for a distribution's kernel: 122,000 symbols, 2.6 MB of names. Slices
+	// usualKallsyms and usualNames have room for a distribution's kernel: 122,000 symbols, 1.8 MB of names. Slices
 	// that grow up to there leave five times as much behind.
 	usualKallsyms = 128 << 10
-	usualNames    = 3 << 20
+	usualNames    = 2 << 20
 	// maxKallsyms and maxKallsymsText bound what is read.
 	maxKallsyms     = 4 << 20
 	maxKallsymsText = 128 << 20
@@ -152,11 +152,21 @@ func (p *kallsymsParser) add(line []byte) error {
 		s.class = kernelLocal
 	}
 	if s.class != kernelData {
-		s.name = uint32(len(p.names))
-		p.names = append(append(p.names, name...), 0)
+		s.name = p.store(name)
 	}
 	p.syms = append(p.syms, s)
 	return nil
+}
+
+// store keeps a name and returns its offset. With the padding that some kernels have before each function, every other
+// name is the end of the one before: __pfx_schedule, schedule.
+func (p *kallsymsParser) store(name []byte) uint32 {
+	if off := len(p.names) - 1 - len(name); off >= 0 && bytes.Equal(p.names[off:len(p.names)-1], name) {
+		return uint32(off)
+	}
+	off := len(p.names)
+	p.names = append(append(p.names, name...), 0)
+	return uint32(off)
 }
 
 func (p *kallsymsParser) module(name string) (uint16, error) {

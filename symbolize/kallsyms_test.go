@@ -18,6 +18,8 @@ ffffffff81000040 t local
 ffffffff81000040 t __pi_local
 ffffffff81000080 W weak
 ffffffff81000080 T strong
+ffffffff810000f0 t __pfx_padded
+ffffffff81000100 T padded
 ffffffff81001000 T _etext
 ffffffff81200000 D data
 ffffffff81200100 t _RNvNtCs1234_7mycrate3foo3bar
@@ -36,8 +38,8 @@ func TestKallsyms(t *testing.T) {
 	if got, want := k.Text(), (KernelText{0xffffffff81000000, 0xffffffff81000000, 0xffffffff81001000}); got != want {
 		t.Errorf("text: got %#x, want %#x", got, want)
 	}
-	if got := k.Functions(); got != 9 {
-		t.Errorf("%d functions, want 9", got)
+	if got := k.Functions(); got != 11 {
+		t.Errorf("%d functions, want 11", got)
 	}
 	for _, tt := range []struct {
 		addr         uint64
@@ -49,6 +51,8 @@ func TestKallsyms(t *testing.T) {
 		{0xffffffff8100003f, "first", ""},
 		{0xffffffff81000040, "local", ""},
 		{0xffffffff81000081, "strong", ""},
+		{0xffffffff810000f0, "__pfx_padded", ""},
+		{0xffffffff81000100, "padded", ""},
 		{0xffffffff81200000, "", ""},
 		{0xffffffff81200100, "_RNvNtCs1234_7mycrate3foo3bar", ""},
 		// The last function before a module ends at the end of the page after its own.
