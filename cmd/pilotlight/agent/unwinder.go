@@ -243,8 +243,15 @@ func (u *unwinder) release(keys []process.FileKey) {
 	}
 }
 
-// trim unloads the tables that no process has used for a while.
+// trim unloads the tables that no process has used for a while. Processes whose
+// leader has exited are looked at again: no record says which of their threads was
+// the last.
 func (u *unwinder) trim(now uint64) {
+	for pid := range u.processes {
+		if u.table.LeaderExited(pid) {
+			u.changed[pid] = true
+		}
+	}
 	u.unload(func(l *loadedTable) bool {
 		if l.unused == 0 {
 			l.unused = now

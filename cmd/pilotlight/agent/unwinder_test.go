@@ -320,6 +320,32 @@ func TestExitForgets(t *testing.T) {
 	m.expect("a minute later", "unload 1")
 }
 
+// TestLeaderExits has a process go on without the thread that it is named by.
+func TestLeaderExits(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	ofThread := m.unfinished(100)
+	ofThread.TID = 105
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain(ofThread)
+	m.sampler.calls = nil
+	m.drain(bpf.Event{Kind: bpf.EventExit, PID: 100, TID: 100}, ofThread)
+	m.expect("the leader has exited, and a thread was sampled", "forget 100", "set 100.1 table1")
+	m.drain(ofThread)
+	m.expect("another sample")
+	m.drain(bpf.Event{Kind: bpf.EventExit, PID: 100, TID: 105})
+	delete(m.proc.MapFS, "100/stat")
+	m.sampler.calls = nil
+	for range 2 * 2 * int(Window/time.Second) {
+		m.drain()
+	}
+	m.expect("the last thread has exited", "forget 100")
+}
+
 func TestTablesWaitForRoom(t *testing.T) {
 	m := newMachine(t)
 	m.start(100, appMaps)

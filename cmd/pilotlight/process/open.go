@@ -141,7 +141,8 @@ var errBuildID = errors.New("build ID differs from that of the mapping")
 //
 //  1. /proc/PID/map_files/START-END, which is the mapped file itself, even if it
 //     has been deleted, lies in another mount namespace or is a memfd. The range
-//     is that of the VMA as it is now, if another than that of the record;
+//     is that of the VMA as it is now, if another than that of the record, and
+//     PID that of another thread, if the leader has exited;
 //  2. the path below /proc/PID/root, where another file may be by now;
 //  3. the path on the host, for processes that are gone, if it has the build ID
 //     that the kernel read when the file was mapped.
@@ -167,7 +168,6 @@ func (f *Files) Open(p *Process, m Mapping) (*OpenFile, error) {
 }
 
 func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
-	base := f.root + "/" + strconv.FormatUint(uint64(p.PID), 10)
 	// Which way was closed, and why, is all of interest if none is open.
 	failure := errNoWay
 	try := func(h Handle, err error) *OpenFile {
@@ -186,12 +186,14 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 	}
 	named := m.Kind == FileBacked && strings.HasPrefix(m.Path, "/") && !strings.HasPrefix(m.Path, "//")
 
-	if f.Alive(p) {
+	if st, ok := statOf(f.proc, p.Key); ok {
+		from := st.shownAs(f.proc, p.PID)
+		base := f.root + "/" + strconv.FormatUint(uint64(from), 10)
 		h, err := f.open.Open(mapFile(base, m.Start, m.End))
 		if errors.Is(err, fs.ErrNotExist) {
 			// The VMA may have been split or merged since. One of the same name is
 			// of the same file, as far as a name can tell.
-			if ms, _, merr := readMaps(f.proc, p.PID, defaultMaxMappingsPerProcess); merr == nil {
+			if ms, _, merr := readMaps(f.proc, from, defaultMaxMappingsPerProcess); merr == nil {
 				if now, ok := ms.within(m); ok {
 					h, err = f.open.Open(mapFile(base, now.Start, now.End))
 				}
@@ -217,11 +219,15 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 }
 
 // Alive reports whether p still bears its pid.
-func (f *Files) Alive(p *Process) bool { return alive(f.proc, p.Key) }
+func (f *Files) Alive(p *Process) bool {
+	_, ok := statOf(f.proc, p.Key)
+	return ok
+}
 
-func alive(proc fs.FS, p Key) bool {
+// statOf returns what /proc says of p, and false if it does not bear its pid any more.
+func statOf(proc fs.FS, p Key) (stat, bool) {
 	st, err := readStat(proc, p.PID)
-	return err == nil && st.start/tick == p.Start/tick
+	return st, err == nil && st.start/tick == p.Start/tick
 }
 
 func mapFile(base string, start, end uint64) string {

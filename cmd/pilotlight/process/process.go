@@ -236,6 +236,28 @@ func parseStat(data []byte) (stat, error) {
 	}, nil
 }
 
+// shownAs returns the number under which /proc shows the memory of a process: its
+// pid, or the id of another thread if the leader has exited, which then has none.
+func (st stat) shownAs(proc fs.FS, pid uint32) uint32 {
+	if st.state != 'Z' {
+		return pid
+	}
+	threads, err := fs.ReadDir(proc, pidPath(pid, "task"))
+	if err != nil {
+		return pid
+	}
+	for _, d := range threads {
+		tid, err := strconv.ParseUint(d.Name(), 10, 32)
+		if err != nil || uint32(tid) == pid {
+			continue
+		}
+		if st, err := readStat(proc, uint32(tid)); err == nil && st.state != 'Z' {
+			return uint32(tid)
+		}
+	}
+	return pid
+}
+
 // readExe returns the target of /proc/PID/exe without " (deleted)".
 func readExe(proc fs.FS, pid uint32) (string, error) {
 	link, err := fs.ReadLink(proc, pidPath(pid, "exe"))

@@ -28,7 +28,7 @@ func OpenRoot(proc fs.FS, procRoot string, p Key) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !alive(proc, p) {
+	if _, ok := statOf(proc, p); !ok {
 		r.Close() // it may be that of the next bearer of the pid
 		return nil, fmt.Errorf("root of process %d: %w", p.PID, errNoWay)
 	}

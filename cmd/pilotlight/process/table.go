@@ -364,13 +364,21 @@ func (t *Table) Lookup(time uint64, s Sample) *Process {
 
 // Current returns the process as the records tell it so far, or false if it has
 // exited or called exec, or is not known by its exact start and exec count: only
-// samples tell those. As for the Process, see Lookup.
+// samples tell those. No record tells whether one lives whose leader has exited;
+// that is looked up in /proc. As for the Process, see Lookup.
 func (t *Table) Current(k Key) (*Process, bool) {
 	e := t.pids[k.PID]
-	if e == nil || e.exited != 0 || !e.exact || e.start != k.Start || !e.execKnown || e.exec != k.Exec {
+	if e == nil || e.exited != 0 && !(e.threaded && t.present(e)) || !e.exact || e.start != k.Start || !e.execKnown || e.exec != k.Exec {
 		return nil, false
 	}
 	return t.show(e), true
+}
+
+// LeaderExited reports whether the thread has ended that a process is named by, or
+// the process is not known any more. It may be that other threads still run.
+func (t *Table) LeaderExited(pid uint32) bool {
+	e := t.pids[pid]
+	return e == nil || e.exited != 0
 }
 
 // Busiest returns at most n processes, those that had used most CPU time when

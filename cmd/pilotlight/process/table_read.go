@@ -26,18 +26,19 @@ func (t *Table) reread(e *entry) bool {
 	}
 	var exe string
 	var ms Mappings
+	from := st.shownAs(t.proc, e.pid)
 	switch {
 	case st.kernel:
-	case st.state == 'Z':
-		// The leader has exited and its threads run: it has no memory to show.
+	case st.state == 'Z' && from == e.pid:
+		// The leader has exited and the last of its threads just now: there is no memory to show.
 		exe, ms = e.image.exe, e.space.mappings
 	default:
-		if exe, err = readExe(t.proc, e.pid); t.count(err) {
+		if exe, err = readExe(t.proc, from); t.count(err) {
 			return false
 		}
 		room := min(t.options.MaxMappingsPerProcess, max(0, t.options.MaxMappings-t.stats.Mappings))
 		var refused int
-		if ms, refused, err = readMaps(t.proc, e.pid, room); t.count(err) {
+		if ms, refused, err = readMaps(t.proc, from, room); t.count(err) {
 			return false
 		}
 		t.stats.RefusedMappings += uint64(refused)

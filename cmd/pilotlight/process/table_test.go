@@ -5,8 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 const (
@@ -442,13 +444,56 @@ func TestTableLeaderExits(t *testing.T) {
 	if p := table.Lookup(31, s); p.Exe != "/bin/sh" || len(p.Mappings) != 2 {
 		t.Errorf("after a loss: %s", summary(p))
 	}
+	key := Key{shellPID, shellStart, 3}
+	if p, ok := table.Current(key); !ok || !table.LeaderExited(shellPID) || len(p.Mappings) != 2 {
+		t.Errorf("Current says %v, LeaderExited %v", ok, table.LeaderExited(shellPID))
+	}
 	table.Exit(32, shellPID, 555)
 	proc.kill(shellPID)
+	if _, ok := table.Current(key); ok {
+		t.Error("Current returns a process whose last thread has exited")
+	}
 	table.Exit(33, 1, 1)
 	table.Expire(40)
 	if s := table.Stats(); s.Processes != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// TestTableLeaderExited: where the leader had exited before anybody looked, its threads show what they run.
+func TestTableLeaderExited(t *testing.T) {
+	proc := newProc()
+	thread, zombie := shell(), shell()
+	thread.threads = 2
+	zombie.state, zombie.threads, zombie.maps, zombie.exe = "Z", 2, "", ""
+	proc.put(shellPID, zombie)
+	proc.put(555, thread)
+	proc.MapFS[fmt.Sprintf("%d/task/%d/comm", shellPID, shellPID)] = &fstest.MapFile{}
+	proc.MapFS[fmt.Sprintf("%d/task/555/comm", shellPID)] = &fstest.MapFile{}
+	table := NewTable(unlisted{proc, "555"}, Options{})
+	snapshot(t, table)
+	s := sample(shellPID, shellStart, 3, "sh")
+	s.TID = 555
+	if p := table.Lookup(30, s); p.Exe != "/bin/sh" || len(p.Mappings) != 2 {
+		t.Errorf("got %s", summary(p))
+	}
+	if p, ok := table.Current(Key{shellPID, shellStart, 3}); !ok || len(p.Mappings) != 2 {
+		t.Errorf("Current says %v", ok)
+	}
+}
+
+// unlisted does not list one entry, as /proc does with the ids of threads.
+type unlisted struct {
+	fakeProc
+	name string
+}
+
+func (u unlisted) ReadDir(name string) ([]fs.DirEntry, error) {
+	list, err := u.fakeProc.ReadDir(name)
+	if name == "." {
+		list = slices.DeleteFunc(list, func(d fs.DirEntry) bool { return d.Name() == u.name })
+	}
+	return list, err
 }
 
 func TestTableThreadExecs(t *testing.T) {
