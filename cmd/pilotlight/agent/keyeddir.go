@@ -25,11 +25,13 @@ const (
 // keyedDir is a directory within the cache directory, of files named by the key of
 // the file that they were made from. A file appears under its name when it is
 // complete; its modification time is when it was used last. Several agents may
-// share a directory. A keyedDir belongs to one goroutine.
+// share a directory, and it may be removed at any time. A keyedDir belongs to one
+// goroutine.
 type keyedDir struct {
-	dir   *os.Root
-	limit int64
-	size  int64 // bytes of the files, as far as this agent knows
+	parent, name string
+	dir          *os.Root
+	limit        int64
+	size         int64 // bytes of the files, as far as this agent knows
 }
 
 // errNotCached is the error of a file that is not there.
@@ -38,19 +40,19 @@ var errNotCached = errors.New("not in the cache")
 // errNoFile is the error of what is there in place of a file.
 var errNoFile = errors.New("not a regular file")
 
-// openKeyedDir opens the directory of a name in dir, and makes what is missing of
+// openKeyedDir opens the directory of a name in parent, and makes what is missing of
 // it. What the agent reads there it believes, so the directory must be this user's
 // and nobody else may write it.
-func openKeyedDir(dir, name string, limit int64) (*keyedDir, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func openKeyedDir(parent, name string, limit int64) (*keyedDir, error) {
+	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, fmt.Errorf("make cache directory: %w", err)
 	}
-	path := filepath.Join(dir, name)
-	root, err := openWithin(dir, name)
+	path := filepath.Join(parent, name)
+	root, err := openWithin(parent, name)
 	if err != nil {
 		return nil, fmt.Errorf("open cache directory %s: %w", path, err)
 	}
-	c := &keyedDir{dir: root, limit: limit}
+	c := &keyedDir{parent: parent, name: name, dir: root, limit: limit}
 	if err = c.check(); err == nil {
 		err = c.evict()
 	}
@@ -58,6 +60,17 @@ func openKeyedDir(dir, name string, limit int64) (*keyedDir, error) {
 		return nil, errors.Join(fmt.Errorf("cache directory %s: %w", path, err), root.Close())
 	}
 	return c, nil
+}
+
+// reopen makes the directory again.
+func (c *keyedDir) reopen() error {
+	again, err := openKeyedDir(c.parent, c.name, c.limit)
+	if err != nil {
+		return err
+	}
+	gone := c.dir
+	*c = *again
+	return gone.Close()
 }
 
 // openWithin opens the directory of a name in dir, and makes it. A link that leads
@@ -159,7 +172,14 @@ func (c *keyedDir) create(key process.FileKey) (*os.File, error) {
 	if err := c.dir.RemoveAll(name); err != nil { // of an agent that had this pid and died
 		return nil, err
 	}
-	return c.dir.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	f, err := c.dir.OpenFile(name, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // somebody has removed the directory
+		if err = c.reopen(); err == nil {
+			f, err = c.dir.OpenFile(name, flags, 0o600)
+		}
+	}
+	return f, err
 }
 
 func (c *keyedDir) temporary(key process.FileKey) string {

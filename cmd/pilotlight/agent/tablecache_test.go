@@ -62,6 +62,42 @@ func TestTableCache(t *testing.T) {
 	}
 }
 
+// TestTableCacheIsMadeAgain has somebody remove the cache directory while it is used.
+func TestTableCacheIsMadeAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	c := openCache(t, dir, 1<<20)
+	if err := c.put(process.FileKey{1}, testTable(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.get(process.FileKey{1}); !errors.Is(err, errNotCached) {
+		t.Errorf("get from a directory that is gone: %v", err)
+	}
+	if err := c.put(process.FileKey{2}, testTable(2)); err != nil {
+		t.Fatal(err)
+	}
+	again := openCache(t, dir, 1<<20)
+	if got, err := again.get(process.FileKey{2}); err != nil || !reflect.DeepEqual(got, testTable(2)) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if again.size != c.size {
+		t.Errorf("%d bytes are there, %d counted", again.size, c.size)
+	}
+
+	// In its place is something else that is not to be written to.
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), os.Mkdir(filepath.Join(dir, "unwind"), 0o700), os.Chmod(filepath.Join(dir, "unwind"), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.put(process.FileKey{3}, testTable(3)); err == nil {
+		t.Error("a table was kept where others may write")
+	}
+	if _, err := c.get(process.FileKey{3}); !errors.Is(err, errNotCached) {
+		t.Errorf("get after that: %v", err)
+	}
+}
+
 // TestDamagedTableIsRemoved has files that hold no table, one of them not even in the directory.
 func TestDamagedTableIsRemoved(t *testing.T) {
 	dir := t.TempDir()

@@ -73,13 +73,13 @@ type tableEntry struct {
 type codeKind uint8
 
 const (
-	codeLoading      codeKind = iota // by a table that is not here yet
-	codeAbsent                       // by a table that is made when another process asks for it
-	codeTable                        // by a table
-	codeFramePointer                 // by frame pointers, if it has them: its file has no table
-	codeJIT                          // not at all: it was made at run time, and keeps no frame pointers
-	codeJITFramePointer              // by frame pointers: it was made at run time
-	codeMissing                      // by frame pointers, if it has them: its file cannot be had
+	codeLoading         codeKind = iota // by a table that is not here yet
+	codeAbsent                          // by a table that is made when another process asks for it
+	codeTable                           // by a table
+	codeFramePointer                    // by frame pointers, if it has them: its file has no table
+	codeJIT                             // not at all: it was made at run time, and keeps no frame pointers
+	codeJITFramePointer                 // by frame pointers: it was made at run time
+	codeMissing                         // by frame pointers, if it has them: its file cannot be had
 )
 
 // code is a piece of code of a process.
