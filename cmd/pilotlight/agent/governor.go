@@ -165,6 +165,7 @@ func (a *Agent) govern(now uint64) error {
 	if err != nil {
 		return err
 	}
+	before := a.governor.level
 	changed, memory := a.governor.look(now, c)
 	a.allowIndexes()
 	if !changed {
@@ -178,9 +179,12 @@ func (a *Agent) govern(now uint64) error {
 	a.account.setLevel(level)
 	hz := a.governor.frequency(a.full)
 	attrs := []any{"level", level, "frequency", hz, "memory", c.memory, "cpu", c.cpu.Round(time.Millisecond)}
-	if level == 0 {
+	switch {
+	case level == 0:
 		a.log.Info("all work is done again", attrs...)
-	} else {
+	case level < before:
+		a.log.Info("less work is shed", attrs...)
+	default:
 		a.log.Warn("work is shed to keep to the limits of CPU and memory", attrs...)
 	}
 	return a.setFrequency(hz)

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"bytes"
+	"log/slog"
 	"math"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,5 +136,33 @@ func TestFrequencyFollowsTheGovernor(t *testing.T) {
 	}
 	if want := []int{0, 1, 3, 5, 6, 6, 6}; !slices.Equal(levels, want) {
 		t.Errorf("windows were reported at levels %v, want %v", levels, want)
+	}
+}
+
+// TestGovernorTellsWhatIsWrong warns of work that is shed, not of work that is done again.
+func TestGovernorTellsWhatIsWrong(t *testing.T) {
+	m := newMachine(t)
+	var log bytes.Buffer
+	m.agent.log = slog.New(slog.NewTextHandler(&log, nil))
+	m.agent.full = 19
+	for _, step := range []struct {
+		from int
+		o    Options
+		want string
+	}{
+		{0, Options{CPULimit: -1, MemoryLimit: 1}, "level=WARN"},
+		{2, Options{CPULimit: -1, MemoryLimit: -1}, "level=INFO"},
+		{1, Options{CPULimit: -1, MemoryLimit: -1}, "level=INFO"},
+	} {
+		log.Reset()
+		m.agent.governor = newGovernor(step.o, m.now, cost{})
+		m.agent.governor.level = step.from
+		m.now += uint64(governorInterval)
+		if err := m.agent.govern(m.now); err != nil {
+			t.Fatal(err)
+		}
+		if m.agent.governor.level == step.from || !strings.Contains(log.String(), step.want) {
+			t.Errorf("from level %d to %d it says %q, want %s", step.from, m.agent.governor.level, log.String(), step.want)
+		}
 	}
 }
