@@ -18,14 +18,14 @@ import (
 	"pilotlight/profilestore"
 )
 
-// deepStacks are n stacks of a depth, of which some frames are shared.
+// deepStacks are n stacks of a depth, of 1,000 functions at most; those that are near each other share callers.
 func deepStacks(n, depth int) stacks {
 	ss := make(stacks, n)
 	for i := range n {
 		var b strings.Builder
 		b.WriteString("main")
 		for level := 1; level < depth; level++ {
-			fmt.Fprintf(&b, ";f%d_%d", level, i*level/depth)
+			fmt.Fprintf(&b, ";f%d", (i*level*level/(depth*depth)+7*level)%1000)
 		}
 		ss[b.String()] = int64(1 + i%3)
 	}
@@ -34,8 +34,9 @@ func deepStacks(n, depth int) stacks {
 
 // queryStorm has readers ask for everything, all at once and again and again, while profiles are pushed. Each answer
 // has all that was acknowledged before it was asked for and nothing that was not sent when it came, and no push is
-// refused. It says how long pushes took before there were readers, and beside them.
-func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, beside []time.Duration, answers int) {
+// refused. It says how long pushes took before there were readers, and beside them, and how many queries were told to
+// come again.
+func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, beside []time.Duration, answers, refusals int) {
 	s := newTestServer(t, newTestStore(t), Options{})
 	transport := &http.Transport{MaxIdleConnsPerHost: readers}
 	defer transport.CloseIdleConnections()
@@ -51,7 +52,8 @@ func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, be
 	var sent, acked atomic.Int64
 	push := func() time.Duration {
 		n := sent.Load()
-		e := encode(t, fmt.Sprint("service", n%7), fmt.Sprint(n), base.Add(time.Duration(n)*time.Second/20), ss)
+		e := encode(t, fmt.Sprint("service", n%7), fmt.Sprint(n%5), base.Add(time.Duration(n)*time.Second/20), ss)
+		e.ID = profilestore.ID{0: 2, 14: byte(n >> 8), 15: byte(n)}
 		sent.Add(1)
 		began := time.Now()
 		if err := c.Append(t.Context(), []profilestore.Encoded{e}); err != nil {
@@ -65,13 +67,19 @@ func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, be
 		alone = append(alone, push())
 	}
 	path := func(route string) string { return "/api/v1/" + route + during(base, -3600, 3600) }
-	ask := func(path string) ([]byte, error) {
+	var refused atomic.Int64
+	var ask func(path string) ([]byte, error)
+	ask = func(path string) ([]byte, error) {
 		resp, err := (&http.Client{Transport: transport}).Get(s.URL + path)
 		if err != nil {
 			return nil, err
 		}
 		b, err := io.ReadAll(resp.Body)
-		if err = errors.Join(err, resp.Body.Close()); err == nil && resp.StatusCode != http.StatusOK {
+		if err = errors.Join(err, resp.Body.Close()); err == nil && resp.StatusCode == http.StatusTooManyRequests {
+			refused.Add(1)
+			return ask(path) // it has waited for ten seconds already
+		}
+		if err == nil && resp.StatusCode != http.StatusOK {
 			err = fmt.Errorf("%s: %s: %.200s", path, resp.Status, b)
 		}
 		return b, err
@@ -137,7 +145,7 @@ func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, be
 		case <-done:
 			slices.Sort(alone)
 			slices.Sort(beside)
-			return alone, beside, int(count.Load())
+			return alone, beside, int(count.Load()), int(refused.Load())
 		default:
 			beside = append(beside, push())
 		}
@@ -146,7 +154,7 @@ func queryStorm(t *testing.T, readers, each, profiles int, ss stacks) (alone, be
 
 // TestQueriesBesideIngest is a small TestVerifyQueriesBesideIngest.
 func TestQueriesBesideIngest(t *testing.T) {
-	_, beside, answers := queryStorm(t, 100, 2, 20, deepStacks(30, 10))
+	_, beside, answers, _ := queryStorm(t, 100, 2, 20, deepStacks(30, 10))
 	if answers != 200 || len(beside) == 0 {
 		t.Errorf("%d answers, %d profiles pushed beside them", answers, len(beside))
 	}
