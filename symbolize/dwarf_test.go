@@ -306,6 +306,30 @@ func TestHostileDWARF(t *testing.T) {
 	}
 }
 
+// TestDamagedPackage has packages of split DWARF of which there is nothing to be had.
+func TestDamagedPackage(t *testing.T) {
+	index := put(nil, uint32(2), uint32(0), uint32(0), uint32(0))
+	for _, tt := range []struct {
+		name, want string
+		sections   []testSection
+	}{
+		{"no index", "version 0", nil},
+		{"an index without bytes", "version 0", []testSection{{name: ".debug_cu_index", typ: elf.SHT_NOBITS}}},
+		{"a section that is too short to be compressed", "reach past a table", []testSection{
+			{name: ".debug_cu_index", typ: elf.SHT_PROGBITS, data: index},
+			{name: ".debug_info.dwo", typ: elf.SHT_PROGBITS, flags: elf.SHF_COMPRESSED, data: []byte{1}},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			image := makeELF(elf.ELFCLASS64, elf.EM_X86_64, tt.sections...)
+			p, err := new(indexBuilder).openPackage(&DebugFile{bytes.NewReader(image), int64(len(image))})
+			if p != nil || err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, %v, want %q", p, err, tt.want)
+			}
+		})
+	}
+}
+
 // compressed makes a compressed section that claims a size.
 func compressed(typ elf.CompressionType, packed []byte, claim uint64) []byte {
 	return append(put(nil, uint32(typ), uint32(0), claim, uint64(1)), packed...)

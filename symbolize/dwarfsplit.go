@@ -146,8 +146,10 @@ func (b *indexBuilder) openPackage(f *DebugFile) (*splitPackage, error) {
 	if err := p.readIndex(&cursor{b: raw}); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
-	p.d, err = b.openDebug(m, ".dwo")
-	return p, err
+	if p.d, err = b.openDebug(m, ".dwo"); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // readIndex reads .debug_cu_index (section 7.3.5.3).

@@ -3,8 +3,6 @@
 package symbolize
 
 import (
-	"debug/elf"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,59 +190,12 @@ func TestVerifySymbolsRust(t *testing.T) {
 	holdShare(t, compareRust(t, "0", 100_000))
 }
 
-// TestVerifySymbolsMutants changes bytes of debug information: no reader of it may panic, and what it makes has to be
-// an index.
+// TestVerifySymbolsMutants damages the files of each form of DWARF, of symbols in .gnu_debugdata, of a Go program, and
+// indexes.
 func TestVerifySymbolsMutants(t *testing.T) {
-	path := compileInline(t, "g++", "-O2", "-g")
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	subjects := []*mutantSubject{miniDebugSubject(t), indexSubject(t), goSubject(t)}
+	for _, form := range dwarfForms() {
+		subjects = append(subjects, newMutantSubject(t, form))
 	}
-	file, err := elf.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	var places []uint64 // offsets of bytes of debug information, as many of each section
-	for _, s := range file.Sections {
-		if strings.HasPrefix(s.Name, ".debug") {
-			for i := range uint64(4096) {
-				places = append(places, s.Offset+i*s.Size/4096)
-			}
-		}
-	}
-	const mutants = 200_000
-	rng := rand.New(rand.NewPCG(1, 0))
-	skipped, failed := 0, 0
-	for range mutants {
-		// One to four bytes, changed back afterwards.
-		type change struct {
-			at  uint64
-			old byte
-		}
-		var changes []change
-		for range 1 + rng.IntN(4) {
-			at := places[rng.IntN(len(places))]
-			changes = append(changes, change{at, whole[at]})
-			whole[at] = []byte{0, 0xff, 0x7f, 0x80, byte(rng.Uint32())}[rng.IntN(5)]
-		}
-		x, _, stats, err := indexOf(whole, IndexOptions{})
-		if err != nil {
-			failed++
-		} else {
-			if stats.Skipped != nil {
-				skipped++
-			}
-			for range 50 {
-				x.Resolve(nil, x.trailer.Base+rng.Uint64N(1<<14))
-			}
-			if err := x.Err(); err != nil {
-				t.Fatalf("changes %v: %v", changes, err)
-			}
-		}
-		for i := len(changes) - 1; i >= 0; i-- {
-			whole[changes[i].at] = changes[i].old
-		}
-	}
-	t.Logf("%d mutants: %d with parts skipped, %d without an index", mutants, skipped, failed)
+	tryMutants(t, subjects, 200_000)
 }
