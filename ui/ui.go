@@ -28,7 +28,7 @@ const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 
 	"connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // pages are the routes that the script in index.html draws.
-var pages = []string{"/", "/explore", "/targets"}
+var pages = []string{"/", "/explore", "/diff", "/targets"}
 
 // asset is one file of the bundle, ready to send.
 type asset struct {
@@ -44,7 +44,7 @@ type encoding struct {
 	etag string // strong, so it differs between encodings of one file
 }
 
-// Handler serves the embedded page: index.html at `/`, `/explore` and `/targets`, the bundle under
+// Handler serves the embedded page: index.html at each of pages, the bundle under
 // `/assets/`, and 404 for everything else. Files under /assets/ carry a hash of their content in their name
 // and may be cached for ever; index.html is revalidated by its ETag on each load. Only GET and HEAD are
 // answered. The handler is safe for concurrent use.

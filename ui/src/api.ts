@@ -27,11 +27,16 @@ export class RequestError extends Error {
 }
 
 /** GETs JSON. Rejects with RequestError, which carries the server's own message and request ID. */
-export async function getJson<T>(url: string, signal: AbortSignal): Promise<T> {
+export function getJson<T>(url: string, signal: AbortSignal): Promise<T> {
+  return get(url, "application/json", signal, async (response) => (await response.json()) as T);
+}
+
+/** GETs something of a media type. Rejects with RequestError. */
+export async function get<T>(url: string, type: string, signal: AbortSignal, read: (response: Response) => Promise<T>): Promise<T> {
   try {
-    const response = await fetch(url, { signal, headers: { Accept: "application/json" } });
+    const response = await fetch(url, { signal, headers: { Accept: type } });
     if (!response.ok) throw await refused(response);
-    return (await response.json()) as T;
+    return await read(response);
   } catch (err) {
     throw RequestError.from(err);
   }
@@ -56,11 +61,15 @@ async function refused(response: Response): Promise<RequestError> {
   return new RequestError({ ...fallback, code, message, param: param ?? "", requestId: request_id ?? fallback.requestId });
 }
 
-/** A path of the API with its parameters; empty ones are left out. */
-export function apiUrl(path: string, params: Record<string, string | undefined>): string {
+export type Params = Record<string, string | readonly string[] | undefined>;
+
+/** A path of the API with its parameters; empty ones are left out, lists are repeated. */
+export function apiUrl(path: string, params: Params): string {
   const query = new URLSearchParams();
-  for (const [name, text] of Object.entries(params)) {
-    if (text) query.set(name, text);
+  for (const [name, value] of Object.entries(params)) {
+    for (const text of typeof value === "string" ? [value] : value ?? []) {
+      if (text) query.append(name, text);
+    }
   }
   const q = query.toString();
   return `/api/v1/${path}${q ? "?" + q : ""}`;

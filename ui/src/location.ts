@@ -3,7 +3,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { format, parse, type State } from "./url";
 
-export type Page = "/" | "/explore" | "/targets";
+export const pages = ["/", "/explore", "/diff", "/targets"] as const;
+export type Page = (typeof pages)[number];
 
 export interface Location {
   page: Page;
@@ -15,7 +16,7 @@ const changed = "pilotlight:location";
 
 function read(): Location {
   const path = window.location.pathname;
-  const page: Page = path === "/explore" || path === "/targets" ? path : "/";
+  const page = pages.find((p) => p === path) ?? "/";
   return { page, ...parse(window.location.search) };
 }
 

@@ -1,14 +1,20 @@
 import { useEffect, useState } from "preact/hooks";
 import { change, follow, href, useLocation, type Page } from "./location";
+import { Diff } from "./pages/diff";
 import { Explore } from "./pages/explore";
 import { Services } from "./pages/services";
 import { Targets } from "./pages/targets";
 import { Help } from "./parts/help";
 import { useTheme } from "./theme";
 import { zone } from "./time";
-import { themes } from "./url";
+import { defaults, themes, type State } from "./url";
 
-const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/targets": "Targets" };
+const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/diff": "Diff", "/targets": "Targets" };
+
+/** What another page takes over: the selection, not what was done with it. */
+function linked(state: State): State {
+  return { ...defaults, q: state.q, type: state.type, from: state.from, to: state.to, f: state.f, group: state.group, color: state.color, refresh: state.refresh, theme: state.theme };
+}
 
 export function Shell() {
   const { page, state, notices } = useLocation();
@@ -19,9 +25,9 @@ export function Shell() {
   }, [page]);
   const shown = notices.join("\n");
   return (
-    <div class={page === "/explore" ? "shell workspace" : "shell"}>
+    <div class={page === "/explore" || page === "/diff" ? "shell workspace" : "shell"}>
       <header class="top">
-        <a class="brand" href={href("/", state)} onClick={follow}>
+        <a class="brand" href={href("/", linked(state))} onClick={follow}>
           <svg viewBox="0 0 32 32" width="20" height="20" aria-hidden="true">
             <path class="flame-outer" d="M16 2c1 5 8 9 8 17a8 8 0 0 1-16 0c0-4 2-6 3-9 1 3 2 4 3 4 1-3 0-7 2-12z" />
             <path class="flame-inner" d="M16 15c1 3 4 4.5 4 8a4 4 0 0 1-8 0c0-3 3-5 4-8z" />
@@ -30,7 +36,7 @@ export function Shell() {
         </a>
         <nav aria-label="Pages">
           {(Object.keys(titles) as Page[]).map((p) => (
-            <a key={p} href={href(p, state)} onClick={follow} aria-current={p === page ? "page" : undefined}>{titles[p]}</a>
+            <a key={p} href={href(p, p === page ? state : linked(state))} onClick={follow} aria-current={p === page ? "page" : undefined}>{titles[p]}</a>
           ))}
         </nav>
         <span class="grow" />
@@ -51,6 +57,7 @@ export function Shell() {
       )}
       {page === "/" && <Services state={state} />}
       {page === "/explore" && <Explore state={state} dark={dark} />}
+      {page === "/diff" && <Diff state={state} dark={dark} />}
       {page === "/targets" && <Targets />}
     </div>
   );

@@ -7,7 +7,9 @@ export const defaultType = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
 
 export const themes = ["auto", "light", "dark"] as const;
 export const colors = ["binary", "package"] as const;
-export const sorts = ["self", "-self", "total", "-total", "function", "-function"] as const;
+export const sorts = ["self", "-self", "total", "-total", "function", "-function", "change", "-change"] as const;
+export const views = ["flame", "sandwich", "table"] as const;
+export const filterKinds = ["focus", "ignore", "hide", "show_from", "collapse"] as const;
 export const refreshes = ["off", "10s", "30s", "1m"] as const;
 
 export interface State {
@@ -19,10 +21,13 @@ export interface State {
   to: string;
   /** The brushed range inside [from, to), Unix seconds. */
   sel: readonly [number, number] | null;
+  view: (typeof views)[number];
   /** Functions from below the root to the zoomed node; see formatPath. */
   zoom: readonly string[];
-  /** The selected function. */
-  fn: string;
+  /** Filters in their order, each kind:expression. */
+  f: readonly string[];
+  /** The selected function: that of the sandwich, and of /fn. */
+  name: string;
   /** Regular expression. */
   search: string;
   /** Label that splits the time series. */
@@ -31,6 +36,16 @@ export interface State {
   /** Column of the top table; a leading "-" is descending. */
   sort: (typeof sorts)[number];
   refresh: (typeof refreshes)[number];
+  /** The flame graph from the innermost functions upwards. */
+  inv: boolean;
+  /** The table beside the graph. */
+  table: boolean;
+  /** Of a diff: compare shares of each side's total. */
+  norm: boolean;
+  /** What a diff compares with. */
+  "b.q": string;
+  "b.from": string;
+  "b.to": string;
   theme: (typeof themes)[number];
 }
 
@@ -40,13 +55,21 @@ export const defaults: State = {
   from: "now-15m",
   to: "now",
   sel: null,
+  view: "flame",
   zoom: [],
-  fn: "",
+  f: [],
+  name: "",
   search: "",
   group: "service_name",
   color: "binary",
   sort: "-self",
   refresh: "off",
+  inv: false,
+  table: true,
+  norm: false,
+  "b.q": "",
+  "b.from": "",
+  "b.to": "",
   theme: "auto",
 };
 
@@ -66,7 +89,15 @@ export function parsePath(path: string): string[] {
   return out;
 }
 
-const texts = ["q", "type", "fn", "search", "group"] as const;
+const texts = ["q", "type", "name", "search", "group", "b.q"] as const;
+const flags = ["inv", "table", "norm"] as const;
+
+/** A filter's kind and its expression, or null if it is none. */
+export function parseFilter(text: string): { kind: (typeof filterKinds)[number]; expression: string } | null {
+  const colon = text.indexOf(":");
+  const kind = filterKinds.find((k) => k === text.slice(0, colon));
+  return kind && colon + 1 < text.length ? { kind, expression: text.slice(colon + 1) } : null;
+}
 
 function oneOf<T extends string>(name: string, text: string, allowed: readonly T[], fallback: T, notices: string[]): T {
   if ((allowed as readonly string[]).includes(text)) return text as T;
@@ -83,15 +114,20 @@ export function parse(query: string): { state: State; notices: string[] } {
     switch (name) {
       case "q":
       case "type":
-      case "fn":
-      case "search":
       case "group":
-        state[name] = text === "" && name !== "fn" && name !== "search" ? defaults[name] : text;
+        state[name] = text || defaults[name];
+        break;
+      case "name":
+      case "search":
+      case "b.q":
+        state[name] = text;
         break;
       case "from":
       case "to":
+      case "b.from":
+      case "b.to":
         if (parseTime(text, 0) === null) {
-          notices.push(`${name}=${text} is not a time: using ${defaults[name]}. Use now-15m, Unix seconds, or RFC 3339.`);
+          notices.push(`${name}=${text} is not a time: using ${defaults[name] || "that of A"}. Use now-15m, Unix seconds, or RFC 3339.`);
         } else state[name] = text;
         break;
       case "sel": {
@@ -102,6 +138,19 @@ export function parse(query: string): { state: State; notices: string[] } {
       }
       case "zoom":
         state.zoom = parsePath(text);
+        break;
+      case "f":
+        if (parseFilter(text)) state.f = [...state.f, text];
+        else notices.push(`f=${text} is not a filter and is left out. Write ${filterKinds.join(":, ")}: and a regular expression.`);
+        break;
+      case "inv":
+      case "table":
+      case "norm":
+        if (text === "0" || text === "1") state[name] = text === "1";
+        else notices.push(`${name}=${text} is not known: using ${defaults[name] ? 1 : 0}. It can be 0, 1.`);
+        break;
+      case "view":
+        state.view = oneOf(name, text, views, defaults.view, notices);
         break;
       case "color":
         state.color = oneOf(name, text, colors, defaults.color, notices);
@@ -128,9 +177,13 @@ export function format(state: State): string {
   for (const name of texts) {
     if (state[name] !== defaults[name]) params.set(name, state[name]);
   }
-  for (const name of ["from", "to", "color", "sort", "refresh", "theme"] as const) {
+  for (const name of ["from", "to", "b.from", "b.to", "view", "color", "sort", "refresh", "theme"] as const) {
     if (state[name] !== defaults[name]) params.set(name, state[name]);
   }
+  for (const name of flags) {
+    if (state[name] !== defaults[name]) params.set(name, state[name] ? "1" : "0");
+  }
+  for (const filter of state.f) params.append("f", filter);
   if (state.sel) params.set("sel", `${state.sel[0]}-${state.sel[1]}`);
   if (state.zoom.length > 0) params.set("zoom", formatPath(state.zoom));
   return params.toString();

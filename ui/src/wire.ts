@@ -8,19 +8,22 @@ export interface ErrorBody {
 /**
  * GET /api/v1/flamegraph: a call tree in preorder, heaviest child first, one array per column. The total of
  * a node is self + pruned_value + the totals of its children. `files` holds, for each of `names`, its binary
- * as an index of `file_names`, where "" is unknown.
+ * as an index of `file_names`, where "" is unknown. A diff has the columns of B beside those of A.
  */
-export interface FlameGraph {
+export interface FlameGraph<Column = number[]> {
   unit: string;
   total: number;
   names: string[];
-  files: number[];
+  files: Column;
   file_names: string[];
-  depth: number[];
-  name: number[];
-  self: number[];
-  pruned_count: number[];
-  pruned_value: number[];
+  depth: Column;
+  name: Column;
+  self: Column;
+  pruned_count: Column;
+  pruned_value: Column;
+  total_b?: number;
+  self_b?: Column;
+  pruned_value_b?: Column;
 }
 
 /** What an answer was made from. */
@@ -28,6 +31,8 @@ export interface Source {
   profiles: number;
   /** Profiles left out because their stored bytes are damaged. */
   damaged: number;
+  /** By each filter in its order: the value of the samples that it dropped. */
+  removed?: number[];
 }
 
 /** GET /api/v1/top: one row per function name, from the whole data, never pruned. */
@@ -35,6 +40,7 @@ export interface Top extends Source {
   unit: string;
   total: number;
   rows: TopRow[];
+  total_b?: number;
 }
 
 export interface TopRow {
@@ -43,6 +49,30 @@ export interface TopRow {
   file: string;
   self: number;
   total: number;
+  self_b?: number;
+  total_b?: number;
+}
+
+/** GET /api/v1/sandwich: a function, exact; who calls it and whom it calls, as tables and as trees. */
+export interface Sandwich extends Source {
+  unit: string;
+  total: number;
+  function: TopRow;
+  callers: Call[];
+  callees: Call[];
+  /** The function as its root, and each caller below what it calls. */
+  caller_graph: FlameGraph;
+  callee_graph: FlameGraph;
+}
+
+export interface Call {
+  function: string;
+  value: number;
+}
+
+/** GET /api/v1/profiles: single profiles, newest first. */
+export interface Profiles {
+  profiles: { time_ms: number; duration_ms: number }[];
 }
 
 /** GET /api/v1/series: the value of each step, stamped with its start in Unix milliseconds. */

@@ -1,8 +1,8 @@
 // The page's end of the worker.
 
 import { RequestError } from "../api";
-import type { Tree } from "./tree";
-import type { Request, Response } from "./worker";
+import type { Scale } from "./tree";
+import type { Graph, Request, Response, Split } from "./worker";
 
 /** A pattern that runs longer is given up together with its worker. */
 const matchTimeoutMs = 3000;
@@ -61,18 +61,33 @@ class Channel {
 const loader = new Channel();
 const matcher = new Channel();
 
-/** Fetches and decodes a flame graph. Rejects with RequestError. */
-export async function loadTree(url: string, signal: AbortSignal): Promise<Tree> {
-  const { id, response } = loader.send({ kind: "load", url });
+async function load(body: Body, signal: AbortSignal): Promise<Response> {
+  const { id, response } = loader.send(body);
   const abort = () => loader.abort(id);
   signal.addEventListener("abort", abort);
   try {
     const r = await response;
-    if ("tree" in r) return r.tree;
-    throw "failure" in r ? new RequestError(r.failure) : new Error("unexpected answer of the worker");
+    if ("failure" in r) throw new RequestError(r.failure);
+    return r;
   } finally {
     signal.removeEventListener("abort", abort);
   }
+}
+
+const unexpected = () => new Error("unexpected answer of the worker");
+
+/** Fetches and decodes a flame graph. Rejects with RequestError. */
+export async function loadGraph(url: string, scale: Scale, signal: AbortSignal): Promise<Graph> {
+  const r = await load({ kind: "load", url, scale }, signal);
+  if ("graph" in r) return r.graph;
+  throw unexpected();
+}
+
+/** Fetches and decodes a sandwich. Rejects with RequestError. */
+export async function loadSandwich(url: string, signal: AbortSignal): Promise<Split> {
+  const r = await load({ kind: "sandwich", url }, signal);
+  if ("split" in r) return r.split;
+  throw unexpected();
 }
 
 /** For each name 1 if it matches. Rejects with PatternError if the pattern is bad or takes too long. */

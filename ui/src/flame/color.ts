@@ -18,7 +18,16 @@ export const unnamedColor = kernelBase + shades;
 export const rootColor = unnamedColor + 1;
 /** Frames that end a truncated stack; drawn hatched. */
 export const truncatedColor = rootColor + 1;
-const paletteSize = truncatedColor + 1;
+/** A diff's scale: from much less through the same to much more. */
+const changeBase = truncatedColor + 1;
+const changeSteps = 5;
+const paletteSize = changeBase + 2 * changeSteps + 1;
+
+/** The colour of a difference, from -1 (only in B) through 0 to 1 (only in A). */
+export function changeColor(relative: number): number {
+  const step = Math.sign(relative) * Math.ceil(Math.min(1, Math.abs(relative)) * changeSteps - 0.1);
+  return changeBase + changeSteps + step;
+}
 
 /** FNV-1a over UTF-16 code units. */
 export function hash(text: string): number {
@@ -95,6 +104,12 @@ export function palette(dark: boolean): Palette {
   fill[unnamedColor] = dark ? "oklch(0.40 0.012 80)" : "oklch(0.86 0.012 80)";
   fill[rootColor] = dark ? "oklch(0.34 0.008 80)" : "oklch(0.91 0.006 80)";
   fill[truncatedColor] = dark ? "oklch(0.33 0.004 80)" : "oklch(0.90 0.004 80)";
+  for (let step = -changeSteps; step <= changeSteps; step++) {
+    // Blue and orange keep apart for eyes that do not tell red from green; lightness stays that of the text's ground.
+    const strength = Math.abs(step) / changeSteps;
+    const hue = step < 0 ? 250 : 60;
+    fill[changeBase + changeSteps + step] = `oklch(${dark ? 0.4 + 0.08 * strength : 0.9 - 0.1 * strength} ${(dark ? 0.105 : 0.12) * strength} ${hue})`;
+  }
   return dark
     ? { fill, text: "#f3f1ee", faded: "#292826", fadedText: "#979189", hatch: "#57534e", hatchGround: "#2b2927", background: "#1a1918", outline: "#ffffff", accent: "#ffb074" }
     : { fill, text: "#1d1b19", faded: "#efedea", fadedText: "#6f6a64", hatch: "#c9c4bd", hatchGround: "#f1efec", background: "#ffffff", outline: "#000000", accent: "#c2410c" };

@@ -2,7 +2,7 @@
 
 import { isUnnamed, truncatedColor, type Palette } from "./color";
 import { Kind, type Rects, type View } from "./layout";
-import type { Tree } from "./tree";
+import { delta, type Tree } from "./tree";
 
 export interface Scene {
   tree: Tree;
@@ -11,8 +11,8 @@ export interface Scene {
   whole: number;
   /** Functions of the rows above the tree's root. */
   above: readonly { name: string; color: number }[];
-  /** Per name. */
-  colors: Uint8Array;
+  /** The palette's entry for a node. */
+  color: (node: number) => number;
   /** Per name, or null without a search. */
   matched: Uint8Array | null;
   /** Function that is outlined wherever it occurs, or "". */
@@ -52,7 +52,7 @@ export class Painter {
       if (kind === Kind.Above) return scene.above[rects.node[i]!]!.color;
       const name = tree.name[rects.node[i]!]!;
       if (scene.matched && !scene.matched[name]) return faded;
-      return scene.colors[name]!;
+      return scene.color(rects.node[i]!);
     };
     if (this.order.length < rects.count) this.order = new Uint32Array(rects.count * 2);
     for (let i = 0; i < rects.count; i++) starts[key(i) + 1]!++;
@@ -104,10 +104,20 @@ export class Painter {
       const id = tree.name[node]!;
       name = tree.names[id]!;
       if (scene.matched && !scene.matched[id]) c.fillStyle = palette.fadedText;
+      if (tree.b) {
+        name = this.withChange(name, changeText(delta(tree, node), scene.whole), rects.width[i]! - 2 * padding);
+      }
     }
     const room = rects.width[i]! - 2 * padding;
     const text = this.fit(name, room);
     if (text) c.fillText(text, rects.x[i]! + padding, rects.y[i]! + scene.view.rowHeight / 2);
+  }
+
+  /** A difference is told in numbers before the name is told in full. */
+  private withChange(name: string, change: string, room: number): string {
+    const left = room - this.measure(` ${change}`);
+    const text = left > 0 ? this.fit(name, left) : "";
+    return text === "" ? change : `${text} ${change}`;
   }
 
   /** The name, or less of it, or as much of the least as there is room for. */
@@ -179,6 +189,13 @@ export class Painter {
     this.hatches.set(key, made);
     return made;
   }
+}
+
+/** A signed share of the whole: `+1.2 %`, `−0.30 %`, `±0`. */
+export function changeText(value: number, whole: number): string {
+  const share = whole > 0 ? (100 * value) / whole : 0;
+  if (Math.abs(share) < 0.005) return "±0";
+  return `${share > 0 ? "+" : "−"}${Math.abs(share).toFixed(Math.abs(share) < 1 ? 2 : 1)}\u202f%`;
 }
 
 /** A name without paths and namespaces: `http.(*conn).serve` of `net/http.(*conn).serve`. */

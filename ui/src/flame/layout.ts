@@ -27,6 +27,14 @@ export interface View {
   height: number;
   scrollTop: number;
   rowHeight: number;
+  /** Rows of the whole graph, and whether the root is the last of them: callers stand on what they call. */
+  rows: number;
+  flipped: boolean;
+}
+
+/** The row of the graph, counted from its root, that is drawn as row `k` from the top; and the other way round. */
+export function flip(v: Pick<View, "rows" | "flipped">, k: number): number {
+  return v.flipped ? v.rows - 1 - k : k;
 }
 
 /** Rectangles in viewport coordinates, one array per column; all have the height of a row. */
@@ -91,19 +99,21 @@ function firstEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, 
 export function layout(t: Tree, v: View, out: Rects): Rects {
   out.count = 0;
   const left = t.start[v.focus]!;
-  const right = left + t.total[v.focus]!;
+  const right = left + t.weight[v.focus]!;
   const scale = right > left ? v.width / (right - left) : 0;
   const focusDepth = t.depth[v.focus]!;
   const ancestors: number[] = [];
   for (let i = v.focus; i >= 0; i = t.parent[i]!) ancestors[t.depth[i]!] = i;
 
-  const nodeEnd = (i: number) => t.start[i]! + t.total[i]!;
-  const prunedEnd = (i: number) => nodeEnd(i) - t.self[i]!;
+  const nodeEnd = (i: number) => t.start[i]! + t.weight[i]!;
+  const prunedEnd = (i: number) => nodeEnd(i) - t.selfWeight[i]!;
   const first = Math.max(0, Math.floor(v.scrollTop / v.rowHeight));
-  const last = Math.min(v.above + t.maxDepth + 1, Math.ceil((v.scrollTop + v.height) / v.rowHeight) - 1);
-  for (let row = first; row <= last; row++) {
-    const y = row * v.rowHeight - v.scrollTop;
+  const last = Math.min(v.rows - 1, Math.ceil((v.scrollTop + v.height) / v.rowHeight) - 1);
+  for (let k = first; k <= last; k++) {
+    const y = k * v.rowHeight - v.scrollTop;
+    const row = flip(v, k);
     const d = row - v.above;
+    if (d > t.maxDepth + 1) continue;
     if (d < 0) {
       push(out, 0, y, v.width, row, Kind.Above);
       continue;
@@ -112,7 +122,7 @@ export function layout(t: Tree, v: View, out: Rects): Rects {
       push(out, 0, y, v.width, ancestors[d]!, d < focusDepth ? Kind.Ancestor : Kind.Node);
       continue;
     }
-    if (scale === 0) break;
+    if (scale === 0) continue;
     layoutRow(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, (i) => t.start[i]!, nodeEnd, Kind.Node);
     layoutRow(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, (i) => prunedStart(t, i), prunedEnd, Kind.Pruned);
 
@@ -148,7 +158,7 @@ export interface Hit {
 
 /** What lies at a point of the viewport. */
 export function hit(t: Tree, v: View, x: number, y: number): Hit | null {
-  const row = Math.floor((y + v.scrollTop) / v.rowHeight);
+  const row = flip(v, Math.floor((y + v.scrollTop) / v.rowHeight));
   if (row < 0 || x < 0 || x >= v.width) return null;
   const d = row - v.above;
   if (d < 0) return { node: row, kind: Kind.Above };
@@ -159,11 +169,11 @@ export function hit(t: Tree, v: View, x: number, y: number): Hit | null {
     return { node: i, kind: d < focusDepth ? Kind.Ancestor : Kind.Node };
   }
   if (d > t.maxDepth + 1) return null;
-  const at = t.start[v.focus]! + (x / v.width) * t.total[v.focus]!;
-  const nodeEnd = (i: number) => t.start[i]! + t.total[i]!;
+  const at = t.start[v.focus]! + (x / v.width) * t.weight[v.focus]!;
+  const nodeEnd = (i: number) => t.start[i]! + t.weight[i]!;
   const k = firstEndingAfter(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, at, nodeEnd);
   if (k < t.rowStart[d + 1]! && t.start[t.rows[k]!]! <= at) return { node: t.rows[k]!, kind: Kind.Node };
-  const p = firstEndingAfter(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, at, (i) => nodeEnd(i) - t.self[i]!);
+  const p = firstEndingAfter(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, at, (i) => nodeEnd(i) - t.selfWeight[i]!);
   if (p < t.prunedRowStart[d + 1]! && prunedStart(t, t.prunedRows[p]!) <= at) return { node: t.prunedRows[p]!, kind: Kind.Pruned };
   return null;
 }

@@ -2,9 +2,17 @@
 
 import type { FlameGraph } from "../wire";
 
+/** One of the two things that a diff compares. */
+export interface Side {
+  self: Float64Array;
+  total: Float64Array;
+  prunedValue: Float64Array;
+}
+
 /**
- * Nodes are numbered in preorder; the subtree of node i is [i, end[i]). On the value axis a node covers
- * [start, start + total): first its children, then what was pruned, then its own self value.
+ * Nodes are numbered in preorder; the subtree of node i is [i, end[i]). On the axis a node covers
+ * [start, start + weight): first its children, then what was pruned, then itself. Weights are values; in a
+ * diff each is the larger of both sides', so that what only one side has is there too.
  */
 export interface Tree {
   unit: string;
@@ -19,6 +27,13 @@ export interface Tree {
   name: Uint32Array;
   self: Float64Array;
   total: Float64Array;
+  /** B of a diff. */
+  b: Side | null;
+  /** A value of B times this compares with one of A. */
+  scaleB: number;
+  weight: Float64Array;
+  selfWeight: Float64Array;
+  prunedWeight: Float64Array;
   start: Float64Array;
   /** -1 for the root. */
   parent: Int32Array;
@@ -37,8 +52,11 @@ export interface Tree {
 /** Depths are held in 16 bits; the store keeps stacks of at most 8,192 frames. */
 const depthLimit = 65535;
 
+/** What one of B counts as one of A; "shares" makes the totals of both sides equal. */
+export type Scale = number | "shares";
+
 /** Decodes an answer. Throws an Error that names the first inconsistency. */
-export function decode(g: FlameGraph): Tree {
+export function decode(g: FlameGraph<ArrayLike<number>>, scale: Scale = 1): Tree {
   const n = g.depth.length;
   for (const column of ["name", "self", "pruned_count", "pruned_value"] as const) {
     if (g[column].length !== n) throw new Error(`flame graph: column ${column} has ${g[column].length} rows, depth has ${n}`);
@@ -52,7 +70,6 @@ export function decode(g: FlameGraph): Tree {
   const self = Float64Array.from(g.self);
   const prunedCount = Uint32Array.from(g.pruned_count);
   const prunedValue = Float64Array.from(g.pruned_value);
-  const total = new Float64Array(n);
   const start = new Float64Array(n);
   const parent = new Int32Array(n);
   const end = new Uint32Array(n);
@@ -74,14 +91,27 @@ export function decode(g: FlameGraph): Tree {
     lastAt[d] = i;
     if (d > maxDepth) maxDepth = d;
   }
-  // Upwards: totals and ends.
   for (let i = n - 1; i >= 0; i--) {
-    total[i] = total[i]! + self[i]! + prunedValue[i]!;
     if (end[i] === 0) end[i] = i + 1;
     const p = parent[i]!;
-    if (p < 0) continue;
-    total[p] = total[p]! + total[i]!;
-    if (end[p]! < end[i]!) end[p] = end[i]!;
+    if (p >= 0 && end[p]! < end[i]!) end[p] = end[i]!;
+  }
+  const total = sumUp(parent, self, prunedValue);
+  let b: Side | null = null;
+  let scaleB = 1;
+  let weight = total;
+  let selfWeight = self;
+  let prunedWeight = prunedValue;
+  if (g.self_b && g.pruned_value_b) {
+    const selfB = Float64Array.from(g.self_b);
+    const prunedB = Float64Array.from(g.pruned_value_b);
+    if (selfB.length !== n || prunedB.length !== n) throw new Error(`flame graph: B has ${selfB.length} rows, depth has ${n}`);
+    b = { self: selfB, total: sumUp(parent, selfB, prunedB), prunedValue: prunedB };
+    if (scale !== "shares") scaleB = scale;
+    else if (total[0]! > 0 && b.total[0]! > 0) scaleB = total[0]! / b.total[0]!;
+    selfWeight = self.map((v, i) => Math.max(v, selfB[i]! * scaleB));
+    prunedWeight = prunedValue.map((v, i) => Math.max(v, prunedB[i]! * scaleB));
+    weight = sumUp(parent, selfWeight, prunedWeight);
   }
   // Downwards again: where each node starts. `next` is where the next child of a node goes.
   const next = new Float64Array(n);
@@ -89,7 +119,7 @@ export function decode(g: FlameGraph): Tree {
     const p = parent[i]!;
     start[i] = next[p]!;
     next[i] = start[i]!;
-    next[p] = next[p]! + total[i]!;
+    next[p] = next[p]! + weight[i]!;
   }
 
   // A pruned child may lie one row below the deepest node.
@@ -118,20 +148,37 @@ export function decode(g: FlameGraph): Tree {
 
   return {
     unit: g.unit, count: n, maxDepth, names: g.names, binaryOf, binaries: g.file_names,
-    depth, name, self, total, start, parent, end, prunedCount, prunedValue,
+    depth, name, self, total, b, scaleB, weight, selfWeight, prunedWeight, start, parent, end, prunedCount, prunedValue,
     rowStart, rows, prunedRowStart, prunedRows,
   };
 }
 
 /** The buffers to hand over when a tree is posted from the worker to the page. */
 export function buffers(t: Tree): ArrayBuffer[] {
-  return [t.binaryOf, t.depth, t.name, t.self, t.total, t.start, t.parent, t.end, t.prunedCount, t.prunedValue,
-    t.rowStart, t.rows, t.prunedRowStart, t.prunedRows].map((a) => a.buffer as ArrayBuffer);
+  const columns = [t.binaryOf, t.depth, t.name, t.self, t.total, t.weight, t.selfWeight, t.prunedWeight, t.start, t.parent, t.end, t.prunedCount, t.prunedValue,
+    t.rowStart, t.rows, t.prunedRowStart, t.prunedRows, ...(t.b ? [t.b.self, t.b.total, t.b.prunedValue] : [])];
+  return [...new Set(columns.map((a) => a.buffer as ArrayBuffer))];
 }
 
-/** Where the pruned children of a node start on the value axis. */
+/** For each node what it and all below it hold. */
+function sumUp(parent: Int32Array, self: Float64Array, pruned: Float64Array): Float64Array {
+  const total = new Float64Array(self.length);
+  for (let i = self.length - 1; i >= 0; i--) {
+    total[i] = total[i]! + self[i]! + pruned[i]!;
+    const p = parent[i]!;
+    if (p >= 0) total[p] = total[p]! + total[i]!;
+  }
+  return total;
+}
+
+/** How A differs from B at a node, in A's unit: above zero where A has more. */
+export function delta(t: Tree, node: number): number {
+  return t.b ? t.total[node]! - t.b.total[node]! * t.scaleB : 0;
+}
+
+/** Where the pruned children of a node start on the axis. */
 export function prunedStart(t: Tree, node: number): number {
-  return t.start[node]! + t.total[node]! - t.self[node]! - t.prunedValue[node]!;
+  return t.start[node]! + t.weight[node]! - t.selfWeight[node]! - t.prunedWeight[node]!;
 }
 
 export function firstChild(t: Tree, node: number): number {

@@ -1,10 +1,10 @@
 // FlameView: a flame graph on a canvas. Framework-free; owns the canvas, the pointer and the scroll position,
 // and reports what the user did. State that is worth a URL comes in through its setters.
 
-import { colorNames, colorOf, palette, type ColorMode } from "./color";
+import { changeColor, colorNames, colorOf, palette, type ColorMode } from "./color";
 import { Painter, type Scene } from "./draw";
-import { hit, Kind, layout, newRects, rowCount, type Hit, type View } from "./layout";
-import type { Tree } from "./tree";
+import { flip, hit, Kind, layout, newRects, rowCount, type Hit, type View } from "./layout";
+import { delta, type Tree } from "./tree";
 
 export interface Above {
   name: string;
@@ -14,6 +14,8 @@ export interface Above {
 export interface Events {
   hover(hit: Hit | null): void;
   click(hit: Hit): void;
+  /** At a point of the window. */
+  menu(hit: Hit, x: number, y: number): void;
 }
 
 export const rowHeight = 20;
@@ -22,7 +24,7 @@ export class FlameView {
   private readonly painter: Painter;
   private readonly observer: ResizeObserver;
   private readonly rects = newRects();
-  private readonly view: View = { focus: 0, above: 0, width: 0, height: 0, scrollTop: 0, rowHeight };
+  private readonly view: View = { focus: 0, above: 0, width: 0, height: 0, scrollTop: 0, rowHeight, rows: 0, flipped: false };
   private scene: Scene | null = null;
   private above: readonly Above[] = [];
   private colorMode: ColorMode = "binary";
@@ -39,7 +41,10 @@ export class FlameView {
     private readonly spacer: HTMLElement,
     private readonly canvas: HTMLCanvasElement,
     private readonly events: Events,
+    /** The root at the bottom. */
+    flipped = false,
   ) {
+    this.view.flipped = flipped;
     const context = canvas.getContext("2d", { alpha: false });
     if (!context) throw new Error("this browser gives no 2D canvas");
     this.painter = new Painter(context);
@@ -49,6 +54,7 @@ export class FlameView {
     canvas.addEventListener("pointermove", this.onMove);
     canvas.addEventListener("pointerleave", this.onLeave);
     canvas.addEventListener("click", this.onClick);
+    canvas.addEventListener("contextmenu", this.onMenu);
     this.resize();
   }
 
@@ -59,6 +65,7 @@ export class FlameView {
     this.canvas.removeEventListener("pointermove", this.onMove);
     this.canvas.removeEventListener("pointerleave", this.onLeave);
     this.canvas.removeEventListener("click", this.onClick);
+    this.canvas.removeEventListener("contextmenu", this.onMenu);
   }
 
   /** Shows a tree; `above` are the callers of its root when it was fetched as a subtree, outermost first. */
@@ -70,7 +77,7 @@ export class FlameView {
       view: this.view,
       whole,
       above: [],
-      colors: new Uint8Array(0),
+      color: () => 0,
       matched: null,
       selected: "",
       hovered: -1,
@@ -84,15 +91,28 @@ export class FlameView {
   setFocus(node: number): void {
     if (!this.scene) return;
     this.view.focus = node;
-    const height = rowCount(this.scene.tree, this.view) * rowHeight;
-    this.spacer.style.height = `${Math.max(height, this.view.height)}px`;
+    this.measure();
+    if (this.view.flipped) this.scroller.scrollTop = this.scroller.scrollHeight;
     // Keep the focused row in sight.
-    const top = (this.view.above + this.scene.tree.depth[node]!) * rowHeight;
+    const top = this.top(node);
     const context = 3 * rowHeight;
     if (top < this.scroller.scrollTop || top > this.scroller.scrollTop + this.view.height - context) {
       this.scroller.scrollTop = Math.max(0, top - context);
     }
     this.onScroll();
+  }
+
+  /** Gives the scroller the height of the graph. A flipped one stands on the bottom of its box. */
+  private measure(): void {
+    if (!this.scene) return;
+    const rows = rowCount(this.scene.tree, this.view);
+    this.view.rows = rows;
+    this.spacer.style.height = `${Math.max(this.view.rows * rowHeight, this.view.height)}px`;
+  }
+
+  /** Where the row of a node begins in the scroller. */
+  private top(node: number): number {
+    return flip(this.view, this.view.above + this.scene!.tree.depth[node]!) * rowHeight + this.ground();
   }
 
   /** Fades the functions, by name, that a search does not match; null ends the search. */
@@ -114,7 +134,7 @@ export class FlameView {
     if (!this.scene) return;
     this.scene.current = node;
     if (node >= 0) {
-      const top = (this.view.above + this.scene.tree.depth[node]!) * rowHeight;
+      const top = this.top(node);
       if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
       const bottom = top + rowHeight - this.view.height;
       if (bottom > this.scroller.scrollTop) this.scroller.scrollTop = bottom;
@@ -131,7 +151,11 @@ export class FlameView {
 
   private recolor(): void {
     if (!this.scene) return;
-    this.scene.colors = colorNames(this.scene.tree, this.colorMode);
+    const { tree } = this.scene;
+    const colors = colorNames(tree, this.colorMode);
+    this.scene.color = tree.b
+      ? (node) => changeColor(delta(tree, node) / Math.max(tree.total[node]!, tree.b!.total[node]! * tree.scaleB))
+      : (node) => colors[tree.name[node]!]!;
     this.scene.above = this.above.map((a) => ({ name: a.name, color: colorOf(a.name, a.binary, this.colorMode) }));
   }
 
@@ -144,14 +168,22 @@ export class FlameView {
     this.canvas.height = Math.round(clientHeight * dpr);
     this.canvas.style.width = `${clientWidth}px`;
     this.canvas.style.height = `${clientHeight}px`;
+    this.measure();
+    if (this.view.flipped) this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.view.scrollTop = this.scroller.scrollTop - this.ground();
     // At once: a resized canvas is blank until it is painted.
     this.paint();
   }
 
   private readonly onScroll = () => {
-    this.view.scrollTop = this.scroller.scrollTop;
+    this.view.scrollTop = this.scroller.scrollTop - this.ground();
     this.draw();
   };
+
+  /** The room above a flipped graph that is lower than its box. */
+  private ground(): number {
+    return this.view.flipped ? Math.max(0, this.view.height - this.view.rows * rowHeight) : 0;
+  }
 
   private readonly onMove = (event: PointerEvent) => {
     if (!this.scene) return;
@@ -177,6 +209,25 @@ export class FlameView {
     const found = hit(this.scene.tree, this.view, event.offsetX, event.offsetY);
     if (found) this.events.click(found);
   };
+
+  private readonly onMenu = (event: MouseEvent) => {
+    if (!this.scene) return;
+    const found = hit(this.scene.tree, this.view, event.offsetX, event.offsetY);
+    if (!found) return;
+    event.preventDefault();
+    this.events.menu(found, event.clientX, event.clientY);
+  };
+
+  /** Where a node's row is in the window: for a menu that a key opens. */
+  pointOf(node: number): { x: number; y: number } {
+    const box = this.canvas.getBoundingClientRect();
+    return { x: box.left + 24, y: box.top + Math.max(0, (this.scene ? this.top(node) : 0) - this.scroller.scrollTop) + rowHeight };
+  }
+
+  /** The picture as it stands. */
+  png(): Promise<Blob | null> {
+    return new Promise((resolve) => this.canvas.toBlob(resolve, "image/png"));
+  }
 
   private draw(): void {
     cancelAnimationFrame(this.frame);

@@ -2,7 +2,7 @@ import { useCallback, useMemo, useState } from "preact/hooks";
 import { apiUrl, getJson } from "../api";
 import { digits } from "../format";
 import { useLoad } from "../load";
-import { follow, href } from "../location";
+import { change, follow, href } from "../location";
 import { Empty, ErrorNote } from "../parts/notices";
 import { RangePicker, Refresh, type Range } from "../parts/querybar";
 import { equals } from "../selector";
@@ -88,7 +88,7 @@ export function Services({ state }: { state: State }) {
       <div class="page-head">
         <h1>Services</h1>
         <span class="grow" />
-        <RangePicker state={state} range={range} />
+        <RangePicker from={state.from} to={state.to} range={range} onChange={(from, to) => change({ from, to, sel: null })} />
         <Refresh state={state} loading={loaded.loading} reload={reload} />
       </div>
       {loaded.failure && <ErrorNote what="Not loaded" failure={loaded.failure} retry={loaded.retry} />}
@@ -106,7 +106,7 @@ export function Services({ state }: { state: State }) {
           </thead>
           <tbody>
             {list.map((s) => {
-              const to = href("/explore", { ...state, q: equals(by, s.name), sel: null, zoom: [], fn: "" });
+              const to = href("/explore", { ...state, q: equals(by, s.name), sel: null, zoom: [], f: [], name: "", search: "" });
               return (
                 <tr key={s.name}>
                   <td class="service"><a href={to} onClick={follow}>{s.name === "" ? "without a service name" : s.name}</a></td>

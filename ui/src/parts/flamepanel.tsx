@@ -1,15 +1,18 @@
 // The flame graph with its keyboard: a canvas for eyes and pointers, beside it a tree for everyone else.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { percent, value } from "../format";
 import { Kind, type Hit } from "../flame/layout";
 import { nextMatch } from "../flame/search";
 import { firstChild, nextSibling, pathOf, previousSibling, type Tree } from "../flame/tree";
 import { FlameView, type Above } from "../flame/view";
 import type { State } from "../url";
+import { commands } from "./commands";
+import { Details, type Rows } from "./details";
 import { typing } from "./help";
+import { Menu, type Opened } from "./menu";
 
-/** What the panel shows: the whole graph, or a subtree that was fetched by itself. */
+/** What a panel shows: the whole graph, or a subtree that was fetched by itself. */
 export interface Shown {
   tree: Tree;
   /** The total of the whole graph. */
@@ -21,56 +24,79 @@ export interface Shown {
 }
 
 interface Props {
+  label: string;
   shown: Shown;
   state: State;
   dark: boolean;
   matched: Uint8Array | null;
   /** Function to outline. */
   outlined: string;
-  /** Source files of functions, as far as known. */
-  files: ReadonlyMap<string, string>;
-  onZoom: (path: readonly string[], fn?: string) => void;
+  rows: Rows;
+  /** The root at the bottom. */
+  flipped?: boolean;
+  /** A click or Enter on a frame: the path to it, and its function. */
+  onOpen: (path: readonly string[], name: string) => void;
+  /** Whether the keys of the whole window are this panel's: zooming out, and from match to match. */
+  main?: boolean;
+  view?: { current: FlameView | null };
+  /** Told what one looks at, in place of details of the panel's own. */
+  onLook?: (shown: Shown, hit: Hit) => void;
 }
 
-export function FlamePanel({ shown, state, dark, matched, outlined, files, onZoom }: Props) {
+export function FlamePanel({ label, shown, state, dark, matched, outlined, rows, flipped = false, onOpen, main = false, view: outer, onLook }: Props) {
   const { tree, focus } = shown;
   const scroller = useRef<HTMLDivElement>(null);
   const spacer = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const proxy = useRef<HTMLDivElement>(null);
-  const view = useRef<FlameView | null>(null);
+  const own = useRef<FlameView | null>(null);
+  const view = outer ?? own;
   const [hovered, setHovered] = useState<Hit | null>(null);
   // The keyboard's node belongs to one tree and focus: with another, it starts at the focus again.
   const [cursor, setCursor] = useState({ tree, focus, node: focus });
   const current = cursor.tree === tree && cursor.focus === focus ? cursor.node : focus;
   const [keyboard, setKeyboard] = useState(false);
+  const [menu, setMenu] = useState<Opened | null>(null);
+  const closeMenu = useCallback(() => setMenu(null), []);
 
   const moveTo = (node: number) => node >= 0 && setCursor({ tree, focus, node });
-  const zoomTo = (node: number) => onZoom([...shown.base, ...pathOf(tree, node)], node > 0 || shown.base.length > 0 ? tree.names[tree.name[node]!] : "");
-  const onClick = (h: Hit) => {
-    proxy.current?.focus({ preventScroll: true });
-    setKeyboard(false);
-    if (h.kind === Kind.Above) onZoom(state.zoom.slice(0, h.node));
-    else zoomTo(h.node);
+  const open = (node: number) => onOpen([...shown.base, ...pathOf(tree, node)], node > 0 || shown.base.length > 0 ? tree.names[tree.name[node]!]! : "");
+  const commandsFor = (node: number) => {
+    const id = tree.name[node]!;
+    return commands(state, { name: tree.names[id]!, binary: tree.binaries[tree.binaryOf[id]!]! }, () => open(node));
   };
-  const clicked = useRef(onClick);
-  clicked.current = onClick;
+  const openMenu = (node: number, x: number, y: number) => setMenu({ title: tree.names[tree.name[node]!]!, x, y, commands: commandsFor(node) });
+  const events = useRef({ click: (_: Hit) => {}, menu: (_h: Hit, _x: number, _y: number) => {} });
+  events.current = {
+    click: (h) => {
+      proxy.current?.focus({ preventScroll: true });
+      setKeyboard(false);
+      if (h.kind === Kind.Above) onOpen(state.zoom.slice(0, h.node), shown.above[h.node]!.name);
+      else open(h.node);
+    },
+    menu: (h, x, y) => {
+      if (h.kind !== Kind.Above) openMenu(h.node, x, y);
+    },
+  };
 
   useEffect(() => {
     if (!scroller.current || !spacer.current || !canvas.current) return;
     const v = new FlameView(scroller.current, spacer.current, canvas.current, {
       hover: setHovered,
-      click: (h) => clicked.current(h),
-    });
+      click: (h) => events.current.click(h),
+      menu: (h, x, y) => events.current.menu(h, x, y),
+    }, flipped);
     view.current = v;
     return () => {
       v.close();
       view.current = null;
     };
   }, []);
+  useEffect(() => onLook?.(shown, hovered ?? { node: current, kind: Kind.Node }), [hovered, current, tree]);
   useEffect(() => view.current?.setColors(state.color, dark), [state.color, dark]);
   useEffect(() => {
     setHovered(null);
+    setMenu(null);
     view.current?.setTree(tree, shown.whole, shown.above, focus);
   }, [tree, shown.whole, shown.above]);
   useEffect(() => view.current?.setFocus(focus), [focus]);
@@ -92,29 +118,41 @@ export function FlamePanel({ shown, state, dark, matched, outlined, files, onZoo
       case "Escape":
       case "Backspace":
         if (state.zoom.length === 0) return;
-        onZoom(state.zoom.slice(0, -1));
+        onOpen(state.zoom.slice(0, -1), state.name);
         break;
       case "0":
-        onZoom([]);
+        onOpen([], "");
         break;
+      case "s":
+      case "f":
+      case "x":
+      case "h":
+      case "c": {
+        // Of the frame one looks at: under the pointer, or where the keyboard is.
+        const node = hovered && !keyboard && hovered.kind !== Kind.Above ? hovered.node : current;
+        if (node === 0 && shown.base.length === 0) return;
+        commandsFor(node).find((c) => c.key === e.key)?.run();
+        break;
+      }
       default:
         return;
     }
     e.preventDefault();
   };
   useEffect(() => {
+    if (!main) return;
     const onKey = (e: KeyboardEvent) => windowKey.current(e);
     window.addEventListener("keydown", onKey);
     return () => window.removeEventListener("keydown", onKey);
-  }, []);
+  }, [main]);
 
   const onTreeKey = (e: KeyboardEvent) => {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
     switch (e.key) {
-      case "ArrowUp":
+      case flipped ? "ArrowDown" : "ArrowUp":
         moveTo(tree.parent[current]!);
         break;
-      case "ArrowDown":
+      case flipped ? "ArrowUp" : "ArrowDown":
         moveTo(firstChild(tree, current));
         break;
       case "ArrowLeft":
@@ -124,8 +162,15 @@ export function FlamePanel({ shown, state, dark, matched, outlined, files, onZoo
         moveTo(nextSibling(tree, current));
         break;
       case "Enter":
-        zoomTo(current);
+        open(current);
         break;
+      case "ContextMenu":
+      case "F10": {
+        if (e.key === "F10" && !e.shiftKey) return;
+        const at = view.current?.pointOf(current) ?? { x: 0, y: 0 };
+        openMenu(current, at.x, at.y);
+        break;
+      }
       default:
         return;
     }
@@ -139,9 +184,10 @@ export function FlamePanel({ shown, state, dark, matched, outlined, files, onZoo
         <div ref={spacer}>
           <canvas ref={canvas} aria-hidden="true" />
         </div>
-        <TreeProxy proxy={proxy} shown={shown} current={current} onKey={onTreeKey} onFocus={() => setKeyboard(proxy.current?.matches(":focus-visible") ?? false)} onBlur={() => setKeyboard(false)} />
+        <TreeProxy label={label} proxy={proxy} shown={shown} current={current} onKey={onTreeKey} onFocus={() => setKeyboard(proxy.current?.matches(":focus-visible") ?? false)} onBlur={() => setKeyboard(false)} />
       </div>
-      <Details shown={shown} hit={hovered ?? { node: current, kind: Kind.Node }} files={files} />
+      {!onLook && <Details shown={shown} hit={hovered ?? { node: current, kind: Kind.Node }} rows={rows} />}
+      {menu && <Menu menu={menu} close={closeMenu} />}
       <p class="sr" aria-live="polite">{keyboard ? sentence(shown, current) : ""}</p>
     </>
   );
@@ -158,7 +204,8 @@ const maxSiblings = 40;
  * The graph as a tree of text around the current node: the way down to it, its siblings, its children. Ten
  * thousand items would help nobody, and aria-setsize says how many there are.
  */
-function TreeProxy({ proxy, shown, current, onKey, onFocus, onBlur }: {
+function TreeProxy({ label, proxy, shown, current, onKey, onFocus, onBlur }: {
+  label: string;
   proxy: { current: HTMLDivElement | null };
   shown: Shown;
   current: number;
@@ -167,6 +214,7 @@ function TreeProxy({ proxy, shown, current, onKey, onFocus, onBlur }: {
   onBlur: () => void;
 }) {
   const { tree } = shown;
+  const id = label.replace(/\W+/g, "-");
   const items = useMemo(() => {
     const out: { node: number; position: number; size: number }[] = [];
     const family = (first: number, keep: number) => {
@@ -187,57 +235,14 @@ function TreeProxy({ proxy, shown, current, onKey, onFocus, onBlur }: {
     return out;
   }, [tree, current]);
   return (
-    <div ref={proxy} class="tree-proxy" role="tree" tabIndex={0} aria-label="Flame graph" aria-activedescendant={`frame-${current}`}
+    <div ref={proxy} class="tree-proxy" role="tree" tabIndex={0} aria-label={label} aria-activedescendant={`${id}-${current}`}
       onKeyDown={onKey} onFocus={onFocus} onBlur={onBlur}>
       {items.map(({ node, position, size }) => (
-        <div key={node} id={`frame-${node}`} role="treeitem" aria-level={tree.depth[node]! + 1} aria-posinset={position} aria-setsize={size}
+        <div key={node} id={`${id}-${node}`} role="treeitem" aria-level={tree.depth[node]! + 1} aria-posinset={position} aria-setsize={size}
           aria-selected={node === current} aria-expanded={firstChild(tree, node) >= 0 ? node <= current && current < tree.end[node]! : undefined}>
           {tree.names[tree.name[node]!]} {percent(tree.total[node]!, shown.whole)}
         </div>
       ))}
     </div>
   );
-}
-
-/** One frame in numbers. Always there and always the same height, so that nothing jumps. */
-function Details({ shown, hit, files }: { shown: Shown; hit: Hit; files: ReadonlyMap<string, string> }) {
-  const { tree, whole, focus } = shown;
-  if (hit.kind === Kind.Above) {
-    const above = shown.above[hit.node];
-    return (
-      <div class="details" data-testid="details">
-        <p class="name mono">{above?.name}</p>
-        <p class="facts"><span class="muted">Click to zoom out to this caller.</span></p>
-      </div>
-    );
-  }
-  const node = hit.node;
-  const pruned = hit.kind === Kind.Pruned;
-  const total = pruned ? tree.prunedValue[node]! : tree.total[node]!;
-  const name = tree.names[tree.name[node]!]!;
-  const parent = pruned ? node : tree.parent[node]!;
-  const binary = tree.binaries[tree.binaryOf[tree.name[node]!]!]!;
-  const file = files.get(name) ?? "";
-  // Of a fetched subtree's own root nothing more can be fetched; the table always has all of them.
-  const more = node === 0 && shown.base.length > 0 ? "the table has them" : "click to load them";
-  return (
-    <div class="details" data-testid="details">
-      <p class="name mono" title={pruned ? undefined : name}>
-        {pruned ? `${tree.prunedCount[node]} functions called by ${name}, too small to draw: ${more}` : name}
-      </p>
-      <p class="facts">
-        {!pruned && <Fact label="self" text={value(tree.self[node]!, tree.unit)} more={percent(tree.self[node]!, whole)} />}
-        <Fact label="total" text={value(total, tree.unit)} />
-        <Fact label="of all" text={percent(total, whole)} />
-        {parent >= 0 && <Fact label="of parent" text={percent(total, tree.total[parent]!)} />}
-        {focus > 0 || shown.base.length > 0 ? <Fact label="of view" text={percent(total, tree.total[focus]!)} /> : null}
-        {!pruned && binary !== "" && <Fact label="binary" text={binary} />}
-        {!pruned && file !== "" && <Fact label="file" text={file} />}
-      </p>
-    </div>
-  );
-}
-
-function Fact({ label, text, more }: { label: string; text: string; more?: string }) {
-  return <span class="fact"><span class="muted">{label}</span> <b title={text}>{text}</b>{more && <span class="muted"> {more}</span>}</span>;
 }

@@ -7,6 +7,15 @@ const keys: [string, string][] = [
   ["Enter", "Zoom into the frame"],
   ["Esc, Backspace", "Zoom out by one frame"],
   ["0", "Show everything"],
+  ["s", "Sandwich: the frame between callers and callees"],
+  ["f, x, h", "Focus on, ignore, hide the frame"],
+  ["c", "Copy the frame's name"],
+  ["i", "Inverted: from the innermost functions upwards"],
+  ["r", "Collapse recursion"],
+  ["d", "Compare with the period before"],
+  ["t", "The table beside the graph"],
+  ["e", "Export"],
+  ["Shift+F10", "Menu of the frame"],
   ["?", "This list"],
 ];
 
@@ -38,7 +47,7 @@ export function Help() {
               <div key={key}><dt>{key.split(", ").map((k) => <kbd key={k}>{k}</kbd>)}</dt><dd>{what}</dd></div>
             ))}
           </dl>
-          <p class="muted">Click a frame to zoom in. Drag across the time series to select a range, double-click it to clear.</p>
+          <p class="muted">Click a frame to zoom in, right-click it for its menu. Drag across the time series to select a range, double-click it to clear.</p>
           <form method="dialog"><button>Close</button></form>
         </div>
       </dialog>

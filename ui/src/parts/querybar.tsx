@@ -15,9 +15,8 @@ export interface Range {
 const presets = ["now-5m", "now-15m", "now-1h", "now-6h", "now-1d", "now-7d"];
 
 /** Relative presets, or two absolute times. */
-export function RangePicker({ state, range }: { state: State; range: Range }) {
-  const relative = isRelative(state.from) && state.to === "now";
-  const set = (from: string, to: string) => change({ from, to, sel: null });
+export function RangePicker({ from: start, to: end, range, onChange: set }: { from: string; to: string; range: Range; onChange: (from: string, to: string) => void }) {
+  const relative = isRelative(start) && end === "now";
   const absolute = (event: SubmitEvent) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -26,12 +25,12 @@ export function RangePicker({ state, range }: { state: State; range: Range }) {
     set(unixSeconds(Math.min(from, to)), unixSeconds(Math.max(from, to)));
   };
   return (
-    <Popover class="range" label={relative ? lastText(state.from) : rangeText(range.from, range.to)} title={rangeText(range.from, range.to)}>
+    <Popover class="range" label={relative ? lastText(start) : rangeText(range.from, range.to)} title={rangeText(range.from, range.to)}>
       {(close) => (
         <>
           <div class="presets">
             {presets.map((from) => (
-              <button key={from} type="button" aria-pressed={relative && from === state.from} onClick={() => { close(); set(from, "now"); }}>{lastText(from)}</button>
+              <button key={from} type="button" aria-pressed={relative && from === start} onClick={() => { close(); set(from, "now"); }}>{lastText(from)}</button>
             ))}
           </div>
           <form onSubmit={(e) => { close(); absolute(e); }}>
@@ -52,7 +51,7 @@ function typeText(type: string): string {
   return name === "process_cpu" ? `CPU ${sample}` : `${name} ${sample} (${unit})`;
 }
 
-function TypeSelect({ state, range }: { state: State; range: Range }) {
+export function TypeSelect({ state, range }: { state: State; range: Range }) {
   const [types, setTypes] = useState<string[]>([]);
   useEffect(() => {
     const abort = new AbortController();
@@ -75,11 +74,12 @@ function TypeSelect({ state, range }: { state: State; range: Range }) {
 const maxChoices = 50;
 
 /** A selector with completion of label names and values. */
-function SelectorInput({ state, range }: { state: State; range: Range }) {
+export function SelectorInput({ label, q, range, onChange }: { label: string; q: string; range: Range; onChange: (q: string) => void }) {
+  const list = label.replaceAll(" ", "-");
   const input = useRef<HTMLInputElement>(null);
-  const [text, setText] = useState(state.q);
+  const [text, setText] = useState(q);
   const [caret, setCaret] = useState(-1);
-  useEffect(() => setText(state.q), [state.q]);
+  useEffect(() => setText(q), [q]);
 
   const at = caret < 0 ? null : completionAt(text, caret);
   const source = at ? `${at.kind} ${at.label}` : "";
@@ -113,9 +113,9 @@ function SelectorInput({ state, range }: { state: State; range: Range }) {
     placed.current = -1;
   });
 
-  const submit = (q: string) => {
+  const submit = (text: string) => {
     setCaret(-1);
-    change({ q: q.trim() === "" ? "{}" : q.trim(), zoom: [] });
+    onChange(text.trim() === "" ? "{}" : text.trim());
   };
   const choose = (choice: string) => {
     if (!at) return;
@@ -140,7 +140,7 @@ function SelectorInput({ state, range }: { state: State; range: Range }) {
       else submit(text);
     } else if (e.key === "Escape") {
       if (choices.length > 0) setCaret(-1);
-      else setText(state.q);
+      else setText(q);
     }
   };
   const track = () => setCaret(input.current?.selectionStart ?? -1);
@@ -148,16 +148,16 @@ function SelectorInput({ state, range }: { state: State; range: Range }) {
     <div class="selector">
       <input
         ref={input} type="text" class="mono" spellcheck={false} autocomplete="off" autocapitalize="off"
-        role="combobox" aria-label="Label selector" aria-expanded={choices.length > 0} aria-controls="selector-choices" aria-autocomplete="list"
-        aria-activedescendant={active >= 0 ? `choice-${active}` : undefined}
+        role="combobox" aria-label={label} aria-expanded={choices.length > 0} aria-controls={list} aria-autocomplete="list"
+        aria-activedescendant={active >= 0 ? `${list}-${active}` : undefined}
         placeholder='{service_name="api"}' value={text}
         onInput={(e) => { setText(e.currentTarget.value); track(); }}
         onKeyDown={onKey} onClick={track} onKeyUp={(e) => /^(Arrow(Left|Right)|Home|End)$/.test(e.key) && track()}
-        onBlur={() => { setCaret(-1); if (text !== state.q) submit(text); }}
+        onBlur={() => { setCaret(-1); if (text !== q) submit(text); }}
       />
-      <ul id="selector-choices" role="listbox" class="popover" hidden={choices.length === 0} aria-label={at?.kind === "value" ? `Values of ${at.label}` : "Labels"}>
+      <ul id={list} role="listbox" class="popover" hidden={choices.length === 0} aria-label={at?.kind === "value" ? `Values of ${at.label}` : "Labels"}>
         {choices.map((c, i) => (
-          <li key={c} id={`choice-${i}`} role="option" aria-selected={i === active}
+          <li key={c} id={`${list}-${i}`} role="option" aria-selected={i === active}
             // Before blur, which would submit the unfinished text.
             onPointerDown={(e) => { e.preventDefault(); choose(c); }}>{c}</li>
         ))}
@@ -170,8 +170,8 @@ export function QueryBar({ state, range, loading, reload }: { state: State; rang
   return (
     <div class="query" role="search" aria-label="Profiles">
       <TypeSelect state={state} range={range} />
-      <SelectorInput state={state} range={range} />
-      <RangePicker state={state} range={range} />
+      <SelectorInput label="Label selector" q={state.q} range={range} onChange={(q) => change({ q, zoom: [] })} />
+      <RangePicker from={state.from} to={state.to} range={range} onChange={(from, to) => change({ from, to, sel: null })} />
       <Refresh state={state} loading={loading} reload={reload} />
     </div>
   );

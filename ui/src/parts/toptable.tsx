@@ -1,53 +1,53 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { changeText } from "../flame/draw";
 import { percent, value } from "../format";
-import { match, PatternError } from "../flame/client";
 import { change } from "../location";
 import type { State } from "../url";
 import type { Top, TopRow } from "../wire";
+import { useMatches } from "./search";
 
 const rowHeight = 24;
 const overscan = 10;
 
-type Column = "function" | "self" | "total";
+type Column = "function" | "self" | "total" | "change";
 
 interface Props {
   top: Top;
   state: State;
+  /** Of a diff: what one of B counts as one of A. */
+  scale: number;
+  /** With the columns that there is no room for beside a graph. */
+  wide?: boolean;
+  /** The functions to show; null for all. */
+  only?: ReadonlySet<string> | null;
   onHover: (fn: string) => void;
+  onSelect: (fn: string) => void;
+}
+
+/** How A's total differs from B's, in A's unit. */
+export function rowChange(row: TopRow, scale: number): number {
+  return row.total - (row.total_b ?? 0) * scale;
 }
 
 /** Functions by what they used; the complete equivalent of the graph without pictures. */
-export function TopTable({ top, state, onHover }: Props) {
+export function TopTable({ top, state, scale, wide = false, only = null, onHover, onSelect }: Props) {
   const scroller = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ top: 0, height: 600 });
-  const [matched, setMatched] = useState<{ rows: readonly TopRow[]; bits: Uint8Array } | null>(null);
-
-  useEffect(() => {
-    if (state.search === "") {
-      setMatched(null);
-      return;
-    }
-    let stale = false;
-    match(top.rows.map((r) => r.function), state.search).then(
-      (bits) => !stale && setMatched({ rows: top.rows, bits }),
-      (err: unknown) => {
-        // The search field says what is wrong with the pattern; here it selects nothing less than all.
-        if (!(err instanceof PatternError)) throw err;
-        if (!stale) setMatched(null);
-      },
-    );
-    return () => void (stale = true);
-  }, [top, state.search]);
+  const diff = top.total_b !== undefined;
+  const names = useMemo(() => top.rows.map((r) => r.function), [top]);
+  // The search field says what is wrong with a pattern; here a bad one selects nothing less than all.
+  const { bits } = useMatches(names, state.search);
 
   const rows = useMemo(() => {
-    const chosen = matched?.rows === top.rows ? top.rows.filter((_, i) => matched.bits[i]) : top.rows.slice();
+    const chosen = top.rows.filter((r, i) => (!bits || bits[i]) && (!only || only.has(r.function)));
     const descending = state.sort.startsWith("-") ? -1 : 1;
-    const column = state.sort.replace("-", "") as Column;
+    const column = sortColumn(state, diff);
+    const key = (r: TopRow) => (column === "change" ? Math.abs(rowChange(r, scale)) : column === "function" ? 0 : r[column]);
     return chosen.sort((a, b) => {
-      const order = column === "function" ? (a.function < b.function ? -1 : a.function > b.function ? 1 : 0) : a[column] - b[column];
+      const order = column === "function" ? (a.function < b.function ? -1 : a.function > b.function ? 1 : 0) : key(a) - key(b);
       return descending * order || b.total - a.total || (a.function < b.function ? -1 : 1);
     });
-  }, [top, matched, state.sort]);
+  }, [top, bits, only, state.sort, scale]);
 
   useEffect(() => {
     const el = scroller.current;
@@ -60,52 +60,76 @@ export function TopTable({ top, state, onHover }: Props) {
   // Bring the selected function into sight when the selection came from the graph.
   useEffect(() => {
     const el = scroller.current;
-    const k = state.fn === "" ? -1 : rows.findIndex((r) => r.function === state.fn);
+    const k = state.name === "" ? -1 : rows.findIndex((r) => r.function === state.name);
     if (!el || k < 0) return;
     const y = k * rowHeight;
     if (y < el.scrollTop || y > el.scrollTop + el.clientHeight - 2 * rowHeight) el.scrollTop = Math.max(0, y - el.clientHeight / 3);
-  }, [state.fn, top]);
+  }, [state.name, top]);
 
   const first = Math.max(0, Math.floor(view.top / rowHeight) - overscan);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / rowHeight) + overscan);
-  const header = (column: Column, label: string) => {
-    const active = state.sort.replace("-", "") === column;
+  const active = sortColumn(state, diff);
+  const header = (column: Column, label: string, span: number) => {
     const descending = state.sort.startsWith("-");
-    const next = active ? (descending ? column : `-${column}`) : column === "function" ? column : `-${column}`;
+    const next = active === column ? (descending ? column : `-${column}`) : column === "function" ? column : `-${column}`;
     return (
-      <th scope="col" class={column === "function" ? "" : "num"} aria-sort={active ? (descending ? "descending" : "ascending") : "none"}
-        colSpan={column === "function" ? 1 : 2}>
+      <th scope="col" class={column === "function" ? "" : "num"} aria-sort={active === column ? (descending ? "descending" : "ascending") : "none"} colSpan={span}>
         <button type="button" onClick={() => change({ sort: next as State["sort"] }, "replace")}>
-          {label}<span class="arrow" aria-hidden="true">{active ? (descending ? "▾" : "▴") : ""}</span>
+          {label}<span class="arrow" aria-hidden="true">{active === column ? (descending ? "▾" : "▴") : ""}</span>
         </button>
       </th>
     );
   };
-  const select = (row: TopRow) => change({ fn: row.function === state.fn ? "" : row.function }, "replace");
+  const select = (row: TopRow) => onSelect(row.function === state.name ? "" : row.function);
+  const columns = (diff ? 4 : 5) + (wide ? 2 : 0);
   return (
-    <div class="top-table" ref={scroller} onScroll={(e) => setView({ top: e.currentTarget.scrollTop, height: e.currentTarget.clientHeight })}>
-      <table aria-rowcount={rows.length + 1}>
+    <div class={`top-table${diff ? " diff" : ""}${wide ? " with-files" : ""}`} ref={scroller} tabIndex={-1}
+      onScroll={(e) => setView({ top: e.currentTarget.scrollTop, height: e.currentTarget.clientHeight })}>
+      <table aria-label="Functions" aria-rowcount={rows.length + 1}>
         <thead>
-          <tr>{header("self", "Self")}{header("total", "Total")}{header("function", "Function")}</tr>
+          {diff
+            ? <tr>{header("change", "Change", 1)}{header("total", "Total A", 1)}<th scope="col" class="num plain">Total B</th>{header("function", "Function", 1)}</tr>
+            : <tr>{header("self", "Self", 2)}{header("total", "Total", 2)}{header("function", "Function", 1)}{wide && <><th scope="col" class="plain">Binary</th><th scope="col" class="plain">File</th></>}</tr>}
         </thead>
         <tbody onPointerLeave={() => onHover("")}>
-          {first > 0 && <tr aria-hidden="true" class="pad"><td colSpan={5} height={first * rowHeight} /></tr>}
+          {first > 0 && <tr aria-hidden="true" class="pad"><td colSpan={columns} height={first * rowHeight} /></tr>}
           {rows.slice(first, last).map((row, i) => (
-            <tr key={row.function} aria-rowindex={first + i + 2} aria-selected={row.function === state.fn}
+            <tr key={row.function} aria-rowindex={first + i + 2} aria-selected={row.function === state.name}
               onClick={() => select(row)} onPointerEnter={() => onHover(row.function)}>
-              <td class="num">{value(row.self, top.unit)}</td>
-              <td class="num pct">{percent(row.self, top.total)}</td>
-              <td class="num">{value(row.total, top.unit)}</td>
-              <td class="num pct">{percent(row.total, top.total)}</td>
+              {diff ? (
+                <>
+                  <td class={`num ${changeClass(rowChange(row, scale))}`}>{changeText(rowChange(row, scale), top.total || (top.total_b ?? 0) * scale)}</td>
+                  <td class="num">{value(row.total, top.unit)}</td>
+                  <td class="num">{value(row.total_b ?? 0, top.unit)}</td>
+                </>
+              ) : (
+                <>
+                  <td class="num">{value(row.self, top.unit)}</td>
+                  <td class="num pct">{percent(row.self, top.total)}</td>
+                  <td class="num">{value(row.total, top.unit)}</td>
+                  <td class="num pct">{percent(row.total, top.total)}</td>
+                </>
+              )}
               <td class="fn" title={`${row.function}\n${row.binary}${row.file ? "\n" + row.file : ""}`}>
                 <button type="button" onClick={(e) => { e.stopPropagation(); select(row); }}>{row.function}</button>
               </td>
+              {wide && !diff && <><td class="muted" title={row.binary}>{row.binary}</td><td class="muted" title={row.file}>{row.file}</td></>}
             </tr>
           ))}
-          {last < rows.length && <tr aria-hidden="true" class="pad"><td colSpan={5} height={(rows.length - last) * rowHeight} /></tr>}
+          {last < rows.length && <tr aria-hidden="true" class="pad"><td colSpan={columns} height={(rows.length - last) * rowHeight} /></tr>}
         </tbody>
       </table>
       {rows.length === 0 && <p class="muted pad">No function matches the search.</p>}
     </div>
   );
+}
+
+/** By change is a diff's own order, and no other table's. */
+function sortColumn(state: State, diff: boolean): Column {
+  const column = state.sort.replace("-", "") as Column;
+  return diff && column === "self" ? "change" : !diff && column === "change" ? "self" : column;
+}
+
+export function changeClass(change: number): string {
+  return change > 0 ? "more" : change < 0 ? "less" : "muted";
 }

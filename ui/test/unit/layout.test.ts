@@ -3,7 +3,7 @@ import { hit, Kind, layout, newRects, rowCount, thin, type Rects, type View } fr
 import { decode, prunedStart, type Tree } from "../../src/flame/tree";
 import { example, random, randomGraph } from "./trees";
 
-const view = (patch: Partial<View> = {}): View => ({ focus: 0, above: 0, width: 1000, height: 2000, scrollTop: 0, rowHeight: 20, ...patch });
+const view = (patch: Partial<View> = {}): View => ({ focus: 0, above: 0, width: 1000, height: 2000, scrollTop: 0, rowHeight: 20, rows: 10000, flipped: false, ...patch });
 
 function list(r: Rects) {
   return Array.from({ length: r.count }, (_, i) => ({ x: r.x[i]!, y: r.y[i]!, width: r.width[i]!, node: r.node[i]!, kind: r.kind[i]! }));

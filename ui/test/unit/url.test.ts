@@ -9,7 +9,8 @@ describe("codec", () => {
   });
   const full: State = {
     q: '{service_name="a&b=c", comm=~"x+.*"}', type: "process_cpu:samples:count:cpu:nanoseconds", from: "1763690400.5", to: "now-5m",
-    sel: [1763690400, 1763690460.5], zoom: ["main", "a;b", "c\\d", "operator%"], fn: "net/http.(*conn).serve", search: "^a|b #$", group: "comm",
+    sel: [1763690400, 1763690460.5], zoom: ["main", "a;b", "c\\d", "operator%"], name: "net/http.(*conn).serve", f: ["focus:a|b", "hide:^x&y$", "focus:a|b"], view: "sandwich", inv: true, table: false, norm: true,
+    "b.q": "{a=\"b\"}", "b.from": "now-2h", "b.to": "now-1h", search: "^a|b #$", group: "comm",
     color: "package", sort: "function", refresh: "30s", theme: "dark",
   };
   test("every parameter survives", () => {
@@ -27,6 +28,11 @@ describe("codec", () => {
     ["from=yesterday", /from=yesterday is not a time/],
     ["sel=9-3", /sel=9-3 is not a range/],
     ["sel=x", /sel=x/],
+    ["f=focus:", /f=focus: is not a filter.*focus:, ignore:/],
+    ["f=grow:x", /f=grow:x is not a filter/],
+    ["inv=yes", /inv=yes is not known.*0, 1/],
+    ["view=3d", /view=3d is not known.*flame, sandwich, table/],
+    ["b.from=x", /b.from=x is not a time: using that of A/],
     ["bogus=1", /bogus is not known/],
   ])("%s gives a notice and the default", (query, notice) => {
     const { state, notices } = parse(query);

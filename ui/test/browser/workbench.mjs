@@ -1,0 +1,298 @@
+// What the workbench computes, compared with `go tool pprof` on the file that the page offers, and its states.
+// @ts-check
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { go, start } from "./fixture.mjs";
+import { api, complaints, expected, explore, frameAt, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
+
+/** @typedef {import("./harness.mjs").Page} Page */
+
+/** The profile that the page offers for download. @param {Page} page @param {string} dir */
+async function download(page, dir) {
+  await page.keyboard.press("e");
+  const saved = page.waitForEvent("download");
+  await page.getByRole("link", { name: "pprof", exact: true }).click();
+  const file = join(dir, "profile.pb.gz");
+  await (await saved).saveAs(file);
+  await page.keyboard.press("Escape");
+  return file;
+}
+
+/** @param {string[]} args */
+const pprof = (...args) => execFileSync(go, ["tool", "pprof", "-symbolize=none", "-unit=ns", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0", ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+
+/** The rows of pprof -top: function to [flat, cum], rounded as pprof prints them. @param {string} text */
+function topRows(text) {
+  /** @type {Map<string, string>} */
+  const rows = new Map();
+  for (const m of text.matchAll(/^\s*(\d+)(?:ns)?\s+\S+%\s+\S+%\s+(\d+)(?:ns)?\s+\S+%\s+(.*)$/gm)) {
+    // A function that pprof inlined or that is in a file of its own is still this function.
+    rows.set((m[3] ?? "").replace(/ \(inline\)$/, "").trim(), `${m[1]} ${m[2]}`);
+  }
+  return rows;
+}
+
+/** What the server's table of the same selection says, in the same form. @param {Page} page @param {string[]} filters */
+async function ownRows(page, filters) {
+  const url = await page.locator("a[download]").first().getAttribute("href");
+  const top = await api(`top?${new URL(url ?? "", origin).searchParams}`);
+  assert.deepEqual(new URL(url ?? "", origin).searchParams.getAll("filter"), filters);
+  return { top, rows: new Map(top.rows.map((/** @type {{function: string, self: number, total: number}} */ r) => [r.function, `${r.self} ${r.total}`])) };
+}
+
+/** @type {import("./harness.mjs").Test[]} */
+export const tests = [
+  ["3, 7: the table equals go tool pprof -top, with each filter and without", async () => {
+    const dir = await mkdtemp(join(tmpdir(), "pilotlight-pprof-"));
+    try {
+      const page = await open();
+      for (const filters of [[], ["focus:main\\.rank"], ["ignore:^share_fifty$"], ["hide:serv"], ["show_from:^main"], ["focus:main", "ignore:fib", "hide:rank", "show_from:main"]]) {
+        await explore(page, filters.map((f) => `&f=${encodeURIComponent(f)}`).join(""));
+        const file = await download(page, dir);
+        const { top, rows } = await ownRows(page, filters);
+        assert.deepEqual(rows, new Map([...rows.keys()].map((k) => [k, topRows(pprof("-top", file)).get(k)])), filters.join(" "));
+        // The page shows these rows, the largest first, and their sum is the graph's root.
+        assert.equal((await tableNames(page))[0], top.rows[0].function);
+        const graph = await api(`flamegraph?${new URL((await page.locator("a[download]").first().getAttribute("href")) ?? "", origin).searchParams}&max_nodes=20`);
+        assert.equal(graph.total, top.total);
+        const sum = (/** @type {number[]} */ column) => column.reduce((a, b) => a + b, 0);
+        assert.equal(sum(graph.self) + sum(graph.pruned_value), graph.total);
+      }
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  }],
+  ["7: the sandwich equals go tool pprof -peek", async () => {
+    const dir = await mkdtemp(join(tmpdir(), "pilotlight-pprof-"));
+    try {
+      const page = await open();
+      await page.goto(`${origin}/explore?${query}&view=sandwich&name=main.rank`);
+      await page.getByRole("region", { name: "Called by" }).waitFor();
+      const file = await download(page, dir);
+      const peek = pprof("-peek=^main\\.rank$", file);
+      const want = [...peek.matchAll(/^\s+(\d+)(?:ns)?\s+\S+% \|\s+(\S+)$/gm)].map((m) => m[2]);
+      const got = await page.locator(".call-list td.fn").allTextContents();
+      assert.deepEqual([...got].sort(), want.sort());
+      assert.deepEqual((await treeNames(page, "Callers")).slice(0, 2), ["main.rank", "main.(*server).search"]);
+      assert.ok((await treeNames(page, "Callees")).includes("sort.Slice"));
+      await page.getByRole("region", { name: "Calls" }).getByRole("button", { name: "sort.Slice" }).click();
+      await paramIs(page, "name", "sort.Slice");
+      await page.getByRole("heading", { name: "sort.Slice" }).waitFor();
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  }],
+  ["filters: added from the menu, edited, put in order, removed; each says what it dropped", async () => {
+    const page = await open();
+    await explore(page);
+    assert.equal(await frameAt(page, 5, 1), "_start");
+    await page.locator(".flame canvas").click({ button: "right", position: { x: 5, y: 30 } });
+    await page.getByRole("menuitem", { name: "Ignore" }).click();
+    await page.waitForURL((url) => url.searchParams.get("f") === "ignore:^_start$");
+    const chips = page.getByRole("list", { name: "Filters" }).getByRole("listitem");
+    await chips.filter({ hasText: "ignore" }).filter({ hasText: "%" }).waitFor();
+    const dropped = Number(/−([\d.]+)/.exec((await chips.first().textContent()) ?? "")?.[1]);
+    const top = await api(`top?from=${Date.now() / 1e3 - 3600}`);
+    const start = top.rows.find((/** @type {{function: string}} */ r) => r.function === "_start");
+    assert.ok(Math.abs(dropped - (100 * start.total) / top.total) < 0.5, `${dropped} % dropped`);
+    await page.getByRole("button", { name: "+ Filter" }).click();
+    await page.getByLabel("Kind of filter").selectOption("hide");
+    await page.getByLabel("Regular expression").fill("serve");
+    await page.keyboard.press("Enter");
+    await page.waitForURL((url) => url.searchParams.getAll("f").join(" ") === "ignore:^_start$ hide:serve");
+    await page.getByRole("button", { name: "Apply hide:serve earlier" }).click();
+    await page.waitForURL((url) => url.searchParams.getAll("f").join(" ") === "hide:serve ignore:^_start$");
+    await page.getByRole("button", { name: /^hide serve/ }).click();
+    await page.getByLabel("Regular expression").fill("(");
+    await page.keyboard.press("Enter");
+    await page.getByRole("alert").filter({ hasText: "filter" }).waitFor();
+    expected(400);
+    await page.goBack();
+    await page.getByRole("button", { name: "Remove hide:serve" }).click();
+    await page.waitForURL((url) => url.searchParams.getAll("f").join(" ") === "ignore:^_start$");
+    await page.getByRole("tree").waitFor({ state: "attached" });
+    assert.ok(!(await treeNames(page)).includes("_start"));
+  }],
+  ["keys: r collapses recursion, i inverts, t hides the table, f x h filter, s opens the sandwich, d the diff", async () => {
+    const page = await open();
+    await explore(page, "&search=%5Efib%24");
+    await page.getByTestId("share").getByText("3 frames").waitFor();
+    await page.keyboard.press("r");
+    await paramIs(page, "f", "collapse:.");
+    await page.getByTestId("share").getByText("1 frame").waitFor();
+    await page.keyboard.press("r");
+    await paramIs(page, "f", null);
+    await page.keyboard.press("i");
+    await paramIs(page, "inv", "1");
+    await page.getByRole("treeitem", { name: /^share_fifty / }).waitFor({ state: "attached" });
+    assert.equal((await treeNames(page))[1], "share_fifty");
+    await page.keyboard.press("i");
+    await paramIs(page, "inv", null);
+    await page.keyboard.press("t");
+    await paramIs(page, "table", "0");
+    assert.equal(await page.locator(".top-table").count(), 0);
+    await page.keyboard.press("t");
+    await page.locator(".top-table").waitFor();
+    for (const [key, filter] of [["f", "focus:^main$"], ["x", "ignore:^main$"], ["h", "hide:^main$"]]) {
+      await explore(page);
+      assert.equal(await frameAt(page, 5, 3), "main");
+      await page.keyboard.press(key ?? "");
+      await paramIs(page, "f", filter ?? "");
+    }
+    await explore(page);
+    assert.equal(await frameAt(page, 5, 3), "main");
+    await page.keyboard.press("s");
+    await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "__libc_start_main_impl" }).waitFor();
+    await page.keyboard.press("s");
+    await paramIs(page, "view", null);
+    await page.keyboard.press("d");
+    await page.waitForURL(/\/diff\?/);
+    assert.equal(param(page, "b.from"), "now-2h");
+  }],
+  ["6: each parameter survives reload, Back, and a fresh window", async () => {
+    const now = Math.floor(Date.now() / 1e3);
+    /** Each with something of the page that is only so if the parameter was understood. @type {[string, (page: Page) => import("playwright-core").Locator][]} */
+    const cases = [
+      ["q={service_name=\"api\"}", (p) => p.getByRole("button", { name: /^api 100/ })],
+      ["type=process_cpu:samples:count:cpu:nanoseconds", (p) => p.getByText("per s by")],
+      [`to=${now - 60}`, (p) => p.locator("select[title='The range ends at a fixed time']")],
+      [`sel=${now - 1800}-${now - 900}`, (p) => p.getByRole("button", { name: /×$/ }).first()],
+      ["view=table", (p) => p.getByRole("columnheader", { name: "Binary" })],
+      ["zoom=_start;__libc_start_main_impl;main", (p) => p.getByRole("button", { name: "Reset zoom", disabled: false })],
+      ["f=focus:main&f=hide:fib", (p) => p.getByRole("button", { name: "Apply hide:fib earlier" })],
+      ["search=fib", (p) => p.getByTestId("share")],
+      ["group=hostname", (p) => p.getByRole("button", { name: /^worker-7 / })],
+      ["color=package", (p) => p.locator("option:checked", { hasText: "package" })],
+      ["sort=function", (p) => p.locator("th[aria-sort=ascending]")],
+      ["inv=1", (p) => p.getByRole("button", { name: "Inverted", pressed: true })],
+      ["table=0", (p) => p.getByRole("button", { name: "Table", pressed: false }).nth(1)],
+      ["theme=dark", (p) => p.locator("html[style*=dark]")],
+      ["view=sandwich&name=main", (p) => p.getByRole("region", { name: "Called by" })],
+      ["refresh=1m", (p) => p.locator("option:checked", { hasText: "1m" })],
+    ];
+    const diffs = ["norm=1", "b.q={service_name=\"api\"}", "b.from=now-3h", "b.from=now-2h&b.to=now-1h"];
+    for (const [path, list] of /** @type {const} */ ([["/explore", cases], ["/diff", diffs.map((d) => /** @type {typeof cases[number]} */ ([d, (p) => p.getByRole("group", { name: "B" })]))]])) {
+      for (const [text, shows] of list) {
+        const page = await open();
+        const wanted = new URLSearchParams(text);
+        await page.goto(`${origin}${path}?from=now-1h&${wanted}`);
+        const check = async (/** @type {Page} */ p) => {
+          await shows(p).first().waitFor({ state: "attached" });
+          const have = new URL(p.url()).searchParams;
+          for (const name of new Set(wanted.keys())) assert.deepEqual(have.getAll(name), wanted.getAll(name), text);
+          assert.equal(await p.getByText(/is not known/).count(), 0);
+        };
+        await check(page);
+        await page.reload();
+        await check(page);
+        await page.getByRole("link", { name: "Targets" }).click();
+        await page.waitForURL(/targets/);
+        await page.goBack();
+        await check(page);
+        const fresh = await open();
+        await fresh.goto(page.url());
+        await check(fresh);
+        await page.context().close();
+        await fresh.context().close();
+      }
+    }
+  }],
+  ["10: loading keeps the graph, dimmed, with the time and Cancel; an error has its request ID and Retry", async () => {
+    const page = await open();
+    await explore(page);
+    /** @type {(() => void)[]} */
+    const held = [];
+    await page.route(/api\/v1\/flamegraph/, async (route) => {
+      await new Promise((resolve) => held.push(() => resolve(undefined)));
+      await route.continue().catch(() => undefined);
+    });
+    await page.getByRole("button", { name: "Inverted" }).click();
+    await page.getByRole("status").getByText("Loading").waitFor();
+    assert.match((await page.locator(".busy .seconds").textContent()) ?? "", /^\d+\.\d s$/);
+    assert.ok((await treeNames(page)).includes("_start"));
+    assert.equal(await page.locator(".pane.stale").count(), 1);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByText("Cancelled").waitFor();
+    held.forEach((go) => go());
+    await page.unroute(/api\/v1\/flamegraph/);
+    await page.getByRole("button", { name: "Load", exact: true }).click();
+    await page.getByRole("treeitem", { name: /^share_fifty / }).waitFor({ state: "attached" });
+    assert.equal((await treeNames(page))[1], "share_fifty");
+    await page.route(/api\/v1\/top/, (route) => route.fulfill({ status: 503, json: { error: { code: "unavailable", message: "the store is full: make room", request_id: "r-4711" } } }));
+    await page.getByRole("button", { name: "Load again" }).click();
+    await page.getByRole("alert").filter({ hasText: "the store is full: make room Request r-4711" }).waitFor();
+    await page.unroute(/api\/v1\/top/);
+    await page.getByRole("button", { name: "Retry" }).click();
+    await page.getByRole("alert").filter({ hasText: "r-4711" }).waitFor({ state: "detached" });
+    expected(503);
+  }],
+  ["10: each empty state names its mend", async () => {
+    const page = await open();
+    await page.goto(`${origin}/explore?${query}&f=focus:nothing_like_it`);
+    await page.getByRole("button", { name: "Remove the filters" }).click();
+    await page.getByRole("tree").waitFor({ state: "attached" });
+    await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="stripped"}')}`);
+    await page.getByRole("button", { name: /Show the newest, from 26 h ago/ }).click();
+    await page.getByText("90.0 % of the time is in code without names").waitFor();
+    const now = Math.floor(Date.now() / 1e3);
+    await page.goto(`${origin}/explore?${query}&sel=${now - 3599}-${now - 3598}`);
+    await page.getByRole("button", { name: "Show the whole range" }).click();
+    await page.getByRole("tree").waitFor({ state: "attached" });
+    const empty = await start({ data: false });
+    try {
+      complaints.length = 0;
+      await page.goto(`${empty.url}/explore`);
+      await page.getByText("no agent has reported").waitFor();
+      await page.goto(`${empty.url}/`);
+      await page.getByText("sudo pilotlight run").waitFor();
+      assert.ok(complaints.every((c) => c.startsWith("external request")));
+      complaints.length = 0;
+      await page.goto(`${origin}/`);
+    } finally {
+      await empty.close();
+    }
+  }],
+  ["2: a stack 5,000 deep renders and scrolls, and the canvas stays as large as the window", async () => {
+    const page = await open();
+    const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
+    await page.goto(`${origin}/explore?from=${day - 600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
+    await page.getByRole("treeitem", { name: /^level_0 / }).waitFor({ state: "attached" });
+    const canvas = page.locator(".flame canvas");
+    assert.ok(((await canvas.boundingBox())?.height ?? 0) < 900);
+    await page.locator(".flame").evaluate((el) => (el.scrollTop = 4000 * 20));
+    await page.waitForFunction(() => (document.querySelector(".flame")?.scrollTop ?? 0) === 80000);
+    assert.match(await frameAt(page, 200, 5), /^level_400\d$/);
+    await page.locator(".flame").evaluate((el) => (el.scrollTop = el.scrollHeight));
+    await page.waitForFunction(() => (document.querySelector(".flame")?.scrollTop ?? 0) > 90000);
+    assert.match(await frameAt(page, 200, 3), /^level_49\d\d$/);
+  }],
+  ["4: zooming a pruned node fetches; its children sum to the parent", async () => {
+    const page = await open();
+    // As if the answer held five nodes: the rest is pruned, and has to be fetched.
+    await page.route(/api\/v1\/flamegraph/, (route) => {
+      const url = new URL(route.request().url());
+      if (!url.searchParams.has("root")) url.searchParams.set("max_nodes", "5");
+      return route.continue({ url: String(url) });
+    });
+    await explore(page);
+    const before = await treeNames(page);
+    const fetched = page.waitForRequest(/flamegraph\?.*root=_start%3B__libc_start_main_impl%3Bmain/);
+    await page.goto(`${origin}/explore?${query}&zoom=${encodeURIComponent("_start;__libc_start_main_impl;main")}`);
+    const request = await fetched;
+    await page.getByRole("treeitem", { name: /^fib / }).waitFor({ state: "attached" });
+    assert.ok(!before.includes("fib"));
+    const graph = await (await fetch(request.url())).json();
+    const kids = graph.depth.flatMap((/** @type {number} */ d, /** @type {number} */ i) => (d === 1 ? [i] : []));
+    const total = (/** @type {number} */ i) => {
+      let sum = 0;
+      for (let k = i; k === i || graph.depth[k] > graph.depth[i]; k++) sum += graph.self[k] + graph.pruned_value[k];
+      return sum;
+    };
+    assert.equal(kids.reduce((/** @type {number} */ a, /** @type {number} */ i) => a + total(i), 0) + graph.self[0] + graph.pruned_value[0], graph.total);
+    assert.equal(await frameAt(page, 5, 3), "main");
+  }],
+];
