@@ -56,8 +56,12 @@ export function Shell() {
         </div>
       )}
       {page === "/" && <Services state={state} />}
-      {page === "/explore" && <Explore state={state} dark={dark} />}
-      {page === "/diff" && <Diff state={state} dark={dark} />}
+      {(page === "/explore" || page === "/diff") && (
+        <main class="workbench">
+          <h1 class="sr">{titles[page]}</h1>
+          {page === "/explore" ? <Explore state={state} dark={dark} /> : <Diff state={state} dark={dark} />}
+        </main>
+      )}
       {page === "/targets" && <Targets />}
     </div>
   );

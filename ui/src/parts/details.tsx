@@ -49,7 +49,7 @@ export function Details({ shown, hit, rows }: { shown: Shown; hit: Hit; rows: Ro
         <Fact label="self" text={value(tree.self[node]!, tree.unit)} more={percent(tree.self[node]!, whole)} />
         <Fact label={tree.b ? "A" : "total"} text={value(total, tree.unit)} />
         {tree.b && <Fact label="B" text={value(tree.b.total[node]!, tree.unit)} />}
-        <Fact label="of all" text={percent(total, whole)} />
+        {!tree.b && <Fact label="of all" text={percent(total, whole)} />}
         {parent >= 0 && <Fact label="of parent" text={percent(total, tree.total[parent]!)} />}
         {focus > 0 || shown.base.length > 0 ? <Fact label="of view" text={percent(total, tree.total[focus]!)} /> : null}
         {row && row.total !== total && <Fact label="in all places" text={value(row.total, tree.unit)} more={percent(row.total, whole)} />}

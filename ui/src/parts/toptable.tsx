@@ -98,7 +98,7 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
               onClick={() => select(row)} onPointerEnter={() => onHover(row.function)}>
               {diff ? (
                 <>
-                  <td class={`num ${changeClass(rowChange(row, scale))}`}>{changeText(rowChange(row, scale), top.total || (top.total_b ?? 0) * scale)}</td>
+                  <td class={`num ${changeClass(rowChange(row, scale))}`}>{changeText(rowChange(row, scale), Math.max(top.total, (top.total_b ?? 0) * scale))}</td>
                   <td class="num">{value(row.total, top.unit)}</td>
                   <td class="num">{value(row.total_b ?? 0, top.unit)}</td>
                 </>

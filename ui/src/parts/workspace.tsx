@@ -241,16 +241,18 @@ function useZoom(state: State, { graphUrl, graph }: Profile, base: Tree) {
   const wanted = state.zoom.length > 0 && graph.data?.url === graphUrl && (found.left > 0 || hasPruned(base, found.node));
   const url = wanted ? `${graphUrl}&root=${encodeURIComponent(path)}` : "";
   const sub = useLoad(url, async (signal) => ({ ...(await loadGraph(url, base.scaleB, signal)), url }));
+  // Differences are shares of the larger side, so that exchanging the sides only turns their sign.
+  const whole = Math.max(base.total[0]!, base.b ? base.b.total[0]! * base.scaleB : 0);
   const subtree = sub.data?.url === url && sub.data.tree.weight[0]! > 0 ? sub.data.tree : null;
   const shown = useMemo((): Shown => {
-    if (!subtree) return { tree: base, whole: base.total[0]! || base.weight[0]!, above: nothing, base: nothing, focus: found.left > 0 ? 0 : found.node };
+    if (!subtree) return { tree: base, whole, above: nothing, base: nothing, focus: found.left > 0 ? 0 : found.node };
     const above: Above[] = [];
     for (let i = found.left > 0 ? found.node : base.parent[found.node]!; i >= 0; i = base.parent[i]!) {
       above.unshift({ name: base.names[base.name[i]!]!, binary: base.binaries[base.binaryOf[base.name[i]!]!]! });
     }
     for (const name of state.zoom.slice(above.length - 1, -1)) above.push({ name, binary: "" });
-    return { tree: subtree, whole: base.total[0]! || base.weight[0]!, above, base: state.zoom, focus: 0 };
-  }, [base, subtree, found]);
+    return { tree: subtree, whole, above, base: state.zoom, focus: 0 };
+  }, [base, subtree, found, whole]);
   return {
     shown,
     sub,

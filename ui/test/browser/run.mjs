@@ -7,11 +7,13 @@ import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { browser, complaints, fixture, live, open, origin, query } from "./harness.mjs";
+import { tests as access } from "./access.mjs";
+import { tests as diff } from "./diff.mjs";
 import { tests as pages } from "./pages.mjs";
 import { tests as workbench } from "./workbench.mjs";
 
 const shots = process.env["PILOTLIGHT_SHOTS"];
-const tests = [...pages, ...(live ? [] : workbench)].filter(([name]) => name.includes(process.argv[2] ?? ""));
+const tests = [...pages, ...access, ...(live ? [] : [...workbench, ...diff])].filter(([name]) => name.includes(process.argv[2] ?? ""));
 
 let failed = 0;
 for (const [name, run] of tests) {
