@@ -106,6 +106,7 @@ enum code_kind {
 	CODE_TABLE,               /* has an unwind table */
 	CODE_FRAME_POINTER,       /* keeps frame pointers */
 	CODE_FRAME_POINTER_TABLE, /* keeps frame pointers where its table has no other rule */
+	CODE_KEPT,                /* the same, and each return address finds a frame record of its own function at the frame pointer */
 	CODE_JIT,                 /* anonymous */
 	CODE_NONE,                /* a part of a file that its table says is no code */
 	CODE_JIT_FRAME_POINTER,   /* anonymous, and keeps frame pointers */

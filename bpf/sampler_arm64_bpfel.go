@@ -20,9 +20,10 @@ const (
 	samplerCodeKindCODE_TABLE               samplerCodeKind = 1
 	samplerCodeKindCODE_FRAME_POINTER       samplerCodeKind = 2
 	samplerCodeKindCODE_FRAME_POINTER_TABLE samplerCodeKind = 3
-	samplerCodeKindCODE_JIT                 samplerCodeKind = 4
-	samplerCodeKindCODE_NONE                samplerCodeKind = 5
-	samplerCodeKindCODE_JIT_FRAME_POINTER   samplerCodeKind = 6
+	samplerCodeKindCODE_KEPT                samplerCodeKind = 4
+	samplerCodeKindCODE_JIT                 samplerCodeKind = 5
+	samplerCodeKindCODE_NONE                samplerCodeKind = 6
+	samplerCodeKindCODE_JIT_FRAME_POINTER   samplerCodeKind = 7
 )
 
 type samplerCounters struct {

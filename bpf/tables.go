@@ -112,6 +112,7 @@ type table struct {
 	directories []piece // of pagesPerPiece pages each
 	rows        []piece
 	rules       []uint16
+	kept        []unwind.Span
 	processes   int // that refer to it
 }
 
@@ -184,6 +185,13 @@ func checkTable(t *unwind.Table) error {
 			return fmt.Errorf("page %d has rows %d to %d of %d", i, p.First, uint64(p.First)+uint64(p.Count), len(t.Rows))
 		}
 	}
+	last := uint64(0)
+	for _, s := range t.Kept {
+		if s.Start < last || s.End <= s.Start {
+			return fmt.Errorf("code from %#x to %#x is out of order", s.Start, s.End)
+		}
+		last = s.End
+	}
 	for i, r := range t.Rows {
 		if int(r.Rule) >= len(t.Rules) {
 			return fmt.Errorf("row %d has rule %d of %d", i, r.Rule, len(t.Rules))
@@ -194,7 +202,7 @@ func checkTable(t *unwind.Table) error {
 
 // write takes room for a table and fills it in.
 func (t *tables) write(from *unwind.Table) (TableID, error) {
-	to := &table{firstPage: from.FirstPage, pages: len(from.Pages)}
+	to := &table{firstPage: from.FirstPage, pages: len(from.Pages), kept: from.Kept}
 	err := t.makeRoom(len(from.Rows) + 2*len(from.Pages))
 	if err == nil {
 		err = t.takeRules(to, from.Rules)
@@ -415,7 +423,8 @@ func (t *tables) mappings(code []Code) ([]samplerMapping, map[TableID]bool, erro
 	return mappings, used, nil
 }
 
-// appendMappings divides code by the page directories of its table. What lies outside of them is no code.
+// appendMappings divides code by the page directories of its table, and by where it keeps frame pointers. What lies outside of
+// the directories is no code.
 func (t *table) appendMappings(dst []samplerMapping, c Code) []samplerMapping {
 	from := c.Start
 	add := func(to uint64, m samplerMapping) {
@@ -438,6 +447,10 @@ func (t *table) appendMappings(dst []samplerMapping, c Code) []samplerMapping {
 	add(base, none)
 	for _, directory := range t.directories {
 		next := min(base+pagesPerPiece<<pageBits, end)
+		for _, s := range t.kept {
+			add(min(c.Bias+s.Start, next), samplerMapping{Base: base, Directory: uint32(directory.at), Kind: kind})
+			add(min(c.Bias+s.End, next), samplerMapping{Base: base, Directory: uint32(directory.at), Kind: samplerCodeKindCODE_KEPT})
+		}
 		add(next, samplerMapping{Base: base, Directory: uint32(directory.at), Kind: kind})
 		base = next
 	}

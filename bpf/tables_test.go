@@ -186,6 +186,12 @@ func TestAppendMappings(t *testing.T) {
 			{Start: bias + 2*directory, End: bias + 2*directory + page, Base: bias + 2*directory, Directory: 24, Kind: code},
 			{Start: bias + 2*directory + page, End: bias + 2*directory + 2*page, Kind: none}}},
 		{"frame pointers", small, Code{Start: bias + 2*page, End: bias + 5*page, Kind: CodeFramePointer}, []samplerMapping{{Start: bias + 2*page, End: bias + 5*page, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_FRAME_POINTER_TABLE}}},
+		{"kept", &table{firstPage: 2, pages: 3, directories: []piece{{at: 8}}, kept: []unwind.Span{{Start: page, End: 2*page + 16}, {Start: 3 * page, End: 3*page + 32}, {Start: 6 * page, End: 7 * page}}},
+			Code{Start: bias + 2*page, End: bias + 5*page, Kind: CodeFramePointer}, []samplerMapping{
+				{Start: bias + 2*page, End: bias + 2*page + 16, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_KEPT},
+				{Start: bias + 2*page + 16, End: bias + 3*page, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_FRAME_POINTER_TABLE},
+				{Start: bias + 3*page, End: bias + 3*page + 32, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_KEPT},
+				{Start: bias + 3*page + 32, End: bias + 5*page, Base: bias + 2*page, Directory: 8, Kind: samplerCodeKindCODE_FRAME_POINTER_TABLE}}},
 		{"no page", &table{}, Code{Start: bias, End: bias + page}, []samplerMapping{{Start: bias, End: bias + page, Kind: none}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

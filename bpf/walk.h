@@ -19,6 +19,8 @@
 #define PAGE_BYTES (1 << PAGE_BITS) /* the smallest page there is: what lies within one is resident or not as a whole */
 /* A frame pointer further than this above the last frame is some other value in that register. */
 #define MAX_FRAME_BYTES (8ULL << 20)
+/* Code of one file: a return address further than this from the pc below it is some other word of the stack. */
+#define MAX_TEXT_BYTES (128ULL << 20)
 /* A page has at most as many rows as bytes. */
 #define ROW_STEPS PAGE_BITS
 #define STRUCT_WORDS 8 /* of a struct process, and of a struct mapping */
@@ -366,13 +368,19 @@ static __always_inline bool is_near(u64 record, u64 place)
 	return record >= place && record - place <= MAX_FRAME_BYTES;
 }
 
+/* is_same_text tells whether a return address may be in the file in which the pc is. */
+static __always_inline bool is_same_text(struct walk *w, u64 ra)
+{
+	return ra + MAX_TEXT_BYTES - w->registers[REGISTER_PC] <= 2 * MAX_TEXT_BYTES;
+}
+
 /*
  * is_switch tells whether the frame record {next, ra} at fp may be where code left one stack for another, as Go's
  * runtime does for its own work: it was called by the same file's code, and the chain goes up from there.
  */
 static __always_inline bool is_switch(struct walk *w, u64 fp, u64 next, u64 ra)
 {
-	return w->mapping.start < ra && ra < w->mapping.end && (next == 0 || is_near(next, fp + 16));
+	return is_same_text(w, ra) && (next == 0 || is_near(next, fp + 16));
 }
 
 /*
@@ -414,6 +422,30 @@ static __always_inline u32 step_frame_pointer(struct walk *w, bool kept)
 	w->known &= FOLLOWED;
 	w->exact = false;
 	return OUTCOME_COUNT;
+}
+
+/*
+ * step_kept goes to the caller by the frame record of CODE_KEPT, which takes a tenth of the time of a search in the
+ * table: that touches memory in ten places, all of which other work has pushed out of the caches since the last sample.
+ * It returns false where there is no record, as when assembly has used the frame pointer for something else.
+ */
+static __always_inline bool step_kept(struct walk *w)
+{
+	u64 *registers = w->registers;
+	u64 fp = registers[REGISTER_FP];
+	u64 ra, next;
+
+	if (!is_known(w, DWARF_FP) || fp & 7 || !is_near(fp, registers[REGISTER_SP]))
+		return false;
+	if (load(w, fp, &next) || load(w, fp + 8, &ra))
+		return false;
+	if (!is_same_text(w, ra))
+		return false;
+	registers[REGISTER_PC] = ra;
+	registers[REGISTER_SP] = fp + 16;
+	registers[REGISTER_FP] = next;
+	w->known &= 1U << DWARF_SP | 1U << DWARF_FP | UNSAVED;
+	return true;
 }
 
 /* step_compat is step_frame_pointer in a 32-bit task, whose frame records are a word in all. */
@@ -484,8 +516,10 @@ static __always_inline u32 step(struct walk *w)
 		kind = w->mapping.kind;
 		lacks = OUTCOME_NO_TABLE;
 	}
+	if (kind == CODE_KEPT && !w->exact && step_kept(w))
+		return OUTCOME_COUNT;
 	const struct rule *r = 0;
-	bool kept = kind == CODE_FRAME_POINTER || kind == CODE_FRAME_POINTER_TABLE;
+	bool kept = kind == CODE_FRAME_POINTER || kind == CODE_FRAME_POINTER_TABLE || kind == CODE_KEPT;
 	switch (kind) {
 	case CODE_UNKNOWN:
 		if (!w->ship)
@@ -494,6 +528,7 @@ static __always_inline u32 step(struct walk *w)
 		return lacks;
 	case CODE_TABLE:
 	case CODE_FRAME_POINTER_TABLE:
+	case CODE_KEPT:
 		r = find_rule(w, pc);
 		if (!r)
 			return OUTCOME_NO_TABLE;

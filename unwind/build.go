@@ -55,7 +55,9 @@ func Build(r io.ReaderAt, size int64, opts Options) (*Table, error) {
 	if err := b.findRestorers(); err != nil {
 		return nil, err
 	}
-	b.addGo()
+	if err := b.addGo(); err != nil {
+		return nil, err
+	}
 	b.addEntry()
 	return b.build()
 }
@@ -68,6 +70,7 @@ type builder struct {
 	fixed  []Rule
 	golang *pclntab // nil if this is no Go program that can be read
 	fdes   []fde    // in the order of their addresses, each within one segment, once they are all read
+	kept   []Span   // of golang
 	rows   rowWriter
 }
 
@@ -193,7 +196,9 @@ func (b *builder) build() (*Table, error) {
 		b.gap(s, at, s.end())
 		b.rows.end(s, b.rows.dict.index(Rule{CFA: CFAFramePointer}))
 	}
-	return b.rows.table(), nil
+	t := b.rows.table()
+	t.Kept = b.kept
+	return t, nil
 }
 
 // room is about how many rows there will be: one for each three bytes of instructions, and in Go four a function.
@@ -254,14 +259,14 @@ func (b *builder) function(f *fde, in *interpreter) error {
 
 // addGo lists the functions of a Go program. Those of one whose pclntab is not known yet, or damaged, keep the rule of
 // code without unwind information: Go keeps frame pointers.
-func (b *builder) addGo() {
+func (b *builder) addGo() error {
 	s := b.image.goSection()
 	if s == nil {
-		return
+		return nil
 	}
 	t, err := readPclntab(b.image, *s)
 	if err != nil {
-		return
+		return nil
 	}
 	b.golang = t
 	covered := slices.Clip(b.fdes)
@@ -271,6 +276,8 @@ func (b *builder) addGo() {
 		}
 	})
 	b.sort()
+	b.kept, err = t.kept(b.fdes)
+	return err
 }
 
 // entrySize bounds what counts as the program's entry where nothing describes it: some ten instructions.

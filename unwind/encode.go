@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"slices"
 )
 
 // A table on disk, little-endian; uvarint is that of encoding/binary:
 //
-//	┌───────────┬────────────┬─────────┬───────┬────────────────┬──────────┬───────────┐
-//	│ "PLUW" 4B │ version 1B │ arch 1B │ 0 2B  │ first page 8B  │ pages 4B │ rules 4B  │
-//	├───────────┴────────────┴─────────┴───────┴────────────────┴──────────┴───────────┤
+//	┌───────────┬────────────┬─────────┬─────────┬───────────────┬──────────┬──────────┐
+//	│ "PLUW" 4B │ version 1B │ arch 1B │ kept 2B │ first page 8B │ pages 4B │ rules 4B │
+//	├───────────┴────────────┴─────────┴─────────┴───────────────┴──────────┴──────────┤
+//	│ kept × ( start 8B, end 8B )                                                      │
+//	├──────────────────────────────────────────────────────────────────────────────────┤
 //	│ rules × 16B: CFAOff 4B, FPOff, RBXOff, RAOff 2B each, CFA, CFAReg, CFAAdd, FP,   │
 //	│              RBX, RA 1B each                                                     │
 //	├──────────────────────────────────────────────────────────────────────────────────┤
@@ -26,9 +29,10 @@ import (
 // A page without rows is a zero. The size that a reader allocates is bounded by that of the bytes it was given.
 const (
 	tableMagic   = "PLUW"
-	tableVersion = 2
+	tableVersion = 3
 	tableHeader  = 24
 	ruleSize     = 16
+	spanSize     = 16
 )
 
 var (
@@ -40,17 +44,24 @@ var (
 
 func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
-// AppendBinary appends the table in the form that ReadTable reads. The error is always nil.
+// AppendBinary appends the table in the form that ReadTable reads. The error is always nil. Only the first 65,535 spans of
+// Kept are written: what is missing costs time, not stacks.
 func (t *Table) AppendBinary(b []byte) ([]byte, error) {
 	// What a table takes as a rule: two bytes a page, three a row.
-	b = slices.Grow(b, tableHeader+ruleSize*len(t.Rules)+2*len(t.Pages)+3*len(t.Rows)+4)
+	kept := t.Kept[:min(len(t.Kept), math.MaxUint16)]
+	b = slices.Grow(b, tableHeader+spanSize*len(kept)+ruleSize*len(t.Rules)+2*len(t.Pages)+3*len(t.Rows)+4)
 	start := len(b)
 	le := binary.LittleEndian
 	b = append(b, tableMagic...)
-	b = append(b, tableVersion, byte(t.Arch), 0, 0)
+	b = append(b, tableVersion, byte(t.Arch))
+	b = le.AppendUint16(b, uint16(len(kept)))
 	b = le.AppendUint64(b, t.FirstPage)
 	b = le.AppendUint32(b, uint32(len(t.Pages)))
 	b = le.AppendUint32(b, uint32(len(t.Rules)))
+	for _, s := range kept {
+		b = le.AppendUint64(b, s.Start)
+		b = le.AppendUint64(b, s.End)
+	}
 	for _, r := range t.Rules {
 		b = le.AppendUint32(b, uint32(r.CFAOff))
 		b = le.AppendUint16(b, uint16(r.FPOff))
@@ -98,6 +109,9 @@ func ReadTable(data []byte) (*Table, error) {
 		return nil, fmt.Errorf("%w: header", ErrTableDamaged)
 	}
 	r := reader{data: body, pos: tableHeader}
+	if err := t.readKept(&r, uint64(le.Uint16(data[6:]))); err != nil {
+		return nil, err
+	}
 	if err := t.readRules(&r, rules); err != nil {
 		return nil, err
 	}
@@ -108,6 +122,24 @@ func ReadTable(data []byte) (*Table, error) {
 		return nil, fmt.Errorf("%w: %d bytes too many", ErrTableDamaged, len(body)-r.pos)
 	}
 	return t, nil
+}
+
+func (t *Table) readKept(r *reader, n uint64) error {
+	b := r.bytes(n * spanSize)
+	if r.short {
+		return fmt.Errorf("%w: %d spans", ErrTableDamaged, n)
+	}
+	le := binary.LittleEndian
+	last := uint64(0)
+	for ; len(b) > 0; b = b[spanSize:] {
+		s := Span{le.Uint64(b), le.Uint64(b[8:])}
+		if s.Start < last || s.End <= s.Start {
+			return fmt.Errorf("%w: code from %#x to %#x", ErrTableDamaged, s.Start, s.End)
+		}
+		t.Kept = append(t.Kept, s)
+		last = s.End
+	}
+	return nil
 }
 
 func (t *Table) readRules(r *reader, n uint64) error {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// smallTable has rules of several kinds, pages that are shared and pages without rows.
+// smallTable has rules of several kinds, pages that are shared, pages without rows, and code that keeps frame pointers.
 func smallTable(t testing.TB) *Table {
 	var eh frameSection
 	eh.addCIE("zR", initialAMD64...)
@@ -17,6 +17,7 @@ func smallTable(t testing.TB) *Table {
 	eh.addFDE(testText+0x800, 0x3000, cfaRegister, amd64RIP, 5)
 	table := mustBuild(t, testFile{ehFrame: eh.b, text: make([]byte, 8*pageSize)})
 	table.Pages = append(table.Pages, Page{}, table.Pages[0])
+	table.Kept = []Span{{testText, testText + 0x10}, {testText + 0x10, testText + 0x800}}
 	return table
 }
 
@@ -37,7 +38,7 @@ func TestReadTable(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if got.Arch != table.Arch || got.FirstPage != table.FirstPage || !slices.Equal(got.Pages, table.Pages) ||
-			!slices.Equal(got.Rows, table.Rows) || !slices.Equal(got.Rules, table.Rules) {
+			!slices.Equal(got.Rows, table.Rows) || !slices.Equal(got.Rules, table.Rules) || !slices.Equal(got.Kept, table.Kept) {
 			t.Errorf("%s: got %+v\nwant %+v", name, got, table)
 		}
 	}

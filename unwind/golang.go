@@ -146,12 +146,9 @@ func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
 		row(f.start, Rule{CFA: CFAFramePointer})
 		return nil
 	}
-	saves := true
-	if flags&goAsm != 0 {
-		var err error
-		if saves, err = t.savesFP(f); err != nil {
-			return err
-		}
+	saves, err := t.savesFP(f)
+	if err != nil {
+		return err
 	}
 	pcsp := le.Uint32(record[16:])
 	if uint64(pcsp) >= uint64(len(t.pctab)) {
@@ -178,24 +175,35 @@ func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
 
 // isHandler reports whether a function is the one that the kernel calls for a signal. To the runtime it is the outermost
 // frame; below it is the restorer.
-func (t *pclntab) isHandler(name uint32) bool {
-	want := []byte("runtime.sigtramp\x00")
-	got := make([]byte, len(want))
-	return t.image.read(got, t.section.off+t.names+uint64(name)) == nil && bytes.Equal(got, want)
+func (t *pclntab) isHandler(name uint32) bool { return t.isNamed(name, "runtime.sigtramp") }
+
+// isInjected reports whether a function is one that the runtime makes a goroutine call at some instruction, where no frame may
+// be set up.
+func (t *pclntab) isInjected(name uint32) bool {
+	return t.isNamed(name, "runtime.asyncPreempt") || t.isNamed(name, "runtime.sigpanic")
 }
 
-// savesFP reports whether a function in assembly has the prologue that the assembler gives to functions with a frame, which
-// saves the frame pointer. Others move the stack pointer by hand.
+func (t *pclntab) isNamed(name uint32, want string) bool {
+	got := make([]byte, len(want)+1)
+	return t.image.read(got, t.section.off+t.names+uint64(name)) == nil && string(got) == want+"\x00"
+}
+
+// savesFP reports whether a function saves the frame pointer once it has a frame, and sets its own. Compiled ones do, and
+// those in assembly that have the prologue of the assembler; others move the stack pointer by hand. That which is saved by an
+// injected call is not the one of its caller's frame.
 func (t *pclntab) savesFP(f *fde) (bool, error) {
+	record := t.funcs[f.from:]
 	if t.image.arch == ARM64 {
 		return true, nil // with the link register, always
 	}
-	code := make([]byte, min(f.end-f.start, 64))
-	off, size, ok := t.image.loaded(f.start)
-	if !ok || size < uint64(len(code)) {
+	if t.isInjected(binary.LittleEndian.Uint32(record[4:])) {
 		return false, nil
 	}
-	if err := t.image.read(code, off); err != nil {
+	if record[t.flags]&goAsm == 0 {
+		return true, nil
+	}
+	code, err := t.code(f, 64)
+	if err != nil {
 		return false, err
 	}
 	for _, prologue := range [][]byte{
@@ -204,6 +212,109 @@ func (t *pclntab) savesFP(f *fde) (bool, error) {
 		{0x48, 0x8d, 0xac, 0x24}, // with a larger N
 	} {
 		if bytes.Contains(code, prologue) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// code returns the first bytes of a function's instructions, none if they are not in the file.
+func (t *pclntab) code(f *fde, most uint64) ([]byte, error) {
+	code := make([]byte, min(f.end-f.start, most))
+	off, size, ok := t.image.loaded(f.start)
+	if !ok || size < uint64(len(code)) {
+		return nil, nil
+	}
+	return code, t.image.read(code, off)
+}
+
+const (
+	// maxPadding is what may be between two functions of one span.
+	maxPadding = 64
+	// minKept is the shortest span that is worth a mapping of its own in the kernel: much of assembly is between functions
+	// that nobody calls from.
+	minKept = 16 << 10
+)
+
+// kept returns where functions have, whenever they call another one, a frame record of their own: all but some in assembly,
+// some that are called by no call instruction, and, up to Go 1.20, those without a frame that call all the same.
+func (t *pclntab) kept(functions []fde) ([]Span, error) {
+	if t.image.arch != AMD64 {
+		return nil, nil
+	}
+	var spans []Span
+	var s Span
+	end := func() {
+		if s.End-s.Start >= minKept {
+			spans = append(spans, s)
+		}
+		s = Span{}
+	}
+	for i := range functions {
+		f := &functions[i]
+		if f.cie != goCIE {
+			end()
+			continue
+		}
+		keeps, err := t.keeps(f)
+		if err != nil {
+			return nil, err
+		}
+		if !keeps || f.start-s.End > maxPadding {
+			end()
+		}
+		if keeps {
+			if s.End == 0 {
+				s.Start = f.start
+			}
+			s.End = f.end
+		}
+	}
+	end()
+	return spans, nil
+}
+
+func (t *pclntab) keeps(f *fde) (bool, error) {
+	if t.funcs[f.from:][t.flags]&(goTopFrame|goSPWrite) != 0 {
+		return false, nil
+	}
+	if t.isFrameless(f) {
+		calls, err := t.calls(f)
+		return !calls, err
+	}
+	return t.savesFP(f)
+}
+
+// isFrameless reports whether the stack pointer never moves in a function.
+func (t *pclntab) isFrameless(f *fde) bool {
+	pcsp := binary.LittleEndian.Uint32(t.funcs[f.from+16:])
+	if uint64(pcsp) >= uint64(len(t.pctab)) {
+		return false
+	}
+	r := reader{data: t.pctab, pos: int(pcsp)}
+	const zero, end = 2, 0 // depths less the one before, first -1, zigzag
+	if r.uleb() != zero {
+		return false
+	}
+	r.uleb() // how far that goes
+	return r.uleb() == end && !r.short
+}
+
+// calls reports whether a function may call another one: whether there is the code of a call with the address of a function,
+// or of one through a register.
+func (t *pclntab) calls(f *fde) (bool, error) {
+	code, err := t.code(f, math.MaxUint64)
+	if err != nil {
+		return true, err
+	}
+	for i, b := range code {
+		switch rest := code[i+1:]; {
+		case b == 0xe8 && len(rest) >= 4:
+			target := f.start + uint64(i) + 5 + uint64(int64(int32(binary.LittleEndian.Uint32(rest)))) - t.text
+			if n := sort.Search(t.n, func(i int) bool { return t.entry(i) >= target }); n < t.n && t.entry(n) == target {
+				return true, nil
+			}
+		case b == 0xff && len(rest) >= 1 && rest[0]&0xf8 == 0xd0:
 			return true, nil
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -108,13 +109,75 @@ func walkGo(t *testing.T, pid int, tid, path string) ([]uint64, error) {
 	}
 	defer mem.Close()
 	var pcs []uint64
+	kept := 0
 	for len(pcs) < 100 {
 		pcs = append(pcs, regs.PC)
-		if regs, err = table.Step(regs, bias, mem); err != nil {
+		next, err := table.Step(regs, bias, mem)
+		if err != nil {
+			if kept < 5 && table.Arch == AMD64 {
+				t.Errorf("%d of %d frames are in code that keeps frame pointers", kept, len(pcs))
+			}
 			return pcs, err
 		}
+		if fp, ok := regs.get(table.Arch.FP()); ok && !regs.Exact && keeps(table, regs.Lookup()-bias) {
+			kept++
+			record := make([]byte, 16)
+			if _, err := mem.ReadAt(record, int64(fp)); err != nil {
+				t.Fatal(err)
+			}
+			le := binary.LittleEndian
+			if le.Uint64(record) != next.R[table.Arch.FP()] || le.Uint64(record[8:]) != next.PC || next.R[table.Arch.SP()] != fp+16 {
+				t.Errorf("at %#x the frame pointer is %#x, its record %#x; the rule says %+v", regs.PC, fp, record, next)
+			}
+		}
+		regs = next
 	}
 	return pcs, errors.New("too deep")
+}
+
+// keeps reports whether Table.Kept has an address.
+func keeps(table *Table, addr uint64) bool {
+	return slices.ContainsFunc(table.Kept, func(s Span) bool { return s.Start <= addr && addr < s.End })
+}
+
+// TestGoKept looks at which functions count as such that keep frame pointers.
+func TestGoKept(t *testing.T) {
+	path := buildGo(t, []string{"GOARCH=amd64"}) // with symbols
+	table := buildFile(t, path, Options{})
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{
+		"main.recurse": true, "main.wait": true, "fmt.Fprintln": true, "runtime.mallocgc": true, "runtime.gcBgMarkWorker": true,
+		"runtime.goexit.abi0": false, "runtime.mstart.abi0": false, "runtime.mcall": false, "runtime.systemstack.abi0": false,
+		"runtime.morestack.abi0": false, "runtime.sigtramp.abi0": false, "runtime.sigpanic": false, "runtime.asyncPreempt.abi0": false,
+	}
+	size := uint64(0)
+	for _, s := range symbols {
+		if elf.ST_TYPE(s.Info) != elf.STT_FUNC {
+			continue
+		}
+		kept := keeps(table, s.Value)
+		if w, ok := want[s.Name]; ok && kept != w {
+			t.Errorf("%s: %v, want %v", s.Name, kept, w)
+		}
+		delete(want, s.Name)
+		if kept {
+			size += s.Size
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("the program lacks %v", want)
+	}
+	if text := f.Section(".text").Size; size < text*4/5 || len(table.Kept) > 8 {
+		t.Errorf("%d of %d bytes in %d pieces", size, text, len(table.Kept))
+	}
 }
 
 // mappedAt returns where the first code of a process is.

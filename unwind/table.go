@@ -47,6 +47,14 @@ type Table struct {
 	Rows []Row
 	// Rules has each rule once.
 	Rules []Rule
+	// Kept is code of AMD64 in which the frame pointer points to a frame record of this very frame, {the caller's frame
+	// pointer, return address}, at each return address: the caller is found without a rule. It is in order.
+	Kept []Span
+}
+
+// Span is a piece of code.
+type Span struct {
+	Start, End uint64
 }
 
 // Find returns the rule for an address. It reports false if the address is outside of the file's code: code without
