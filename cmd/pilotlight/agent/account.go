@@ -120,6 +120,7 @@ var (
 	descTables    = prometheus.NewDesc("pilotlight_unwind_tables_total", "Unwind tables by where they came from; of a failed one, frames are walked by frame pointers; a damaged one was on disk and is built again.", []string{"source"}, nil)
 	descFinished  = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
 	descRefused   = prometheus.NewDesc("pilotlight_unwind_refused_total", "Tables and processes that the sampler had no room for.", []string{"kind"}, nil)
+	descDelayed   = prometheus.NewDesc("pilotlight_unwind_delayed_total", "Changes of a process's code that the sampler was told later, because the process changes it all the time.", nil, nil)
 	descTabBytes  = prometheus.NewDesc("pilotlight_unwind_table_bytes", "Memory of the unwind tables that the sampler has.", nil, nil)
 	descIndexes   = prometheus.NewDesc("pilotlight_symbol_indexes_total", "Files whose debug information was looked for, by what came of it: an index built or cached on disk, none for want of it, killed for what its reading took, failed; a damaged one was on disk and is built again.", []string{"result"}, nil)
 	descIdxBytes  = prometheus.NewDesc("pilotlight_symbol_cache_bytes", "Indexes of debug information on disk.", nil, nil)
@@ -302,7 +303,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descTabBytes, descIndexes, descIdxBytes} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
 		ch <- d
 	}
 }
@@ -346,6 +347,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descRefused, float64(unwind.published.refusedTables), "table")
 	counter(descRefused, float64(unwind.published.refusedProcesses), "process")
+	counter(descDelayed, float64(unwind.published.delayed))
 	indexed := a.indexed()
 	counter(descIndexes, float64(indexed.built), "built")
 	counter(descIndexes, float64(indexed.cached), "cached")

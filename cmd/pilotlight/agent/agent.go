@@ -48,6 +48,13 @@ const earlyProcesses = 32
 // sampling has ended.
 const lastTables = time.Second
 
+// What is known about processes is read anew after records were lost, and where
+// that goes on, which any user can see to, after pauses of this length.
+const (
+	shortestSnapshotPause = time.Second
+	longestSnapshotPause  = 30 * time.Second
+)
+
 // Sampler is where samples come from: a bpf.Sampler, or a replay of recorded
 // batches.
 type Sampler interface {
@@ -117,7 +124,7 @@ type Agent struct {
 	full      int    // Hz, at which is sampled unless the governor objects
 	lost      bool   // records were lost since the last snapshot
 	records   uint64 // that were lost in this window
-	snapshots time.Time
+	snapshots backoff
 
 	symbols *symbols
 	account *account
@@ -297,14 +304,16 @@ func (a *Agent) take(b *bpf.Batch, windows chan *window) error {
 	if err := a.merge(b, windows); err != nil {
 		return err
 	}
-	a.unwinder.flush()
+	a.unwinder.flush(b.Upto)
 	a.tables.evict(maxUnwindBytes)
 	a.table.Expire(b.Upto)
 	if err := a.govern(b.Upto); err != nil {
 		return err
 	}
-	if a.lost && time.Since(a.snapshots) > time.Second {
-		a.lost, a.snapshots = false, time.Now()
+	if a.lost && a.snapshots.ready(b.Upto) {
+		a.lost = false
+		a.snapshots.done(b.Upto, shortestSnapshotPause, longestSnapshotPause)
+		a.table.Lost()
 		if err := a.table.Snapshot(); err != nil {
 			return fmt.Errorf("read processes again: %w", err)
 		}
@@ -393,7 +402,9 @@ func (a *Agent) event(ev *bpf.Event) {
 			a.unwinder.forget(ev.PID)
 		}
 	case bpf.EventLost:
-		a.table.Lost()
+		if !a.lost && a.snapshots.ready(ev.Time) {
+			a.table.Lost() // for the samples until then
+		}
 		a.lost = true
 		a.records += ev.Lost
 		a.account.lost.Add(float64(ev.Lost))

@@ -15,6 +15,13 @@ import (
 // used it: compilers and shells come back.
 const tableIdle = time.Minute
 
+// A process that changes its code all the time is published after pauses of this
+// length; meanwhile samples in what is new are finished here.
+const (
+	shortestPublishPause = 16 * time.Millisecond
+	longestPublishPause  = 10 * time.Second
+)
+
 // unwinder tells the sampler how to walk the stacks of processes. It begins when
 // a sample of a process comes unfinished, so that processes that come and go
 // unsampled cost nothing, and collects what changes until flush, once a drain. It
@@ -25,7 +32,7 @@ type unwinder struct {
 	tables    *tables
 	log       *slog.Logger
 	processes map[uint32]*published // by pid
-	changed   map[uint32]bool       // pids of those to be published at the next flush
+	changed   map[uint32]bool       // pids of those to be published; true: at the next flush
 	loaded    map[process.FileKey]*loadedTable
 	noRoom    map[process.FileKey]bool // tables that the sampler makes room for, as of this flush
 	stats     unwinderStats
@@ -35,6 +42,7 @@ type unwinder struct {
 type unwinderStats struct {
 	refusedTables    uint64
 	refusedProcesses uint64
+	delayed          uint64 // changes that were told later
 }
 
 // published is a process that the sampler knows, or is to know.
@@ -44,6 +52,8 @@ type published struct {
 	tables  []process.FileKey // that the sampler has for it, each once
 	loading bool              // some code was still unknown
 	waiting bool              // some of that for want of room in the sampler
+	pace    backoff
+	delayed bool // what has changed has been counted as delayed
 }
 
 // loadedTable is a table that the sampler has.
@@ -80,8 +90,8 @@ func (u *unwinder) unfinished(p *process.Process, s *bpf.Sample) {
 
 // mapped tells that a process has a new mapping.
 func (u *unwinder) mapped(pid uint32) {
-	if u.processes[pid] != nil {
-		u.changed[pid] = true
+	if u.processes[pid] != nil && !u.changed[pid] {
+		u.changed[pid] = false
 	}
 }
 
@@ -125,10 +135,17 @@ func (u *unwinder) check() {
 }
 
 // flush publishes what has changed. What the sampler makes room for is for the next time.
-func (u *unwinder) flush() {
+func (u *unwinder) flush(now uint64) {
 	clear(u.noRoom)
-	for pid := range u.changed {
+	for pid, atOnce := range u.changed {
 		known := u.processes[pid]
+		if !atOnce && !known.pace.ready(now) {
+			if !known.delayed {
+				known.delayed = true
+				u.stats.delayed++
+			}
+			continue
+		}
 		p, ok := u.table.Current(known.key)
 		if !ok {
 			u.forget(pid)
@@ -139,6 +156,8 @@ func (u *unwinder) flush() {
 			continue
 		}
 		delete(u.changed, pid)
+		known.delayed = false
+		known.pace.done(now, shortestPublishPause, longestPublishPause)
 		if err != nil {
 			u.stats.refusedProcesses++
 			u.log.Debug("publish process", "pid", pid, "err", err)

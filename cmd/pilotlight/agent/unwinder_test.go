@@ -215,6 +215,12 @@ func (m *machine) unfinished(pid uint32) bpf.Sample {
 // drain plays one batch 0.5 s long. Samples and events get times in the order given.
 func (m *machine) drain(what ...any) {
 	m.t.Helper()
+	m.drainFor(time.Second/2, what...)
+}
+
+// drainFor plays a batch of another length.
+func (m *machine) drainFor(d time.Duration, what ...any) {
+	m.t.Helper()
 	var b bpf.Batch
 	for i, v := range what {
 		switch v := v.(type) {
@@ -226,7 +232,7 @@ func (m *machine) drain(what ...any) {
 			b.Events = append(b.Events, v)
 		}
 	}
-	m.now += second / 2
+	m.now += uint64(d)
 	b.Upto = m.now
 	windows := make(chan *window, 1)
 	if err := m.agent.take(&b, windows); err != nil {
@@ -318,6 +324,65 @@ func TestExitForgets(t *testing.T) {
 		m.drain()
 	}
 	m.expect("a minute later", "unload 1")
+}
+
+// TestMappingsOverAndOver has a process map code all the time, and the ring fill up with that.
+func TestMappingsOverAndOver(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	if err := m.agent.table.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain()
+	m.sampler.calls = nil
+	mapping := bpf.Event{Kind: bpf.EventMmap, PID: 100, TID: 100, Mapping: bpf.Mapping{Start: 0x1000, End: 0x2000, Path: "//anon"}}
+	const drains = 400
+	for range drains {
+		m.drainFor(5*time.Millisecond, mapping)
+	}
+	if n := len(m.sampler.calls); n < 5 || n > 10 {
+		t.Errorf("published %d times in 2 s, want pauses of 16, 32, 64... ms", n)
+	}
+	if n := m.agent.unwinder.stats.delayed; n < 5 || n > 10 {
+		t.Errorf("%d changes count as delayed", n)
+	}
+	m.sampler.calls = nil
+	m.start(101, strings.ReplaceAll(appMaps, "app", "other"))
+	m.drainFor(5*time.Millisecond, mapping, m.unfinished(101))
+	m.expect("another process", "set 101.1 unknown")
+	m.drain()
+	m.drain()
+	m.drain()
+	m.drain()
+	m.expect("the pause is over", "set 100.1 jit table1")
+}
+
+// TestLossesOverAndOver has records be lost all the time: /proc is read again at once, and then seldom.
+func TestLossesOverAndOver(t *testing.T) {
+	m := newMachine(t)
+	reads := &countingProc{fakeProc: m.proc}
+	m.agent.table = process.NewTable(reads, process.Options{})
+	for range 2 * 60 {
+		m.drain(bpf.Event{Kind: bpf.EventLost, Lost: 1})
+	}
+	if reads.lists < 4 || reads.lists > 8 {
+		t.Errorf("/proc was listed %d times in a minute, want pauses of 1, 2, 4... s", reads.lists)
+	}
+}
+
+// countingProc counts how often the processes are listed.
+type countingProc struct {
+	fakeProc
+	lists int
+}
+
+func (p *countingProc) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == "." {
+		p.lists++
+	}
+	return p.fakeProc.ReadDir(name)
 }
 
 // TestLeaderExits has a process go on without the thread that it is named by.

@@ -344,7 +344,7 @@ func (t *Table) Lookup(time uint64, s Sample) *Process {
 	// The kernel sends the record of an exec a moment before it counts it, so
 	// that a sample may have the smaller number, but not a larger one.
 	execed := e.execKnown && int32(s.Exec-e.exec) > 0
-	if e.epoch != t.epoch && !t.reread(e) && execed {
+	if (e.epoch != t.epoch || execed) && !t.reread(e) && execed {
 		t.replace(e, nil) // gone, and what is known of it is of another program
 		e.image = &image{}
 	}
