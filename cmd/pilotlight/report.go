@@ -17,6 +17,8 @@ func agentReport(r agent.Report) httpapi.AgentReport {
 		FrequencyHz: r.Frequency,
 		RSSBytes:    int64(r.RSS),
 		BPFBytes:    int64(r.BPFMemory),
+		Level:       r.Level,
+		TableBytes:  int64(r.TableBytes),
 		Window:      agentAccount(r.Window),
 		Total:       agentAccount(r.Total),
 	}
@@ -33,6 +35,8 @@ func agentAccount(a agent.Account) httpapi.Account {
 		Outcomes:      outcomes,
 		Frames:        int64(a.Frames),
 		FramesUnnamed: int64(a.Unnamed),
+		Unfinished:    int64(a.Unfinished),
+		Finished:      int64(a.Finished),
 		CPUSeconds:    a.CPU.Seconds(),
 		BPFSeconds:    a.BPF.Seconds(),
 	}

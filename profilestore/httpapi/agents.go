@@ -25,9 +25,11 @@ type AgentReport struct {
 	FrequencyHz  int     `json:"frequency_hz"`     // samples per second of each busy CPU
 	RSSBytes     int64   `json:"rss_bytes"`        // of the agent
 	BPFBytes     int64   `json:"bpf_memory_bytes"` // of its maps and programs
-	Window       Account `json:"window"`           // this window
-	Total        Account `json:"total"`            // since the agent started
-	LastReportMS int64   `json:"last_report_ms"`   // Unix ms when the server got it; what the agent sends is replaced
+	Level        int     `json:"governor_level"`   // how much work it sheds to keep to its limits; 0: none
+	TableBytes   int64   `json:"unwind_table_bytes"`
+	Window       Account `json:"window"`         // this window
+	Total        Account `json:"total"`          // since the agent started
+	LastReportMS int64   `json:"last_report_ms"` // Unix ms when the server got it; what the agent sends is replaced
 }
 
 // Account says what became of the samples of a span of time, and what they cost.
@@ -37,6 +39,8 @@ type Account struct {
 	Outcomes      map[string]int64 `json:"outcomes"`       // samples by outcome: "complete", "no_table"...; they sum to taken
 	Frames        int64            `json:"frames"`
 	FramesUnnamed int64            `json:"frames_unnamed"`    // of Frames, those without a function name
+	Unfinished    int64            `json:"unfinished"`        // samples that came with registers and a piece of stack, for want of an unwind table in the kernel
+	Finished      int64            `json:"finished"`          // of them, those whose stack the agent walked
 	CPUSeconds    float64          `json:"agent_cpu_seconds"` // user and system time of the agent
 	BPFSeconds    float64          `json:"bpf_run_seconds"`   // time in its BPF programs; 0 when the kernel does not count it
 }

@@ -112,6 +112,9 @@ export interface AgentReport {
   frequency_hz: number;
   rss_bytes: number;
   bpf_memory_bytes: number;
+  /** How much work the agent sheds to keep to its limits; 0: none. */
+  governor_level: number;
+  unwind_table_bytes: number;
   /** The last window, and everything since the agent started. */
   window: Account;
   total: Account;
@@ -125,6 +128,9 @@ export interface Account {
   outcomes: Record<string, number> | null;
   frames: number;
   frames_unnamed: number;
+  /** Samples that came without a whole stack, and of them those whose stack the agent walked. */
+  unfinished: number;
+  finished: number;
   agent_cpu_seconds: number;
   bpf_run_seconds: number;
 }

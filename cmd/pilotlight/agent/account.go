@@ -30,6 +30,7 @@ type Report struct {
 	CPUs        int     // online
 	RSS         uint64  // bytes
 	BPFMemory   uint64  // bytes
+	TableBytes  uint64  // of the unwind tables that the sampler has
 	Window      Account // since the report before
 	Total       Account // since the agent started
 }
@@ -42,8 +43,11 @@ type Account struct {
 	Skipped  uint64                  // left out by Options.PID
 	Frames   uint64                  // of the samples kept, weighted
 	Unnamed  uint64                  // of Frames, those that no symbol names
-	CPU      time.Duration           // of the agent and its children, in user space and in the kernel
-	BPF      time.Duration           // of the sampler's program
+	// Unfinished are the samples whose stack the kernel could not walk to its end for want of a table or a mapping, and
+	// Finished those of them whose stack was walked here, to its end or to where that is cut.
+	Unfinished, Finished uint64
+	CPU                  time.Duration // of the agent and its children, in user space and in the kernel
+	BPF                  time.Duration // of the sampler's programs
 }
 
 // less returns what came since earlier.
@@ -56,6 +60,8 @@ func (a Account) less(earlier Account) Account {
 	a.Skipped -= earlier.Skipped
 	a.Frames -= earlier.Frames
 	a.Unnamed -= earlier.Unnamed
+	a.Unfinished -= earlier.Unfinished
+	a.Finished -= earlier.Finished
 	a.CPU -= earlier.CPU
 	a.BPF -= earlier.BPF
 	return a
@@ -276,6 +282,10 @@ func (a *account) report(w *window) (Report, error) {
 			total.Unnamed += n
 		}
 	}
+	for _, n := range a.unwind.finished {
+		total.Unfinished += n
+	}
+	total.Finished = a.unwind.finished[finishedWhole] + a.unwind.finished[finishedCut]
 	window := total.less(a.reported)
 	a.reported = total
 	return Report{
@@ -288,6 +298,7 @@ func (a *account) report(w *window) (Report, error) {
 		CPUs:        runtime.NumCPU(),
 		RSS:         rss,
 		BPFMemory:   st.Memory,
+		TableBytes:  st.TableBytes,
 		Window:      window,
 		Total:       total,
 	}, nil

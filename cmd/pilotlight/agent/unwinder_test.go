@@ -603,3 +603,19 @@ func TestLostRecordsAreCounted(t *testing.T) {
 		t.Errorf("%v lost records are counted, want 42", got)
 	}
 }
+
+func TestReportTellsWhatWasUnfinished(t *testing.T) {
+	m := newMachine(t)
+	account := m.agent.account
+	for i, want := range []Account{{Unfinished: 31, Finished: 3}, {Unfinished: 31, Finished: 3}} {
+		n := uint64(i + 1)
+		account.unwound(unwindStats{finished: [finishOutcomes]uint64{finishedWhole: n, finishedCut: 2 * n, finishLate: 4 * n, finishShed: 8 * n, finishRefused: 16 * n}})
+		r, err := account.report(&window{level: 2, stats: bpf.Stats{TableBytes: 5}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Window.Unfinished != want.Unfinished || r.Window.Finished != want.Finished || r.Total.Unfinished != 31*n || r.Level != 2 || r.TableBytes != 5 {
+			t.Errorf("report %d: %+v", i, r)
+		}
+	}
+}

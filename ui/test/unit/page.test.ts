@@ -110,7 +110,7 @@ test.each<[string, string]>([
 ])("%s", (got, want) => expect(got.replaceAll("\u202f", " ")).toBe(want));
 
 test("losses: dropped are missed, anything not whole is truncated", () => {
-  const account = { samples_taken: 100, samples_missed: 5, outcomes: { complete: 80, kernel_only: 5, no_table: 9, jit_end: 2, dropped_ring: 4 }, frames: 0, frames_unnamed: 0, agent_cpu_seconds: 0, bpf_run_seconds: 0 };
+  const account = { samples_taken: 100, samples_missed: 5, outcomes: { complete: 80, kernel_only: 5, no_table: 9, jit_end: 2, dropped_ring: 4 }, frames: 0, frames_unnamed: 0, unfinished: 0, finished: 0, agent_cpu_seconds: 0, bpf_run_seconds: 0 };
   expect(losses([account, { ...account, outcomes: null }])).toEqual({ taken: 200, due: 210, missed: 14, truncated: 11, reasons: [["no_table", 9], ["jit_end", 2]] });
 });
 
