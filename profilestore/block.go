@@ -28,7 +28,9 @@ type blockMeta struct {
 	Profiles tableInfo `json:"profiles"`
 	Totals   tableInfo `json:"totals"`
 	Samples  tableInfo `json:"samples"`
-	Width    int       `json:"width"` // columns value_0 and so on of totals and samples
+	Hours    tableInfo `json:"hours"`   // without ranges: there is no such file
+	Windows  tableInfo `json:"windows"` // likewise
+	Width    int       `json:"width"`   // columns value_0 and so on of totals and samples
 
 	Dictionaries []uint32  `json:"dictionaries"`
 	Sections     []section `json:"sections"`
@@ -44,10 +46,13 @@ type section struct {
 	Rows       int    `json:"rows"`
 	Stacks     int    `json:"stacks"` // of the dictionary that the rows need: those below this
 	Sets       int    `json:"sets"`   // of labels
+
+	Hours   []rolled `json:"hours,omitempty"`
+	Windows []rolled `json:"windows,omitempty"`
 }
 
 func (m *blockMeta) size() int64 {
-	return m.Series.size() + m.Profiles.size() + m.Totals.size() + m.Samples.size()
+	return m.Series.size() + m.Profiles.size() + m.Totals.size() + m.Samples.size() + m.Hours.size() + m.Windows.size()
 }
 
 // What stands in series.parquet and profiles.parquet. Names of columns are part of the format.
@@ -57,6 +62,7 @@ type (
 		Name   string            `parquet:"name,dict"`
 		Labels map[string]string `parquet:"labels"`
 		Types  []typeFileRow     `parquet:"types,list"`
+		Kind   uint32            `parquet:"kind,delta"` // series with the same types and columns are of one kind
 	}
 	typeFileRow struct {
 		SampleType string `parquet:"sample_type,dict"`
@@ -110,13 +116,15 @@ type block struct {
 	path  string
 	store *Store
 
-	series, profilesTable, totals, samples table
+	series, profilesTable, totals, samples, hours, windows table
 
 	prints []uint64 // of the IDs, sorted: finds doubles without the IDs in memory
 
 	refs    atomic.Int32    // the store's, and one for each query
 	suspect atomic.Bool     // a damage was found: it is not merged into another
 	short   map[uint32]bool // dictionaries of which the segments do not have all that the rows need
+
+	noRollups atomic.Bool // they are damaged: samples are read instead
 
 	mu     sync.Mutex
 	cached *profileTable
@@ -132,6 +140,7 @@ func newBlock(s *Store, path string, meta blockMeta) *block {
 	}{
 		"series": {&b.series, meta.Series}, "profiles": {&b.profilesTable, meta.Profiles},
 		"totals": {&b.totals, meta.Totals}, "samples": {&b.samples, meta.Samples},
+		"hours": {&b.hours, meta.Hours}, "windows": {&b.windows, meta.Windows},
 	} {
 		t.table.path, t.table.info, t.table.fs = filepath.Join(path, name+".parquet"), t.info, s.fs
 	}
@@ -143,7 +152,7 @@ func (b *block) release() error {
 	if b.refs.Add(-1) > 0 {
 		return nil
 	}
-	return errors.Join(b.series.close(), b.profilesTable.close(), b.totals.close(), b.samples.close())
+	return errors.Join(b.series.close(), b.profilesTable.close(), b.totals.close(), b.samples.close(), b.hours.close(), b.windows.close())
 }
 
 // print is a short hash of an ID.
@@ -198,6 +207,7 @@ func (b *block) evict() {
 
 func (b *block) readProfiles() (*profileTable, error) {
 	var all []*series
+	var kinds []uint32
 	for g := range b.series.groups() {
 		rows, err := readRows[seriesFileRow](&b.series, g)
 		if err != nil {
@@ -209,9 +219,10 @@ func (b *block) readProfiles() (*profileTable, error) {
 				return nil, fmt.Errorf("read %s: %w", b.series.path, err)
 			}
 			all = append(all, b.store.internSeries(own))
+			kinds = append(kinds, rows[i].Kind)
 		}
 	}
-	t := &profileTable{values: make([][]int64, b.meta.Width)}
+	t := &profileTable{values: make([][]int64, b.meta.Width), sorted: true}
 	headers := make(map[header]*header)
 	for g := range b.profilesTable.groups() {
 		rows, err := readRows[profileFileRow](&b.profilesTable, g)
@@ -230,6 +241,7 @@ func (b *block) readProfiles() (*profileTable, error) {
 				headers[h] = own
 			}
 			t.rows = append(t.rows, profileRow{id: r.ID, time: r.Time, duration: r.Duration, series: all[r.Series], header: own, dictionary: r.Dictionary, bytes: r.Bytes})
+			t.kinds = append(t.kinds, kinds[r.Series])
 		}
 	}
 	return t, b.readTotals(t)
@@ -289,39 +301,62 @@ type blockReader struct {
 	want  columns
 	group int
 	rows  *rows
+
+	hours, windows rolledReader
+	covered        []covered
 }
 
 func (b *block) reader(want columns) rowReader {
-	return &blockReader{block: b, want: want, group: -1, rows: b.store.rowBuffers.get()}
+	return &blockReader{
+		block: b, want: want, group: -1, rows: b.store.rowBuffers.get(),
+		hours:   rolledReader{table: &b.hours, want: want.values, group: -1},
+		windows: rolledReader{table: &b.windows, want: want.values, group: -1},
+	}
 }
 
 func (b *blockReader) close() { b.store.rowBuffers.put(b.rows) }
 
 func (b *blockReader) scan(dictionary uint32, from, to int64, fn func(r *rows) error) error {
+	return b.eachSection(dictionary, from, to, func(s *section) error {
+		piece, err := b.read(s)
+		if err != nil {
+			return err
+		}
+		return fn(&piece)
+	})
+}
+
+// eachSection calls fn for the sections that scan reads.
+func (b *block) eachSection(dictionary uint32, from, to int64, fn func(s *section) error) error {
 	first, _ := slices.BinarySearchFunc(b.meta.Sections, dictionary, func(s section, d uint32) int { return cmp.Compare(s.Dictionary, d) })
-	for _, s := range b.meta.Sections[first:] {
+	for i := first; i < len(b.meta.Sections); i++ {
+		s := &b.meta.Sections[i]
 		if s.Dictionary != dictionary {
 			break
 		}
 		if s.Hour*hour >= to || (s.Hour+1)*hour <= from {
 			continue
 		}
-		if s.Group != b.group {
-			b.group = -1
-			if err := b.readGroup(s.Group, b.want, b.rows); err != nil {
-				return err
-			}
-			b.group = s.Group
-		}
-		if s.First+s.Rows > b.rows.len() {
-			return fmt.Errorf("read %s: section of rows %d to %d, there are %d", b.samples.path, s.First, s.First+s.Rows, b.rows.len())
-		}
-		piece := b.rows.slice(s.First, s.First+s.Rows)
-		if err := fn(&piece); err != nil {
+		if err := fn(s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// read gives the rows of a section, valid until the next one is read.
+func (b *blockReader) read(s *section) (rows, error) {
+	if s.Group != b.group {
+		b.group = -1
+		if err := b.readGroup(s.Group, b.want, b.rows); err != nil {
+			return rows{}, err
+		}
+		b.group = s.Group
+	}
+	if s.First+s.Rows > b.rows.len() {
+		return rows{}, fmt.Errorf("read %s: section of rows %d to %d, there are %d", b.samples.path, s.First, s.First+s.Rows, b.rows.len())
+	}
+	return b.rows.slice(s.First, s.First+s.Rows), nil
 }
 
 // slice is rows [from, to); columns that were not read are nil.
@@ -398,6 +433,10 @@ type merging struct {
 	order  []origin
 	number [][]uint32 // by part and profile; none: not of this day
 	width  int
+
+	kindOf []uint32 // by number
+	kinds  []string // what makes a kind, see series.kind
+	known  map[*series]uint32
 }
 
 type origin struct{ part, profile uint32 }
@@ -405,7 +444,7 @@ type origin struct{ part, profile uint32 }
 const none = math.MaxUint32
 
 func newMerging(parts []part, wanted int64) (*merging, error) {
-	m := &merging{parts: parts, number: make([][]uint32, len(parts))}
+	m := &merging{parts: parts, number: make([][]uint32, len(parts)), known: make(map[*series]uint32)}
 	for i, p := range parts {
 		t, err := p.profiles()
 		if err != nil {
@@ -426,8 +465,24 @@ func newMerging(parts []part, wanted int64) (*merging, error) {
 	})
 	for n, s := range m.order {
 		m.number[s.part][s.profile] = uint32(n)
+		m.kindOf = append(m.kindOf, m.kind(m.row(s).series))
 	}
 	return m, nil
+}
+
+// kind is the number of the kind of a series.
+func (m *merging) kind(own *series) uint32 {
+	if k, ok := m.known[own]; ok {
+		return k
+	}
+	key := own.kind()
+	i := slices.Index(m.kinds, key)
+	if i < 0 {
+		i = len(m.kinds)
+		m.kinds = append(m.kinds, key)
+	}
+	m.known[own] = uint32(i)
+	return uint32(i)
 }
 
 func (m *merging) row(s origin) *profileRow { return &m.tables[s.part].rows[s.profile] }
@@ -482,7 +537,7 @@ func (m *merging) writeProfiles(fs fileSystem, dir string, meta *blockMeta) (err
 		own := m.row(src).series
 		if _, ok := ids[own]; !ok {
 			ids[own] = uint32(len(all))
-			all = append(all, newSeriesFileRow(uint32(len(all)), own))
+			all = append(all, newSeriesFileRow(uint32(len(all)), m.kind(own), own))
 		}
 	}
 	if meta.Series, err = writeTable(fs, filepath.Join(dir, "series.parquet"), oneGroup(all)); err != nil {
@@ -511,8 +566,8 @@ func (m *merging) writeProfiles(fs fileSystem, dir string, meta *blockMeta) (err
 	return err
 }
 
-func newSeriesFileRow(id uint32, own *series) seriesFileRow {
-	r := seriesFileRow{Series: id, Name: own.types[0].Name, Labels: make(map[string]string, len(own.labels))}
+func newSeriesFileRow(id, kind uint32, own *series) seriesFileRow {
+	r := seriesFileRow{Series: id, Kind: kind, Name: own.types[0].Name, Labels: make(map[string]string, len(own.labels))}
 	for _, l := range own.labels {
 		r.Labels[l.Name] = l.Value
 	}
@@ -580,6 +635,7 @@ func (m *merging) writeSamples(fs fileSystem, dir string, meta *blockMeta) (err 
 		readers[i] = p.reader(all)
 		defer readers[i].close()
 	}
+	r := m.rollups(fs, dir)
 	write := func() error {
 		for from := 0; from < len(m.order); {
 			first := m.row(m.order[from])
@@ -592,7 +648,7 @@ func (m *merging) writeSamples(fs fileSystem, dir string, meta *blockMeta) (err 
 				}
 				to++
 			}
-			if err := m.writeHour(readers, w, meta, section{Dictionary: first.dictionary, Hour: h}, uint32(from), uint32(to)); err != nil {
+			if err := m.writeHour(readers, w, r, meta, section{Dictionary: first.dictionary, Hour: h}, uint32(from), uint32(to)); err != nil {
 				return err
 			}
 			from = to
@@ -600,11 +656,13 @@ func (m *merging) writeSamples(fs fileSystem, dir string, meta *blockMeta) (err 
 		return nil
 	}
 	meta.Samples, err = w.close(write())
+	meta.Hours, err = r.hours.close(err)
+	meta.Windows, err = r.windows.close(err)
 	return err
 }
 
 // writeHour writes the rows of profiles [from, to), which are those of one dictionary and hour.
-func (m *merging) writeHour(readers []rowReader, w *columnWriter, meta *blockMeta, s section, from, to uint32) error {
+func (m *merging) writeHour(readers []rowReader, w *columnWriter, sums *rollups, meta *blockMeta, s section, from, to uint32) error {
 	var r rows
 	r.widen(m.width)
 	for i, reader := range readers {
@@ -629,17 +687,17 @@ func (m *merging) writeHour(readers []rowReader, w *columnWriter, meta *blockMet
 			if r.len() < sectionRows {
 				return nil
 			}
-			return r.writeSection(w, meta, s, from, to)
+			return r.writeSection(w, sums, meta, s, from, to)
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return r.writeSection(w, meta, s, from, to)
+	return r.writeSection(w, sums, meta, s, from, to)
 }
 
 // writeSection sorts the rows, whose profiles are in [from, to), writes them and leaves none.
-func (r *rows) writeSection(w *columnWriter, meta *blockMeta, s section, from, to uint32) error {
+func (r *rows) writeSection(w *columnWriter, sums *rollups, meta *blockMeta, s section, from, to uint32) error {
 	if r.len() == 0 {
 		return nil
 	}
@@ -648,26 +706,39 @@ func (r *rows) writeSection(w *columnWriter, meta *blockMeta, s section, from, t
 			return err
 		}
 	}
-	order := r.order(from, to)
+	sorted := r.sorted(from, to)
 	s.Group, s.First, s.Rows = len(w.out.info.Ranges), int(w.rows), r.len()
 	s.Stacks, s.Sets = int(slices.Max(r.stack))+1, int(slices.Max(r.labels))+1
 	for _, c := range []struct {
 		column int
 		ids    []uint32
-	}{{columnLabels, r.labels}, {columnProfile, r.profile}, {columnStack, r.stack}} {
-		if err := writeNumbers(w, c.column, permuted(c.ids, order)); err != nil {
+	}{{columnLabels, sorted.labels}, {columnProfile, sorted.profile}, {columnStack, sorted.stack}} {
+		if err := writeNumbers(w, c.column, c.ids); err != nil {
 			return err
 		}
 	}
-	for c, values := range r.values {
-		if err := writeNumbers(w, firstSampleValue+c, permuted(values, order)); err != nil {
+	for c, values := range sorted.values {
+		if err := writeNumbers(w, firstSampleValue+c, values); err != nil {
 			return err
 		}
 	}
 	w.rows += int64(r.len())
+	if err := sums.add(&s, &sorted, from, to); err != nil {
+		return err
+	}
 	meta.Sections = append(meta.Sections, s)
 	r.reset()
 	return nil
+}
+
+// sorted are the rows by stack, then by profile.
+func (r *rows) sorted(from, to uint32) rows {
+	order := r.order(from, to)
+	s := rows{stack: permuted(r.stack, order), profile: permuted(r.profile, order), labels: permuted(r.labels, order)}
+	for _, values := range r.values {
+		s.values = append(s.values, permuted(values, order))
+	}
+	return s
 }
 
 func permuted[N uint32 | int64](numbers []N, order []uint32) []N {

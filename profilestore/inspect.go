@@ -55,8 +55,8 @@ func (i *inspector) store(dir string) error {
 	if err != nil {
 		return fmt.Errorf("%s is no profile store: %w", dir, err)
 	}
-	if text := strings.TrimSpace(string(b)); text != fmt.Sprint(formatText, formatVersion) {
-		return fmt.Errorf("%s: %.60q, this program reads format %d", dir, text, formatVersion)
+	if text := strings.TrimSpace(string(b)); text != fmt.Sprint(formatText, formatVersion) && text != fmt.Sprint(formatText, formatVersion-1) {
+		return fmt.Errorf("%s: %.60q, this program reads formats %d and %d", dir, text, formatVersion-1, formatVersion)
 	}
 	for _, kind := range []struct {
 		name string
@@ -117,6 +117,9 @@ func (i *inspector) log(path string) (err error) {
 // tables verifies all ranges of the files of a directory.
 func (i *inspector) tables(tables ...*table) {
 	for _, t := range tables {
+		if len(t.info.Ranges) == 0 {
+			continue // not there
+		}
 		i.printf("  %-18s %9d rows  %10d bytes  %3d row groups\n", filepath.Base(t.path), t.info.Rows, t.info.size(), t.groups())
 		for g := range t.groups() {
 			if _, err := t.group(g); err != nil {
@@ -192,7 +195,7 @@ func (i *inspector) block(path string) error {
 	i.printf("block %012d, level %d: %d profiles that start from %s to %s, %d bytes\n", meta.Sequence, meta.Level, meta.Profiles.Rows,
 		time.Unix(0, meta.MinTime).UTC().Format(time.RFC3339), time.Unix(0, meta.MaxTime).UTC().Format(time.RFC3339), meta.size())
 	before := i.damaged
-	i.tables(&b.series, &b.profilesTable, &b.totals, &b.samples)
+	i.tables(&b.series, &b.profilesTable, &b.totals, &b.samples, &b.hours, &b.windows)
 	if i.damaged == before {
 		if err := i.rows(b); err != nil {
 			i.damage("%v", err)

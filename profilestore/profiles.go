@@ -45,14 +45,19 @@ func (s *series) width() int {
 	return n
 }
 
-func (s *series) key() string {
+// kind is the same for series whose values mean the same in the same columns.
+func (s *series) kind() string {
 	var b []byte
 	for i, t := range s.types {
 		b = appendString(b, t.String())
 		b = binary.AppendUvarint(b, uint64(s.columns[i].column))
 		b = binary.AppendVarint(b, s.columns[i].factor)
 	}
-	b = append(b, 0)
+	return string(b)
+}
+
+func (s *series) key() string {
+	b := append([]byte(s.kind()), 0)
 	for _, l := range s.labels {
 		b = appendString(b, l.Name)
 		b = appendString(b, l.Value)
@@ -107,11 +112,14 @@ type profileTable struct {
 	rows   []profileRow
 	labels []uint32  // label set of each total
 	values [][]int64 // columns of the totals
+
+	sorted bool     // rows are in the order of (dictionary, time)
+	kinds  []uint32 // of a block: the kind of each profile
 }
 
 // size estimates the memory held, in bytes.
 func (t *profileTable) size() int64 {
-	return 88*int64(len(t.rows)) + int64(len(t.labels))*int64(4+8*len(t.values))
+	return 92*int64(len(t.rows)) + int64(len(t.labels))*int64(4+8*len(t.values))
 }
 
 // rows are samples in columns. One that a profile's series does not have is 0.

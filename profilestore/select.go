@@ -207,21 +207,16 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 			if bad[part] {
 				continue
 			}
-			err := w.reader(part).scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				for _, p := range d.passes {
-					if err := p.add(d.id, part, syms, r, sums); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			err := w.sumPart(ctx, d, part, syms, sums)
 			if damage := (*damageError)(nil); errors.As(err, &damage) {
 				// Some of its rows are in the sums already: a part counts whole or not at all.
 				w.v.s.noteDamage(w.v.parts[part], damage)
-				bad[part], again = true, true
+				if b, ok := w.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
+					b.noRollups.Store(true)
+				} else {
+					bad[part] = true
+				}
+				again = true
 				break
 			}
 			if err != nil {
@@ -241,6 +236,48 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 		}
 	}
 	return syms, sums, nil
+}
+
+// sumPart adds what a part has of a dictionary.
+func (w *work) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums []int64) error {
+	add := func(r *rows, passes []*pass) error {
+		for _, p := range passes {
+			if err := p.add(d.id, part, syms, r, sums); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+	reader, ok := w.reader(part).(*blockReader)
+	if !ok {
+		return w.reader(part).scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error { return add(r, d.passes) })
+	}
+	t, err := w.v.parts[part].profiles()
+	if err != nil {
+		return err
+	}
+	var left []*pass
+	return reader.eachSection(d.id, w.v.q.From, w.v.q.To, func(s *section) error {
+		defer reader.uncover()
+		left = left[:0]
+		for _, p := range d.passes {
+			more, err := reader.cover(p, part, s, t, sums)
+			if err != nil {
+				return err
+			}
+			if more {
+				left = append(left, p)
+			}
+		}
+		if len(left) == 0 {
+			return ctx.Err()
+		}
+		r, err := reader.read(s)
+		if err != nil {
+			return err
+		}
+		return add(&r, left)
+	})
 }
 
 var errRows = errors.New("a row points to nothing")

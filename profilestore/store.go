@@ -66,7 +66,7 @@ func (o Options) withDefaults() Options {
 const (
 	formatFile    = "FORMAT"
 	lockFile      = "LOCK"
-	formatVersion = 2
+	formatVersion = 3
 	formatText    = "pilotlight profilestore "
 
 	quarantineDir = "quarantine"

@@ -24,7 +24,13 @@ type tableInfo struct {
 	Ranges [][2]int64 `json:"ranges"` // end of each range, its CRC-32C; the last one is the footer
 }
 
-func (i *tableInfo) size() int64 { return i.Ranges[len(i.Ranges)-1][0] }
+// size is 0 for a table that is not there.
+func (i *tableInfo) size() int64 {
+	if len(i.Ranges) == 0 {
+		return 0
+	}
+	return i.Ranges[len(i.Ranges)-1][0]
+}
 
 // rangeWriter writes a file and checksums it range by range.
 type rangeWriter struct {
@@ -68,7 +74,7 @@ func (w *rangeWriter) finish(err error) (tableInfo, error) {
 
 func tableOptions() []parquet.WriterOption {
 	return []parquet.WriterOption{
-		parquet.CreatedBy("pilotlight", "2", ""),
+		parquet.CreatedBy("pilotlight", "3", ""),
 		parquet.PageBufferSize(1 << 20),
 		parquet.DataPageStatistics(false),
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}),

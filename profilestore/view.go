@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -18,6 +19,9 @@ type view struct {
 
 	series map[*series]*seriesMatch
 	rests  []*rest
+
+	dictionary uint32 // that isForeign is about; no dictionary has the number 0
+	isForeign  bool
 }
 
 // seriesMatch is what a query says of a series.
@@ -148,9 +152,9 @@ func (v *view) each(ctx context.Context, anyType bool, fn func(c chosen) error) 
 			short = b.short
 		}
 		var last *seriesMatch
-		for j := range t.rows {
+		for j := v.next(t, 0); j < len(t.rows); j = v.next(t, j+1) {
 			r := &t.rows[j]
-			if r.time < v.q.From || r.time >= v.q.To || short[r.dictionary] {
+			if short[r.dictionary] {
 				continue
 			}
 			if last == nil || last.own != r.series {
@@ -165,6 +169,42 @@ func (v *view) each(ctx context.Context, anyType bool, fn func(c chosen) error) 
 		}
 	}
 	return nil
+}
+
+// next is the first profile from j on that is in the range. In a sorted table it passes over what is not, and over
+// dictionaries of other services, without looking at each.
+func (v *view) next(t *profileTable, j int) int {
+	for ; j < len(t.rows); j++ {
+		r := &t.rows[j]
+		in := r.time >= v.q.From && r.time < v.q.To
+		if !t.sorted {
+			if in {
+				return j
+			}
+			continue
+		}
+		foreign := v.foreign(r)
+		if in && !foreign {
+			return j
+		}
+		rest := t.rows[j+1:]
+		over := foreign || r.time >= v.q.To
+		j += sort.Search(len(rest), func(i int) bool {
+			return rest[i].dictionary != r.dictionary || !over && rest[i].time >= v.q.From
+		})
+	}
+	return j
+}
+
+// foreign says whether the service of a profile does not match. A dictionary has profiles of one service.
+func (v *view) foreign(r *profileRow) bool {
+	if v.dictionary != r.dictionary {
+		const name = "service_name"
+		value := r.series.labels.Get(name)
+		v.dictionary = r.dictionary
+		v.isForeign = value != "" && slices.ContainsFunc(v.q.Matchers, func(m *labels.Matcher) bool { return m.Name == name && !m.Matches(value) })
+	}
+	return v.isForeign
 }
 
 // symbols reads a dictionary; nil without an error when it is damaged.
