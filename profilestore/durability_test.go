@@ -291,6 +291,23 @@ func checkFlipped(t *testing.T, disk *crashFS, path string, want *Result) {
 	}
 }
 
+// TestDeletedDirectory: what goes into a file without a name is not acknowledged.
+func TestDeletedDirectory(t *testing.T) {
+	g := newSource(59)
+	dir := filepath.Join(t.TempDir(), "data")
+	s := open(t, dir, testOptions())
+	mustAppend(t, s, g.batch(t, 2)...)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err := s.Append(context.Background(), g.batch(t, 1))
+		if e := (*Error)(nil); !errors.As(err, &e) || e.Code != Unavailable {
+			t.Errorf("append: %v", err)
+		}
+	}
+}
+
 func TestConcurrentAppends(t *testing.T) {
 	const senders, batches = 8, 10
 	s := open(t, t.TempDir(), testOptions())

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // fileSystem is what a store needs of the operating system: osFS, or one of the tests that loses power, fills up
@@ -33,6 +34,23 @@ type file interface {
 type osFS struct{}
 
 type osFile struct{ *os.File }
+
+var errDeleted = errors.New("the file was deleted by somebody else")
+
+// Sync is an error when the file has no name any more: what it holds would be gone with the process.
+func (f osFile) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink == 0 {
+		return &os.PathError{Op: "sync", Path: f.Name(), Err: errDeleted}
+	}
+	return nil
+}
 
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()

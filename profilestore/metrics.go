@@ -14,6 +14,7 @@ type metrics struct {
 	walBytes      prometheus.Gauge
 	dictionaries  prometheus.Gauge
 	cacheBytes    prometheus.GaugeFunc
+	series        prometheus.GaugeFunc
 }
 
 // What became of a profile: the label "result" of pilotlight_store_profiles_total.
@@ -32,7 +33,7 @@ const (
 	taskRetain  = "retain"
 )
 
-func newMetrics(reg prometheus.Registerer, cacheBytes func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, cacheBytes, series func() float64) (*metrics, error) {
 	m := &metrics{
 		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pilotlight_store_append_seconds",
@@ -80,6 +81,10 @@ func newMetrics(reg prometheus.Registerer, cacheBytes func() float64) (*metrics,
 			Name: "pilotlight_store_cache_bytes",
 			Help: "Memory of tables and dictionaries that were read from disk.",
 		}, cacheBytes),
+		series: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pilotlight_store_series",
+			Help: "Sets of series labels that are stored. At 100,000, profiles with new ones are refused.",
+		}, series),
 	}
 	for _, r := range []string{resultStored, resultDouble, resultRefused, resultFailed, resultExpired} {
 		m.profiles.WithLabelValues(r)
@@ -91,7 +96,7 @@ func newMetrics(reg prometheus.Registerer, cacheBytes func() float64) (*metrics,
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.appendSeconds, m.bytes, m.profiles, m.quarantined, m.flushSeconds, m.compactions, m.failures, m.headBytes, m.walBytes, m.dictionaries, m.cacheBytes,
+		m.appendSeconds, m.bytes, m.profiles, m.quarantined, m.flushSeconds, m.compactions, m.failures, m.headBytes, m.walBytes, m.dictionaries, m.cacheBytes, m.series,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -35,7 +35,7 @@ func OpenReadOnly(dir string, o Options) (_ *Store, err error) {
 			err = errors.Join(fmt.Errorf("read store %s: %w", dir, err), s.closeFiles())
 		}
 	}()
-	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.cacheBytes.Load()) }); err != nil {
+	if s.metrics, err = newMetrics(o.Registerer, s.countCaches, s.countSeries); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return s, s.load()

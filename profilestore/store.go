@@ -162,7 +162,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			err = errors.Join(fmt.Errorf("open store %s: %w", dir, err), s.closeFiles())
 		}
 	}()
-	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.cacheBytes.Load()) }); err != nil {
+	if s.metrics, err = newMetrics(o.Registerer, s.countCaches, s.countSeries); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := s.load(); err != nil {
@@ -529,6 +529,14 @@ func (s *Store) Err() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.err
+}
+
+func (s *Store) countCaches() float64 { return float64(s.cacheBytes.Load()) }
+
+func (s *Store) countSeries() float64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return float64(len(s.series))
 }
 
 // internSeries gives the store's own object for a series that is stored already.

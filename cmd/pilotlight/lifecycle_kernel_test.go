@@ -260,6 +260,7 @@ func TestKernelPrivileges(t *testing.T) {
 		"CapInh":     "0000000000000000",
 		"CapPrm":     "0000000000000000",
 		"CapEff":     "0000000000000000",
+		"CapBnd":     "0000000000000000",
 		"CapAmb":     "0000000000000000",
 		"NoNewPrivs": "1",
 	} {

@@ -209,16 +209,36 @@ func startStoreHalf(listener *net.TCPListener, data string, owner *syscall.Crede
 func startWithoutNewPrivileges(cmd *exec.Cmd) error {
 	result := make(chan error)
 	go func() {
-		// The flag is the thread's, and is inherited by what it starts. The
+		// Flag and set are the thread's, and are inherited by what it starts. The
 		// thread is not unlocked and so ends with this goroutine.
 		runtime.LockOSThread()
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = emptyBoundingSet()
+		}
+		if err != nil {
 			result <- fmt.Errorf("give up new privileges: %w", err)
 			return
 		}
 		result <- cmd.Start()
 	}()
 	return <-result
+}
+
+// emptyBoundingSet drops every capability that the kernel knows from the bounding set of the thread. Who is not
+// root may not do that, and starts what has no capabilities anyway.
+func emptyBoundingSet() error {
+	for capability := uintptr(0); ; capability++ {
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
+		switch {
+		case errors.Is(err, unix.EINVAL) && capability > 0: // the last one was
+			return nil
+		case errors.Is(err, unix.EPERM):
+			return nil
+		case err != nil:
+			return fmt.Errorf("drop capability %d: %w", capability, err)
+		}
+	}
 }
 
 // reportFirstSample has the metrics tell that the sampler works before the first
@@ -380,7 +400,7 @@ func makeDataDir(dir string, owner *syscall.Credential) error {
 		return nil
 	}
 	if err == nil && owner != nil {
-		err = os.Chown(dir, int(owner.Uid), int(owner.Gid))
+		err = os.Lchown(dir, int(owner.Uid), int(owner.Gid)) // not where a link leads that took its place
 	}
 	if err != nil {
 		return fmt.Errorf("make data directory: %w: name another with --data", err)
