@@ -106,12 +106,16 @@ var programs = map[string]program{
 	"java":      {"Worker.class", []string{"java", "-cp", "build", "Worker"}},
 	"python":    {"", []string{"/usr/bin/python3.11", "mix/worker.py"}},
 	"node":      {"", []string{"node", "mix/worker.js"}},
+	// The same with names for what they compile; Java's on request alone.
+	"java-named": {"Worker.class", []string{"java", "-XX:+PreserveFramePointer", "-cp", "build", "Worker"}},
+	"node-named": {"", []string{"node", "--perf-basic-prof", "mix/worker.js"}},
 }
 
 // Loads that are several programs at once.
 var sets = map[string][]string{
 	"shares": {"shares-c", "shares-go"},
 	"mix":    {"deep", "libraries", "go", "rust", "python", "node", "java"},
+	"named":  {"deep", "libraries", "go", "rust", "python", "node-named", "java-named"},
 }
 
 // Names returns what Build and Start take, sorted: the loads, and the single programs of which they consist.
