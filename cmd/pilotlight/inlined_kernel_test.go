@@ -106,8 +106,8 @@ func shareOfInlined(p *profile.Profile, source string) (whole, all int64) {
 	return whole, all
 }
 
-// TestKernelInlined profiles a program whose debug information is in it, or in a
-// file of its own: its inlined calls have names, files and lines.
+// TestKernelInlined profiles a program whose debug information is in it, or in
+// another file: its inlined calls have names, files and lines.
 func TestKernelInlined(t *testing.T) {
 	needRoot(t)
 	for _, tt := range []struct {
@@ -115,6 +115,7 @@ func TestKernelInlined(t *testing.T) {
 		after [][]string
 	}{
 		{name: "in the file"},
+		{name: "in a .dwo file", after: [][]string{{"gcc", "-O2", "-g", "-gsplit-dwarf", "-o", "inlined", "inlined.c"}}},
 		{name: "in .debug", after: [][]string{
 			{"mkdir", ".debug"},
 			{"objcopy", "--only-keep-debug", "inlined", ".debug/inlined.debug"},

@@ -54,6 +54,7 @@ func indexDebug(ctx context.Context, path string) (_ *indexedFile, err error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, files.Close()) }()
+	files.Split = root
 	spill, err := unnamedFile()
 	if err != nil {
 		return nil, err

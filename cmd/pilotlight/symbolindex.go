@@ -4,10 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +35,7 @@ const (
 	indexSpillFD   = 5 // inflated sections
 	indexAltFD     = 6 // with --alt: what dwz took out of the file
 	indexPackageFD = 7 // with --package: the .dwp file
+	indexSplitFD   = 8 // with --split: .dwo files, from here on
 )
 
 const (
@@ -43,13 +51,14 @@ const (
 	// indexPatience is how much longer than its CPU time the child may take on a busy machine.
 	indexPatience = 30
 	// maxIndexReport bounds what is read of the child's report.
-	maxIndexReport = 64 << 10
+	maxIndexReport = 2 << 20
 )
 
 // indexReport is what the child says about how it went.
 type indexReport struct {
 	Bytes   int64
 	Skipped string // the first thing that could not be read
+	Splits  []splitName
 }
 
 // budget is how much CPU time a file of so much debug information may take.
@@ -61,8 +70,82 @@ func budget(debugBytes uint64) time.Duration {
 // it took, and says else what the child said. What is in r.Out after an error is of no use. The files are read from and
 // written to with pread and pwrite, which leaves their positions as they are, but for r.Out, which is written from its
 // position on.
+//
+// Split debug information is in files that r.In alone names, and that the child cannot open. So it is run again with
+// those that it asked for and that are there.
 func indexFile(ctx context.Context, r agent.IndexRequest) (agent.IndexResult, error) {
-	limit := budget(r.Bytes)
+	result, report, err := runIndexChild(ctx, r, nil)
+	if err != nil || len(report.Splits) == 0 || r.Split == nil {
+		return result, err
+	}
+	splits, err := openSplits(r.Split, report.Splits)
+	defer func() {
+		for _, s := range splits {
+			s.Close() // only read
+		}
+	}()
+	if err != nil || len(splits) == 0 {
+		return result, err
+	}
+	if _, err := r.Out.Seek(0, io.SeekStart); err != nil {
+		return result, err
+	}
+	if err := r.Out.Truncate(0); err != nil {
+		return result, err
+	}
+	again, _, err := runIndexChild(ctx, r, splits)
+	again.CPU += result.CPU
+	again.Peak = max(again.Peak, result.Peak)
+	return again, err
+}
+
+// splitName is how debug information names a .dwo file.
+type splitName struct{ Dir, Name string }
+
+// splitFile is a .dwo file that is handed to the child.
+type splitFile struct {
+	*os.File
+	number int // of the child's question
+}
+
+const (
+	// maxSplits is how many .dwo files are handed to the child: it has 1024 descriptors.
+	maxSplits = 512
+	// maxSplitName bounds the names of one.
+	maxSplitName = 1 << 10
+)
+
+// openSplits opens those of the files below root that are there.
+func openSplits(root fs.FS, names []splitName) (files []splitFile, err error) {
+	for i, s := range names[:min(len(names), maxSplits)] {
+		path := s.Name
+		if !filepath.IsAbs(path) {
+			path = filepath.Join("/", s.Dir, path)
+		}
+		f, err := root.Open(strings.TrimPrefix(filepath.Clean(path), "/"))
+		if err != nil {
+			continue // its unit will have the names of the symbol table
+		}
+		file, ok := f.(*os.File)
+		if !ok {
+			return files, errors.Join(fmt.Errorf("a file of type %T cannot be handed on", f), f.Close())
+		}
+		files = append(files, splitFile{file, i})
+	}
+	return files, nil
+}
+
+// runIndexChild has a child write the index of a file, with these .dwo files.
+func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile) (agent.IndexResult, indexReport, error) {
+	size := r.Bytes
+	for _, s := range splits {
+		info, err := s.Stat()
+		if err != nil {
+			return agent.IndexResult{}, indexReport{}, err
+		}
+		size += uint64(info.Size())
+	}
+	limit := budget(size)
 	ctx, cancel := context.WithTimeout(ctx, indexPatience*limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "index-child", "--cpu", limit.String())
@@ -75,15 +158,18 @@ func indexFile(ctx context.Context, r agent.IndexRequest) (agent.IndexResult, er
 	if r.Package != nil {
 		cmd.Args, cmd.ExtraFiles[indexPackageFD-3] = append(cmd.Args, "--package"), r.Package
 	}
+	for _, s := range splits {
+		cmd.Args, cmd.ExtraFiles = append(cmd.Args, "--split", strconv.Itoa(s.number)), append(cmd.ExtraFiles, s.File)
+	}
 	out, diagnosis := capped{limit: maxIndexReport}, capped{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &out, &diagnosis
 	owner, err := storeUser()
 	if err != nil {
-		return agent.IndexResult{}, err
+		return agent.IndexResult{}, indexReport{}, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
 	if err := startWithoutNewPrivileges(cmd); err != nil {
-		return agent.IndexResult{}, fmt.Errorf("start index child: %w", err)
+		return agent.IndexResult{}, indexReport{}, fmt.Errorf("start index child: %w", err)
 	}
 	err = cmd.Wait()
 	report, rerr := readIndexReport(out.Bytes())
@@ -94,15 +180,17 @@ func indexFile(ctx context.Context, r agent.IndexRequest) (agent.IndexResult, er
 	}
 	switch status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); {
 	case err == nil:
-		return result, rerr
+		err = rerr
 	case ctx.Err() != nil: // killed for want of time on the clock, or because nobody wants the index any more
-		return result, fmt.Errorf("index child: %w", ctx.Err())
+		err = fmt.Errorf("index child: %w", ctx.Err())
 	case status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGXCPU):
-		return result, fmt.Errorf("%w: ended after %v of CPU time, %v allowed", agent.ErrIndexBudget, result.CPU, limit)
+		err = fmt.Errorf("%w: ended after %v of CPU time, %v allowed", agent.ErrIndexBudget, result.CPU, limit)
 	case bytes.Contains(diagnosis.Bytes(), []byte("out of memory")) || bytes.Contains(diagnosis.Bytes(), []byte("cannot allocate memory")):
-		return result, fmt.Errorf("%w: out of memory, %d MB allowed", agent.ErrIndexBudget, indexMemory>>20)
+		err = fmt.Errorf("%w: out of memory, %d MB allowed", agent.ErrIndexBudget, indexMemory>>20)
+	default:
+		err = fmt.Errorf("index child: %w: %q", err, diagnosis.Bytes())
 	}
-	return result, fmt.Errorf("index child: %w: %q", err, diagnosis.Bytes())
+	return result, report, err
 }
 
 func readIndexReport(raw []byte) (indexReport, error) {
@@ -130,6 +218,7 @@ type indexChildCmd struct {
 	CPU     time.Duration `required:""`
 	Alt     bool
 	Package bool
+	Split   []int
 }
 
 func (c *indexChildCmd) Run(g *globals) error {
@@ -148,6 +237,8 @@ func (c *indexChildCmd) Run(g *globals) error {
 			return err
 		}
 	}
+	splits := splitQuestions{numbers: make(map[splitName]int), given: c.Split}
+	opts.OpenSplit = splits.open
 	in, err := inherited(indexInFD)
 	if err != nil {
 		return fmt.Errorf("%w: index-child is started by others", err)
@@ -156,11 +247,35 @@ func (c *indexChildCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	report := indexReport{Bytes: stats.Bytes}
+	report := indexReport{Bytes: stats.Bytes, Splits: splits.names}
 	if stats.Skipped != nil {
 		report.Skipped = stats.Skipped.Error()
 	}
 	return json.NewEncoder(g.stdout).Encode(report)
+}
+
+// splitQuestions numbers the .dwo files that are asked for, in the order in which they are: that is the same each time.
+type splitQuestions struct {
+	numbers map[splitName]int
+	names   []splitName
+	given   []int // numbers of those that are there, in the order of their descriptors
+}
+
+// open opens one, or notes that it is missing.
+func (q *splitQuestions) open(dir, name string) (*symbolize.DebugFile, error) {
+	s := splitName{dir, name}
+	n, ok := q.numbers[s]
+	if !ok {
+		if len(q.names) == maxSplits || len(dir)+len(name) > maxSplitName {
+			return nil, fmt.Errorf("%.200s: more than %d split files, or a long name", name, maxSplits)
+		}
+		n = len(q.names)
+		q.numbers[s], q.names = n, append(q.names, s)
+	}
+	if i := slices.Index(q.given, n); i >= 0 {
+		return inherited(uintptr(indexSplitFD + i))
+	}
+	return nil, fmt.Errorf("%.200s is not there", name)
 }
 
 // inherited returns a file that the parent opened.

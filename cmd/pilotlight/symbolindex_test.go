@@ -75,6 +75,8 @@ func TestInspectSymbolsDWARF(t *testing.T) {
 			{"objcopy", "--only-keep-debug", "a", "a.debug"},
 			{"objcopy", "--strip-debug", "--add-gnu-debuglink=a.debug", "a"},
 		}},
+		{name: "split", flags: []string{"-g", "-gsplit-dwarf"}},
+		{name: "split, DWARF 4", flags: []string{"-gdwarf-4", "-gsplit-dwarf"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := compileC(t, tt.flags...)

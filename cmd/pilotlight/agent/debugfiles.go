@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -16,7 +17,9 @@ type DebugFiles struct {
 	Package *os.File // the .dwp file beside the ELF file; nil if there is none
 	Path    string   // of In, below the root where it was found
 	Bytes   uint64   // of debug information in In and Alt, inflated
-	opened  []*os.File
+	// Split is where the .dwo files are that In names; nil if none may be opened.
+	Split  fs.FS
+	opened []io.Closer
 }
 
 // ErrNoDebug is the error of an ELF file whose debug information is nowhere.

@@ -351,12 +351,17 @@ func (x *indexes) debugFiles(job indexJob) (*DebugFiles, error) {
 	if !ok || !strings.HasPrefix(job.owner.path, "/") {
 		return nil, ErrNoDebug
 	}
-	roots := []fs.FS{x.host}
-	if own, err := process.OpenRoot(x.proc, "/proc", job.owner.process); err == nil {
-		defer own.Close()
-		roots = []fs.FS{own, x.host}
+	own, err := process.OpenRoot(x.proc, "/proc", job.owner.process)
+	if err != nil { // the process is gone
+		return OpenDebugFiles(in, job.file.Size, job.owner.path, x.host)
 	}
-	return OpenDebugFiles(in, job.file.Size, job.owner.path, roots...)
+	files, err := OpenDebugFiles(in, job.file.Size, job.owner.path, own, x.host)
+	if err != nil {
+		return nil, errors.Join(err, own.Close())
+	}
+	// Not below the host's root: a file says what it likes about where they are.
+	files.Split, files.opened = own, append(files.opened, own)
+	return files, nil
 }
 
 // index builds an index and keeps it on disk.
