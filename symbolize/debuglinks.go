@@ -225,8 +225,14 @@ func matching(f fs.File, id []byte, otherwise func(*DebugFile) bool) (*DebugFile
 	return debug, nil
 }
 
-// crcOf returns the CRC-32 of a file, as .gnu_debuglink has it; 0 if the file cannot be read.
+// maxCRC bounds the files whose checksum is taken: it takes half a second a GB, and a sparse file can have any size.
+const maxCRC = 1 << 30
+
+// crcOf returns the CRC-32 of a file, as .gnu_debuglink has it; 0 if the file cannot be read or is too large.
 func crcOf(f *DebugFile) uint32 {
+	if f.Size > maxCRC {
+		return 0
+	}
 	h := crc32.NewIEEE()
 	if _, err := io.Copy(h, io.NewSectionReader(f, 0, f.Size)); err != nil {
 		return 0
