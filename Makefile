@@ -66,6 +66,11 @@ bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix be
 bench-store: ## figures of the profile store; BENCH_SCALES=1,4,16 times the pods, BENCH_NEW=1 for 30 % new stacks
 	$(GO) test -tags benchstore -run '^TestBenchStore$$' -v -count=1 -timeout 3h ./profilestore
 
+.PHONY: bench-ui
+bench-ui: ui-modules ## figures of the page beside go tool pprof -http and speedscope; BENCH_NODES=10000,100000,1000000
+	.ci/deps
+	cd ui && node test/browser/bench.mjs
+
 .PHONY: verify
 verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
 	.ci/deps bench

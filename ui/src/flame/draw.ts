@@ -15,8 +15,8 @@ export interface Scene {
   color: (node: number) => number;
   /** Per name, or null without a search. */
   matched: Uint8Array | null;
-  /** Function that is outlined wherever it occurs, or "". */
-  selected: string;
+  /** Per name: those that are outlined wherever they occur. */
+  selected: ReadonlySet<number>;
   /** Node under the pointer and the one the keyboard is on; -1 for none. */
   hovered: number;
   current: number;
@@ -30,6 +30,7 @@ const minLabel = 24;
 export class Painter {
   private readonly hatches = new Map<string, CanvasPattern>();
   private order = new Uint32Array(0);
+  private keys = new Uint16Array(0);
   private readonly widths = new Map<string, number>();
 
   constructor(private readonly c: CanvasRenderingContext2D) {}
@@ -54,11 +55,14 @@ export class Painter {
       if (scene.matched && !scene.matched[name]) return faded;
       return scene.color(rects.node[i]!);
     };
-    if (this.order.length < rects.count) this.order = new Uint32Array(rects.count * 2);
-    for (let i = 0; i < rects.count; i++) starts[key(i) + 1]!++;
+    if (this.order.length < rects.count) {
+      this.order = new Uint32Array(rects.count * 2);
+      this.keys = new Uint16Array(rects.count * 2);
+    }
+    for (let i = 0; i < rects.count; i++) starts[(this.keys[i] = key(i)) + 1]!++;
     for (let k = 1; k < starts.length; k++) starts[k] = starts[k]! + starts[k - 1]!;
     const at = starts.slice();
-    for (let i = 0; i < rects.count; i++) this.order[at[key(i)]!++] = i;
+    for (let i = 0; i < rects.count; i++) this.order[at[this.keys[i]!]!++] = i;
 
     for (let k = 0; k <= faded; k++) {
       if (starts[k] === starts[k + 1]) continue;
@@ -155,7 +159,7 @@ export class Painter {
       const kind = rects.kind[i]!;
       if (kind !== Kind.Node && kind !== Kind.Ancestor) continue;
       const current = node === scene.current;
-      if (!current && node !== scene.hovered && tree.names[tree.name[node]!] !== scene.selected) continue;
+      if (!current && node !== scene.hovered && !scene.selected.has(tree.name[node]!)) continue;
       c.lineWidth = current ? 2 : 1;
       c.strokeStyle = node === scene.hovered && !current ? palette.outline : palette.accent;
       const inset = c.lineWidth / 2;

@@ -95,6 +95,17 @@ function firstEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, 
   return lo;
 }
 
+/** The same, for an answer that is near `lo`: doubling steps stay in the cache where halves of a long row would not. */
+function nextEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, endOf: (node: number) => number): number {
+  let step = 1;
+  let from = lo;
+  while (from + step < hi && endOf(rows[from + step - 1]!) <= x) {
+    from += step;
+    step *= 2;
+  }
+  return firstEndingAfter(rows, from, Math.min(hi, from + step), x, endOf);
+}
+
 /** Fills `out` with what is visible and returns it. */
 export function layout(t: Tree, v: View, out: Rects): Rects {
   out.count = 0;
@@ -141,7 +152,7 @@ export function layout(t: Tree, v: View, out: Rects): Rects {
         }
         // A run: all that ends within the next pixel.
         const limit = start + thin / scale;
-        const after = Math.max(k + 1, firstEndingAfter(rows, k + 1, hi, limit, endOf));
+        const after = Math.max(k + 1, nextEndingAfter(rows, k + 1, hi, limit, endOf));
         const runEnd = Math.min(right, endOf(rows[after - 1]!));
         push(out, x, y, Math.max((runEnd - start) * scale, thin / 2), node, after === k + 1 ? kind : kind === Kind.Node ? Kind.Run : kind);
         k = after;

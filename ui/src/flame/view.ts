@@ -79,7 +79,7 @@ export class FlameView {
       above: [],
       color: () => 0,
       matched: null,
-      selected: "",
+      selected: new Set(),
       hovered: -1,
       current: -1,
     };
@@ -91,7 +91,8 @@ export class FlameView {
   setFocus(node: number): void {
     if (!this.scene) return;
     this.view.focus = node;
-    this.measure();
+    this.view.rows = rowCount(this.scene.tree, this.view);
+    this.stretch();
     if (this.view.flipped) this.scroller.scrollTop = this.scroller.scrollHeight;
     // Keep the focused row in sight.
     const top = this.top(node);
@@ -102,11 +103,8 @@ export class FlameView {
     this.onScroll();
   }
 
-  /** Gives the scroller the height of the graph. A flipped one stands on the bottom of its box. */
-  private measure(): void {
-    if (!this.scene) return;
-    const rows = rowCount(this.scene.tree, this.view);
-    this.view.rows = rows;
+  /** Gives the scroller the height of the graph. */
+  private stretch(): void {
     this.spacer.style.height = `${Math.max(this.view.rows * rowHeight, this.view.height)}px`;
   }
 
@@ -125,7 +123,8 @@ export class FlameView {
   /** Outlines a function wherever it occurs. */
   setSelected(name: string): void {
     if (!this.scene) return;
-    this.scene.selected = name;
+    const { names } = this.scene.tree;
+    this.scene.selected = new Set(name === "" ? [] : names.flatMap((n, id) => (n === name ? [id] : [])));
     this.draw();
   }
 
@@ -162,13 +161,14 @@ export class FlameView {
   private resize(): void {
     const { clientWidth, clientHeight } = this.scroller;
     const dpr = window.devicePixelRatio || 1;
+    if (clientWidth === this.view.width && clientHeight === this.view.height && this.canvas.width === Math.round(clientWidth * dpr)) return;
     this.view.width = clientWidth;
     this.view.height = clientHeight;
     this.canvas.width = Math.round(clientWidth * dpr);
     this.canvas.height = Math.round(clientHeight * dpr);
     this.canvas.style.width = `${clientWidth}px`;
     this.canvas.style.height = `${clientHeight}px`;
-    this.measure();
+    this.stretch();
     if (this.view.flipped) this.scroller.scrollTop = this.scroller.scrollHeight;
     this.view.scrollTop = this.scroller.scrollTop - this.ground();
     // At once: a resized canvas is blank until it is painted.
