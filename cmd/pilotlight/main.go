@@ -30,7 +30,7 @@ type cli struct {
 	Version  kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
 	Run     runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
-	Record  recordCmd  `cmd:"" help:"Profile for a while and write a pprof file."`
+	Record  recordCmd  `cmd:"" help:"Profile for a while and write a file for pprof or another tool."`
 	Query   queryCmd   `cmd:"" help:"Ask a server or a data directory for what is stored, or a pprof file."`
 	Diff    diffCmd    `cmd:"" help:"Compare profiles; for tests that are to fail when something got slower."`
 	Doctor  doctorCmd  `cmd:"" help:"Say whether this machine can be profiled, and what mends it if not."`

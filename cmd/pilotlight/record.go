@@ -22,16 +22,18 @@ import (
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/agent"
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
-// recordCmd profiles for a while and writes one pprof file. It needs no server.
+// recordCmd profiles for a while and writes one file. It needs no server.
 type recordCmd struct {
 	PID       uint32        `short:"p" name:"pid" xor:"whom" help:"Profile this process and what it starts." placeholder:"PID"`
 	All       bool          `short:"a" name:"all" xor:"whom" help:"Profile the whole machine. This is the default."`
 	Duration  time.Duration `short:"d" help:"How long; with a command, at most so long. Default: 10s, or until the command ends."`
 	Frequency hertz         `short:"F" help:"Samples per second of each busy CPU." default:"99" placeholder:"HZ"`
 	Cache     string        `help:"Directory of unwind tables and indexes of debug information. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
-	Output    string        `short:"o" help:"File to write." default:"profile.pb.gz" placeholder:"FILE"`
+	Output    string        `short:"o" help:"File to write. Default: profile.pb.gz, or profile and what the format is called." placeholder:"FILE"`
+	Format    string        `short:"f" help:"pprof, folded, speedscope, firefox or svg." enum:"pprof,folded,speedscope,firefox,svg" default:"pprof"`
 	Command   []string      `arg:"" optional:"" passthrough:"partial" help:"Command to run and profile, after --."`
 }
 
@@ -48,6 +50,13 @@ func (c *recordCmd) Run(g *globals) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	format := flamegraph.Format(c.Format)
+	if c.Output == "" {
+		c.Output = "profile.pb.gz"
+		if format != formatPprof {
+			c.Output = format.FileName()
+		}
+	}
 	// Opened first: whoever cannot write the file need not wait to be told.
 	out, err := openOutput(c.Output)
 	if err != nil {
@@ -57,7 +66,7 @@ func (c *recordCmd) Run(g *globals) error {
 	if err != nil {
 		return errors.Join(err, out.discard())
 	}
-	if err := out.write(prof); err != nil {
+	if err := out.write(prof, format); err != nil {
 		return err
 	}
 	return summarize(g.stderr, c.Output, prof, report)
@@ -87,15 +96,30 @@ func (o *output) discard() error {
 	return err
 }
 
-func (o *output) write(p *profile.Profile) error {
+// formatPprof is the format that flamegraph.Export need not know.
+const formatPprof flamegraph.Format = "pprof"
+
+func (o *output) write(p *profile.Profile, format flamegraph.Format) error {
 	info, err := o.Stat()
 	if err == nil && info.Mode().IsRegular() { // a pipe cannot be cut, and need not be
 		err = o.Truncate(0)
 	}
 	if err == nil {
-		err = p.Write(o)
+		err = writeProfile(o, p, format)
 	}
 	return errors.Join(err, o.Close())
+}
+
+func writeProfile(w io.Writer, p *profile.Profile, format flamegraph.Format) error {
+	if format == formatPprof {
+		return p.Write(w)
+	}
+	const cpu = 1 // of the agent's sample types
+	stacks, err := flamegraph.FromProfile(p, cpu)
+	if err != nil {
+		return err
+	}
+	return flamegraph.Export(w, stacks, format, p.SampleType[cpu].Unit)
 }
 
 func (c *recordCmd) check() error {

@@ -28,6 +28,7 @@
 //	/api/v1/sandwich                [SandwichAnswer]; also filter=, b.*=, function=, max_nodes=
 //	/api/v1/profiles                [ProfilesAnswer]; also limit=
 //	/api/v1/pprof                   a gzipped pprof file; also filter=, seconds=
+//	/api/v1/export                  a file for another tool: format= folded, speedscope, firefox or svg; also filter=
 //	/api/v1/agents                  {"agents": [...]}, each an [AgentReport]; takes no parameters
 //
 // by= names labels, separated by commas or given more than once. step= is a duration of at least 1s, 30s or

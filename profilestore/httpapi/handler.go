@@ -166,6 +166,7 @@ func (a *api) router() *echo.Echo {
 		{"/api/v1/top", a.merges, answer(a.top)},
 		{"/api/v1/sandwich", a.merges, answer(a.sandwich)},
 		{"/api/v1/pprof", a.merges, errorFunc(a.pprof)},
+		{"/api/v1/export", a.merges, errorFunc(a.export)},
 	} {
 		get(accessRead, q.path, a.query(q.path, q.at, compress(q.f)))
 	}
@@ -258,7 +259,7 @@ func (a *api) serveReady(w http.ResponseWriter, r *http.Request) error {
 
 // compress packs answers for clients that take zstd or gzip.
 func compress(h http.Handler) http.Handler {
-	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json", flamegraph.ColumnsType}))
+	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json", "text/plain", "image/svg+xml", flamegraph.ColumnsType}))
 	if err != nil {
 		panic(err) // the options above are wrong
 	}

@@ -125,6 +125,8 @@ func TestRoutes(t *testing.T) {
 				"file_names":["","/usr/bin/api"],"depth":[0,1,2,3,3],"name":[0,1,2,3,4],"self":[0,0,0,30000000,10000000],
 				"pruned_count":[0,0,0,0,0],"pruned_value":[0,0,0,0,0],"total_b":20000000,"self_b":[0,0,0,20000000,0],
 				"pruned_value_b":[0,0,0,0,0],"profiles":1,"damaged":0,"profiles_b":1,"damaged_b":0}`)},
+		{"GET /api/v1/export", "/api/v1/export" + all("query", `{pid="100"}`, "format", "folded"), "",
+			is("main;handle;parse 30000000\nmain;handle;encode 10000000\n")},
 		{"GET /api/v1/flamegraph", "/api/v1/flamegraph" + all("filter", "ignore:tick", "filter", "hide:^main$", "filter", "focus:handle"), "",
 			is(`{"unit":"nanoseconds","total":60000000,"names":["total","handle","parse","encode"],"files":[0,1,1,1],
 				"file_names":["","/usr/bin/api"],"depth":[0,1,2,2],"name":[0,1,2,3],"self":[0,0,50000000,10000000],

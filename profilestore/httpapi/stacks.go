@@ -5,6 +5,7 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -183,6 +184,30 @@ func (a *api) sandwich(r *http.Request) (any, error) {
 		return nil, manyCallers(err)
 	}
 	return SandwichAnswer{w, s.source}, nil
+}
+
+// export answers the selection in a format of another tool.
+func (a *api) export(w http.ResponseWriter, r *http.Request) error {
+	format := flamegraph.Format(r.URL.Query().Get("format"))
+	if !slices.Contains(flamegraph.Formats, format) {
+		return badRequest("format", "format %.40q: write folded, speedscope, firefox or svg", format)
+	}
+	s, err := a.selectStacks(r, "format")
+	if err != nil {
+		return err
+	}
+	if s.options.B != nil {
+		return badRequest("b.query", "an export has one side: leave b.query, b.from and b.to out")
+	}
+	var b strings.Builder
+	if err := flamegraph.Export(&b, s.stacks, format, s.options.Unit); err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", format.ContentType())
+	h.Set("Content-Disposition", "attachment; filename="+format.FileName())
+	write(w, r, b.String())
+	return nil
 }
 
 // manyCallers says what to do about a tree of callers that is too large.

@@ -15,10 +15,19 @@ export function pinned(state: State, now = Date.now()): State {
   return { ...state, from: pin(state.from), to: pin(state.to), "b.from": pin(state["b.from"]), "b.to": pin(state["b.to"]), refresh: "off" };
 }
 
+const formats = [
+  ["folded", "Folded", "profile.folded"],
+  ["speedscope", "speedscope", "profile.speedscope.json"],
+  ["firefox", "Firefox", "profile.firefox.json"],
+  ["svg", "SVG", "profile.svg"],
+] as const;
+
 /** A link to the view, and the profile in the forms that other tools read. */
 export function Share({ page, state, what, now, view }: { page: Page; state: State; what: Params; now: number; view: { current: FlameView | null } }) {
   const [said, setSaid] = useState("");
-  const pprof = apiUrl("pprof", what);
+  // Files have one side: of a diff that of A.
+  const { "b.query": _query, "b.from": _from, "b.to": _to, normalize: _normalize, ...own } = what;
+  const pprof = apiUrl("pprof", own);
   const line = `go tool pprof '${(window.location.origin + pprof).replaceAll("'", "%27")}'`;
   const link = window.location.origin + href(page, pinned(state, now));
   useEffect(() => setSaid(""), [pprof, link]);
@@ -46,7 +55,11 @@ export function Share({ page, state, what, now, view }: { page: Page; state: Sta
             <span class="row"><input class="mono" readOnly value={line} onFocus={(e) => e.currentTarget.select()} /><button type="button" onClick={() => copy(line, "Line")}>Copy line</button></span>
           </label>
           <div class="row wrap">
+            <span class="muted">{page === "/diff" ? "Save A as" : "Save as"}</span>
             <a class="button" href={pprof} download="profile.pb.gz">pprof</a>
+            {formats.map(([format, label, file]) => (
+              <a key={format} class="button" href={apiUrl("export", { ...own, format })} download={file}>{label}</a>
+            ))}
             <button type="button" onClick={() => void savePicture()}>PNG</button>
             <span class="muted" role="status">{said}</span>
           </div>

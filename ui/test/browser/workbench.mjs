@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -85,6 +86,26 @@ export const tests = [
     } finally {
       await rm(dir, { recursive: true });
     }
+  }],
+  ["export: each file holds the total that the page shows", async () => {
+    const page = await open();
+    await explore(page, "&f=focus:main%5C.rank");
+    await page.keyboard.press("e");
+    const url = new URL((await page.locator("a[download]").first().getAttribute("href")) ?? "", origin);
+    const { total } = await api(`top?${url.searchParams}`);
+    const text = async (/** @type {string} */ label) => {
+      const saved = page.waitForEvent("download");
+      await page.getByRole("link", { name: label, exact: true }).click();
+      return readFileSync(await (await saved).path(), "utf8");
+    };
+    const sum = (/** @type {number[]} */ list) => list.reduce((a, b) => a + b, 0);
+    assert.equal(sum((await text("Folded")).trim().split("\n").map((line) => Number(line.slice(line.lastIndexOf(" "))))), total);
+    assert.equal(sum(JSON.parse(await text("speedscope")).profiles[0].weights), total);
+    assert.equal(Math.round(sum(JSON.parse(await text("Firefox")).threads[0].samples.weight) * 1e6), total);
+    assert.match(await text("SVG"), /<title>main\.rank, 100\.00 %<\/title>/);
+    const saved = page.waitForEvent("download");
+    await page.getByRole("button", { name: "PNG" }).click();
+    assert.equal(readFileSync(await (await saved).path()).subarray(1, 4).toString(), "PNG");
   }],
   ["filters: added from the menu, edited, put in order, removed; each says what it dropped", async () => {
     const page = await open();
