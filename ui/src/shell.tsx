@@ -2,6 +2,7 @@ import { useEffect, useState } from "preact/hooks";
 import { change, follow, href, useLocation, type Page } from "./location";
 import { Diff } from "./pages/diff";
 import { Explore } from "./pages/explore";
+import { Open } from "./pages/open";
 import { Services } from "./pages/services";
 import { Targets } from "./pages/targets";
 import { Help } from "./parts/help";
@@ -9,7 +10,10 @@ import { useTheme } from "./theme";
 import { zone } from "./time";
 import { defaults, themes, type State } from "./url";
 
-const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/diff": "Diff", "/targets": "Targets" };
+const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/diff": "Diff", "/targets": "Targets", "/open": "Open" };
+
+/** Pages that fill the window. */
+const graphs: readonly Page[] = ["/explore", "/diff", "/open"];
 
 /** What another page takes over: the selection, not what was done with it. */
 function linked(state: State): State {
@@ -25,7 +29,7 @@ export function Shell() {
   }, [page]);
   const shown = notices.join("\n");
   return (
-    <div class={page === "/explore" || page === "/diff" ? "shell workspace" : "shell"}>
+    <div class={graphs.includes(page) ? "shell workspace" : "shell"}>
       <header class="top">
         <a class="brand" href={href("/", linked(state))} onClick={follow}>
           <svg viewBox="0 0 32 32" width="20" height="20" aria-hidden="true">
@@ -56,10 +60,12 @@ export function Shell() {
         </div>
       )}
       {page === "/" && <Services state={state} />}
-      {(page === "/explore" || page === "/diff") && (
+      {graphs.includes(page) && (
         <main class="workbench">
           <h1 class="sr">{titles[page]}</h1>
-          {page === "/explore" ? <Explore state={state} dark={dark} /> : <Diff state={state} dark={dark} />}
+          {page === "/explore" && <Explore state={state} dark={dark} />}
+          {page === "/diff" && <Diff state={state} dark={dark} />}
+          {page === "/open" && <Open state={state} dark={dark} />}
         </main>
       )}
       {page === "/targets" && <Targets />}

@@ -2,7 +2,7 @@
 
 import { RequestError } from "../api";
 import type { Scale } from "./tree";
-import type { Graph, Request, Response, Split } from "./worker";
+import type { Graph, Local, Request, Response, Split } from "./worker";
 
 /** A pattern that runs longer is given up together with its worker. */
 const matchTimeoutMs = 3000;
@@ -80,6 +80,13 @@ const unexpected = () => new Error("unexpected answer of the worker");
 export async function loadGraph(url: string, scale: Scale, signal: AbortSignal): Promise<Graph> {
   const r = await load({ kind: "load", url, scale }, signal);
   if ("graph" in r) return r.graph;
+  throw unexpected();
+}
+
+/** Reads a file of this machine; `type` is the index of a sample type, -1 for the file's own choice. Rejects with RequestError. */
+export async function openFile(file: Blob, type: number, signal: AbortSignal): Promise<Local> {
+  const r = await load({ kind: "open", file, type }, signal);
+  if ("local" in r) return r.local;
   throw unexpected();
 }
 

@@ -2,14 +2,17 @@
 // a costly pattern holds up the page.
 
 import { get, getJson, RequestError, type Failure } from "../api";
-import type { Sandwich, Source } from "../wire";
+import type { Sandwich, Source, Top } from "../wire";
 import { columnsType, decodeColumns } from "./columns";
+import { build, readProfile, type ValueType } from "./profile";
 import { matchNames } from "./search";
 import { buffers, decode, type Scale, type Tree } from "./tree";
 
 export type Request =
   | { id: number; kind: "load"; url: string; scale: Scale }
   | { id: number; kind: "sandwich"; url: string }
+  /** `type` is the index of a sample type; -1 for the one that the file prefers. */
+  | { id: number; kind: "open"; file: Blob; type: number }
   | { id: number; kind: "abort" }
   | { id: number; kind: "match"; names: readonly string[]; pattern: string };
 
@@ -26,7 +29,16 @@ export interface Split {
   callees: Tree;
 }
 
+/** What a local file holds of one of its sample types. */
+export interface Local {
+  tree: Tree;
+  top: Top;
+  types: ValueType[];
+  type: number;
+}
+
 export type Response =
+  | { id: number; local: Local }
   | { id: number; graph: Graph }
   | { id: number; split: Split }
   | { id: number; matched: Uint8Array }
@@ -59,6 +71,15 @@ self.onmessage = (event: MessageEvent<Request>) => {
         answer({ id, split }, [...buffers(split.callers), ...buffers(split.callees)]);
       });
       break;
+    case "open":
+      void load(id, async (signal) => {
+        const profile = readProfile(await inflate(request.file, signal));
+        const type = request.type < 0 ? profile.preferred : request.type;
+        const { graph, top } = build(profile, type);
+        const local: Local = { tree: decode(graph), top, types: profile.types, type };
+        answer({ id, local }, buffers(local.tree));
+      });
+      break;
     case "match":
       try {
         const matched = matchNames(request.names, request.pattern);
@@ -80,6 +101,31 @@ async function load(id: number, run: (signal: AbortSignal) => Promise<void>): Pr
   } finally {
     loads.delete(id);
   }
+}
+
+/** More than a browser tab can hold as a tree. */
+const maxBytes = 1 << 30;
+
+/** The bytes of a file, unpacked if it is gzipped. */
+async function inflate(file: Blob, signal: AbortSignal): Promise<Uint8Array> {
+  const head = new Uint8Array(await file.slice(0, 2).arrayBuffer());
+  const gzipped = head[0] === 0x1f && head[1] === 0x8b;
+  const stream: ReadableStream<Uint8Array> = gzipped ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  const reader = stream.getReader();
+  for (let r = await reader.read(); !r.done; r = await reader.read()) {
+    signal.throwIfAborted();
+    chunks.push(r.value);
+    if ((length += r.value.length) > maxBytes) throw new Error("the file is larger than 1 GiB: open it with go tool pprof");
+  }
+  const out = new Uint8Array(length);
+  let at = 0;
+  for (const chunk of chunks) {
+    out.set(chunk, at);
+    at += chunk.length;
+  }
+  return out;
 }
 
 /** What the columns leave to the headers. */

@@ -39,11 +39,13 @@ interface Props {
   /** Whether the keys of the whole window are this panel's: zooming out, and from match to match. */
   main?: boolean;
   view?: { current: FlameView | null };
+  /** Of a local file: no server answers commands. */
+  local?: boolean;
   /** Told what one looks at, in place of details of the panel's own. */
   onLook?: (shown: Shown, hit: Hit) => void;
 }
 
-export function FlamePanel({ label, shown, state, dark, matched, outlined, rows, flipped = false, onOpen, main = false, view: outer, onLook }: Props) {
+export function FlamePanel({ label, shown, state, dark, matched, outlined, rows, flipped = false, onOpen, main = false, view: outer, local = false, onLook }: Props) {
   const { tree, focus } = shown;
   const scroller = useRef<HTMLDivElement>(null);
   const spacer = useRef<HTMLDivElement>(null);
@@ -63,7 +65,8 @@ export function FlamePanel({ label, shown, state, dark, matched, outlined, rows,
   const open = (node: number) => onOpen([...shown.base, ...pathOf(tree, node)], node > 0 || shown.base.length > 0 ? tree.names[tree.name[node]!]! : "");
   const commandsFor = (node: number) => {
     const id = tree.name[node]!;
-    return commands(state, { name: tree.names[id]!, binary: tree.binaries[tree.binaryOf[id]!]! }, () => open(node));
+    const all = commands(state, { name: tree.names[id]!, binary: tree.binaries[tree.binaryOf[id]!]! }, () => open(node));
+    return local ? all.filter((c) => c.key === "Enter" || c.key === "c") : all;
   };
   const openMenu = (node: number, x: number, y: number) => setMenu({ title: tree.names[tree.name[node]!]!, x, y, commands: commandsFor(node) });
   const events = useRef({ click: (_: Hit) => {}, menu: (_h: Hit, _x: number, _y: number) => {} });

@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { go, start } from "./fixture.mjs";
 import { api, complaints, expected, explore, frameAt, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
 
@@ -106,6 +107,27 @@ export const tests = [
     const saved = page.waitForEvent("download");
     await page.getByRole("button", { name: "PNG" }).click();
     assert.equal(readFileSync(await (await saved).path()).subarray(1, 4).toString(), "PNG");
+  }],
+  ["open: a local pprof or folded file is read in the page, and nothing is sent", async () => {
+    const page = await open();
+    await page.goto(`${origin}/open`);
+    await page.getByText("Open a profile of this machine").waitFor();
+    /** @type {string[]} */
+    const sent = [];
+    page.on("request", (r) => sent.push(r.url()));
+    const testdata = fileURLToPath(new URL("../../../profilestore/flamegraph/testdata/", import.meta.url));
+    await page.getByLabel("Profile").setInputFiles(join(testdata, "local.pb.gz"));
+    await page.getByRole("tree", { name: "Flame graph" }).waitFor({ state: "attached" });
+    const golden = JSON.parse(readFileSync(join(testdata, "local.json"), "utf8"))[1];
+    assert.deepEqual((await tableNames(page)).slice(0, 5), golden.top.rows.slice(0, 5).map((/** @type {{function: string}} */ r) => r.function));
+    assert.equal(await frameAt(page, 5, 1), golden.graph.names[golden.graph.name[1]]);
+    await page.locator(".flame canvas").click({ position: { x: 5, y: 30 } });
+    await page.waitForURL(/zoom=/);
+    await page.getByLabel("Profile").setInputFiles(join(testdata, "export.folded"));
+    await page.getByRole("treeitem", { name: /^main / }).waitFor({ state: "attached" });
+    await page.getByLabel("Profile").setInputFiles(fileURLToPath(import.meta.url));
+    await page.getByRole("alert").filter({ hasText: "neither a pprof nor a folded file" }).waitFor();
+    assert.deepEqual(sent.filter((url) => !url.includes("/assets/")), []);
   }],
   ["filters: added from the menu, edited, put in order, removed; each says what it dropped", async () => {
     const page = await open();
