@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// What is tested in this process starts its children as itself.
-	if len(os.Args) > 1 && os.Args[1] == "index-child" {
+	if len(os.Args) > 1 && strings.HasSuffix(os.Args[1], "-child") {
 		main()
 		return
 	}

@@ -49,7 +49,9 @@ func (c *inspectBlockCmd) Run(g *globals) error { return profilestore.Inspect(g.
 // frames has the innermost inlined call first, and is empty for an address without a name. A file is "" and a line
 // 0 where it is not known. source is "dwarf", "pclntab", "symtab" or "dynsym".
 type inspectSymbolsCmd struct {
-	JSON      bool     `name:"json" help:"Print JSON."`
+	JSON bool `name:"json" help:"Print JSON."`
+	debuginfodFlags
+	Cache     string   `help:"Directory below which downloads of --debuginfod are kept. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	File      string   `arg:"" help:"Executable or shared object."`
 	Addresses []string `arg:"" name:"address" help:"Address in the file, as nm prints it: hexadecimal, with or without 0x."`
 }
@@ -73,7 +75,15 @@ func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	indexed, err := indexDebug(context.Background(), c.File)
+	cache, err := cacheDir(c.Cache)
+	if err != nil {
+		return err
+	}
+	fetch, err := c.debuginfodFlags.open(cache, g)
+	if err != nil {
+		return err
+	}
+	indexed, err := indexDebug(context.Background(), c.File, fetch)
 	if err != nil {
 		fmt.Fprintf(g.stderr, "pilotlight: without debug information: %s\n", oneLine(err))
 		indexed = new(indexedFile)

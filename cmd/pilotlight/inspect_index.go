@@ -27,8 +27,9 @@ func (f *indexedFile) Close() error {
 	return f.index.Close()
 }
 
-// indexDebug indexes the debug information of an ELF file, in it or in one that goes with it.
-func indexDebug(ctx context.Context, path string) (_ *indexedFile, err error) {
+// indexDebug indexes the debug information of an ELF file, in it or in one that goes with it, which fetch gets if it is
+// not on the machine; fetch may be nil.
+func indexDebug(ctx context.Context, path string, fetch agent.FetchDebug) (_ *indexedFile, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func indexDebug(ctx context.Context, path string) (_ *indexedFile, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	files, err := agent.OpenDebugFiles(in, size, path, root)
+	files, err := agent.OpenDebugFiles(ctx, in, size, path, fetch, root)
 	if errors.Is(err, agent.ErrNoDebug) {
 		return new(indexedFile), nil
 	}

@@ -39,6 +39,7 @@ type cli struct {
 
 	Store storeCmd      `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
 	Index indexChildCmd `cmd:"" name:"index-child" hidden:"" help:"Indexes debug information for those who start it."`
+	Fetch fetchChildCmd `cmd:"" name:"fetch-child" hidden:"" help:"Gets debug information over HTTP for those who start it."`
 }
 
 // globals is what every command gets.

@@ -44,6 +44,7 @@ type runCmd struct {
 	Data      string `help:"Directory of the profiles. Default: /var/lib/pilotlight as root, else below XDG_STATE_HOME." placeholder:"DIR"`
 	Cache     string `help:"Directory of unwind tables and indexes of debug information. Default: /var/cache/pilotlight as root, else below XDG_CACHE_HOME." placeholder:"DIR"`
 	Frequency hertz  `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
+	debuginfodFlags
 	storeFlags
 	serveFlags
 }
@@ -57,6 +58,10 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	cache, err := cacheDir(c.Cache)
+	if err != nil {
+		return err
+	}
+	fetch, err := c.debuginfodFlags.open(cache, g)
 	if err != nil {
 		return err
 	}
@@ -100,7 +105,7 @@ func (c *runCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	err = sample(ctx, g, sampler, cache, half, func() {
+	err = sample(ctx, g, sampler, cache, fetch, half, func() {
 		g.log.Info("sampling", "frequency", sampler.Frequency(), "cpus", runtime.NumCPU(), "attached_after", attached)
 		g.log.Info("serving", "url", c.scheme()+"://"+listener.Addr().String())
 	})
@@ -112,7 +117,7 @@ func (c *runCmd) Run(g *globals) error {
 
 // sample profiles until ctx is done or the store half ends. It calls ready when
 // the store is open.
-func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string, half *storeHalf, ready func()) error {
+func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string, fetch agent.FetchDebug, half *storeHalf, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	serving := make(chan struct{})
@@ -136,6 +141,7 @@ func sample(ctx context.Context, g *globals, sampler *bpf.Sampler, cache string,
 		Version:    g.version,
 		CacheDir:   cache,
 		Index:      indexFile,
+		FetchDebug: fetch,
 		Registerer: registry,
 		Logger:     g.log,
 		OnReport: func(r agent.Report) {

@@ -3,14 +3,43 @@ package main
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// indexCalls are the system calls that the index child has left: to read and write what it was given, and what the Go
+// childLimits are what a child may take that reads what others made.
+type childLimits struct {
+	cpu        time.Duration
+	data, file uint64 // bytes of memory that it writes to, and of each file
+}
+
+// confine gives up what a child does not need: resources, time that others want, and system calls other than allowed.
+func (l childLimits) confine(allowed []uint32) error {
+	debug.SetTraceback("none") // whose addresses help nobody
+	for _, limit := range []struct {
+		what int
+		max  uint64
+	}{
+		{unix.RLIMIT_CPU, uint64((l.cpu + time.Second - 1) / time.Second)}, {unix.RLIMIT_DATA, l.data}, {unix.RLIMIT_FSIZE, l.file}, {unix.RLIMIT_CORE, 0},
+	} {
+		if err := unix.Setrlimit(limit.what, &unix.Rlimit{Cur: limit.max, Max: limit.max}); err != nil {
+			return fmt.Errorf("limit resource %d: %w", limit.what, err)
+		}
+	}
+	// A nice value counts within a session's or a control group's share only.
+	idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Nice: 19}
+	if err := schedule(&idle); err != nil {
+		return err
+	}
+	return denySystemCalls(allowed)
+}
+
+// childCalls are the system calls that a child has left: to read and write what it was given, and what the Go
 // runtime needs. What it has not it is refused with EPERM.
-var indexCalls = []uint32{
+var childCalls = []uint32{
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_FSTAT, unix.SYS_LSEEK, unix.SYS_CLOSE, unix.SYS_FCNTL,
 	unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_MPROTECT, unix.SYS_MINCORE, unix.SYS_BRK,
 	unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_SCHED_YIELD,
@@ -20,9 +49,17 @@ var indexCalls = []uint32{
 	unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2, unix.SYS_GETRUSAGE, unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_DELETE,
 }
 
-// denySystemCalls has the kernel refuse all threads of the process what is not in indexCalls (seccomp(2)). A kernel
+// networkCalls are those that a child needs besides which asks a server: sockets, and files that say where the server
+// and whom to trust.
+var networkCalls = []uint32{
+	unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKOPT,
+	unix.SYS_SENDTO, unix.SYS_RECVFROM, unix.SYS_SENDMSG, unix.SYS_RECVMSG, unix.SYS_OPENAT, unix.SYS_GETDENTS64, unix.SYS_READLINKAT,
+	unix.SYS_FTRUNCATE, unix.SYS_UNAME,
+}
+
+// denySystemCalls has the kernel refuse all threads of the process what is not in allowed (seccomp(2)). A kernel
 // without seccomp is no error: the child has no privileges either way.
-func denySystemCalls() error {
+func denySystemCalls(allowed []uint32) error {
 	arch := uint32(unix.AUDIT_ARCH_X86_64)
 	if runtime.GOARCH == "arm64" {
 		arch = unix.AUDIT_ARCH_AARCH64
@@ -39,7 +76,7 @@ func denySystemCalls() error {
 		{Code: load, K: architecture}, {Code: equal, K: arch, Jt: 1}, deny,
 		{Code: load, K: number},
 	}
-	for _, call := range indexCalls {
+	for _, call := range allowed {
 		filter = append(filter, unix.SockFilter{Code: equal, K: call, Jf: 1}, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
 	}
 	filter = append(filter, deny)

@@ -294,22 +294,6 @@ func inherited(fd uintptr) (*symbolize.DebugFile, error) {
 // confine gives up what the child does not need, before it has read a byte of the file.
 func (c *indexChildCmd) confine() error {
 	debug.SetMemoryLimit(indexHeap)
-	debug.SetTraceback("none") // whose addresses help nobody
-	seconds := uint64((c.CPU + time.Second - 1) / time.Second)
-	for _, limit := range []struct {
-		what int
-		max  uint64
-	}{
-		{unix.RLIMIT_CPU, seconds}, {unix.RLIMIT_DATA, indexMemory}, {unix.RLIMIT_FSIZE, indexSpill}, {unix.RLIMIT_CORE, 0},
-	} {
-		if err := unix.Setrlimit(limit.what, &unix.Rlimit{Cur: limit.max, Max: limit.max}); err != nil {
-			return fmt.Errorf("limit resource %d: %w", limit.what, err)
-		}
-	}
-	// A nice value counts within a session's or a control group's share only.
-	idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Nice: 19}
-	if err := schedule(&idle); err != nil {
-		return err
-	}
-	return denySystemCalls()
+	limits := childLimits{cpu: c.CPU, data: indexMemory, file: indexSpill}
+	return limits.confine(childCalls)
 }

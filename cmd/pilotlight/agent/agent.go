@@ -95,6 +95,8 @@ type Options struct {
 	// other languages than Go. It is called by one goroutine, with what governs the
 	// agent's own CPU time allowing.
 	Index func(context.Context, IndexRequest) (IndexResult, error)
+	// FetchDebug gets debug information that is not on this machine; nil: nobody does.
+	FetchDebug FetchDebug
 	// IndexWait is how long the profiles may be kept back, all together, until
 	// indexes that they want are built, whatever CPU time that takes; 0: what is
 	// found later is for the windows to come.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,23 +23,30 @@ type DebugFiles struct {
 	opened []io.Closer
 }
 
+// FetchDebug opens the debug information of a build ID, which is on no root, and
+// which the caller closes. The error wraps fs.ErrNotExist if nobody has any.
+type FetchDebug func(ctx context.Context, buildID []byte) (*os.File, error)
+
 // ErrNoDebug is the error of an ELF file whose debug information is nowhere.
 var ErrNoDebug = errors.New("no debug information")
 
 // OpenDebugFiles opens what has the debug information of the ELF file in, of size
 // bytes, whose path is an absolute one below each of roots. Those are searched in
 // their order, as symbolize.OpenDebug says; their files must be *os.Files, as those
-// of process.Root are. If the file that dwz made is missing, so will the names in it.
-// in stays the caller's.
-func OpenDebugFiles(in *os.File, size int64, path string, roots ...fs.FS) (*DebugFiles, error) {
+// of process.Root are. What they do not have is fetched, unless fetch is nil. If the
+// file that dwz made is missing, so will the names in it. in stays the caller's.
+func OpenDebugFiles(ctx context.Context, in *os.File, size int64, path string, fetch FetchDebug, roots ...fs.FS) (*DebugFiles, error) {
 	d := &DebugFiles{In: in, Path: path}
-	if err := d.open(size, roots); err != nil {
+	if fetch == nil {
+		fetch = func(context.Context, []byte) (*os.File, error) { return nil, fs.ErrNotExist }
+	}
+	if err := d.open(ctx, size, fetch, roots); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-func (d *DebugFiles) open(size int64, roots []fs.FS) error {
+func (d *DebugFiles) open(ctx context.Context, size int64, fetch FetchDebug, roots []fs.FS) error {
 	in, path := d.In, d.Path
 	links, err := symbolize.ReadDebugLinks(in, size)
 	if err != nil {
@@ -46,7 +54,7 @@ func (d *DebugFiles) open(size int64, roots []fs.FS) error {
 	}
 	if links.DebugBytes == 0 {
 		mini := links.MiniDebug
-		if links, err = d.findIn(roots, links); err != nil {
+		if links, err = d.findIn(ctx, fetch, roots, links); err != nil {
 			return err
 		}
 		if d.In == in && !mini {
@@ -57,7 +65,7 @@ func (d *DebugFiles) open(size int64, roots []fs.FS) error {
 	if d.Bytes == 0 {
 		return nil
 	}
-	if err := d.findAlt(roots, links); err != nil {
+	if err := d.findAlt(ctx, fetch, roots, links); err != nil {
 		return err
 	}
 	return d.findPackage(roots, path)
@@ -65,7 +73,7 @@ func (d *DebugFiles) open(size int64, roots []fs.FS) error {
 
 // findIn looks for the file with the debug information of the one that has these
 // links, and returns the links of what it found; d.In stays if that is nothing.
-func (d *DebugFiles) findIn(roots []fs.FS, links symbolize.DebugLinks) (symbolize.DebugLinks, error) {
+func (d *DebugFiles) findIn(ctx context.Context, fetch FetchDebug, roots []fs.FS, links symbolize.DebugLinks) (symbolize.DebugLinks, error) {
 	for _, root := range roots {
 		found, path, err := symbolize.OpenDebug(root, d.Path, links)
 		if notThere(err) {
@@ -80,10 +88,35 @@ func (d *DebugFiles) findIn(roots []fs.FS, links symbolize.DebugLinks) (symboliz
 		d.Path = path
 		return symbolize.ReadDebugLinks(found, found.Size)
 	}
-	return links, nil
+	in, fetched, err := d.fetch(ctx, fetch, links.BuildID)
+	if in != nil {
+		d.In, d.Path, links = in, in.Name(), fetched
+	}
+	return links, err
 }
 
-func (d *DebugFiles) findAlt(roots []fs.FS, links symbolize.DebugLinks) error {
+// fetch gets the file of a build ID and its links; nil if there is none to be had.
+func (d *DebugFiles) fetch(ctx context.Context, fetch FetchDebug, buildID []byte) (*os.File, symbolize.DebugLinks, error) {
+	if len(buildID) == 0 {
+		return nil, symbolize.DebugLinks{}, nil
+	}
+	f, err := fetch(ctx, buildID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, symbolize.DebugLinks{}, nil
+	}
+	if err != nil {
+		return nil, symbolize.DebugLinks{}, err
+	}
+	d.opened = append(d.opened, f)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, symbolize.DebugLinks{}, err
+	}
+	links, err := symbolize.ReadDebugLinks(f, info.Size())
+	return f, links, err
+}
+
+func (d *DebugFiles) findAlt(ctx context.Context, fetch FetchDebug, roots []fs.FS, links symbolize.DebugLinks) error {
 	for _, root := range roots {
 		found, err := symbolize.OpenAlt(root, d.Path, links)
 		if notThere(err) {
@@ -99,7 +132,10 @@ func (d *DebugFiles) findAlt(roots []fs.FS, links symbolize.DebugLinks) error {
 		d.Bytes += links.DebugBytes
 		return err
 	}
-	return nil
+	alt, fetched, err := d.fetch(ctx, fetch, links.AltBuildID)
+	d.Alt = alt
+	d.Bytes += fetched.DebugBytes
+	return err
 }
 
 func (d *DebugFiles) findPackage(roots []fs.FS, path string) error {

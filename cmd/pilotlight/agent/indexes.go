@@ -28,6 +28,9 @@ const (
 	// read, and a sample stands for 50.
 	leastSamples = 10
 	indexPaid    = 1 << 20
+	// fetchSamples is how many samples a file has to be in for its debug information
+	// to be asked for elsewhere: what runs for five seconds.
+	fetchSamples = 100
 	// indexWarnings is the least time between two warnings about files that took
 	// more than they may.
 	indexWarnings = time.Minute
@@ -60,6 +63,7 @@ var ErrIndexBudget = errors.New("debug information takes too much time or memory
 // is run; all else may be called from others.
 type indexes struct {
 	build   func(context.Context, IndexRequest) (IndexResult, error)
+	fetch   FetchDebug // nil: what is not on this machine is not to be had
 	cache   *keyedDir
 	proc    fs.FS
 	version string
@@ -122,7 +126,7 @@ func openIndexes(dir string, proc fs.FS, o Options) (*indexes, error) {
 		return nil, errors.Join(err, cache.close())
 	}
 	x := &indexes{
-		build: o.Index, cache: cache, proc: proc, version: o.Version, log: o.Logger, host: host,
+		build: o.Index, fetch: o.FetchDebug, cache: cache, proc: proc, version: o.Version, log: o.Logger, host: host,
 		wanted:  make(map[process.FileKey]indexJob),
 		changed: make(chan struct{}, 1),
 		settled: make(chan struct{}, 1),
@@ -278,7 +282,15 @@ func (x *indexes) make(ctx context.Context, job indexJob) indexAnswer {
 		x.count(func(s *indexStats) { s.damaged++ })
 		x.log.Warn("building an index of symbols again", "path", job.owner.path, "err", err)
 	}
-	files, err := x.debugFiles(job)
+	fetch := x.fetch
+	if job.samples < fetchSamples || !job.build {
+		fetch = nil
+	}
+	files, err := x.debugFiles(ctx, job, fetch)
+	if errors.Is(err, ErrNoDebug) && fetch == nil && x.fetch != nil {
+		a.needs = fetchSamples
+		return a
+	}
 	if err == nil {
 		if a.needs = max(1, files.Bytes/indexPaid); job.samples >= a.needs && job.build {
 			a.needs = 0
@@ -345,17 +357,18 @@ func (x *indexes) cached(key process.FileKey) (*symbolize.Index, error) {
 }
 
 // debugFiles opens what has the debug information of a job's file: as its process
-// sees it, and then as the host does, if what is there has the same build ID.
-func (x *indexes) debugFiles(job indexJob) (*DebugFiles, error) {
+// sees it, then as the host does, if what is there has the same build ID, and then
+// what fetch gets.
+func (x *indexes) debugFiles(ctx context.Context, job indexJob, fetch FetchDebug) (*DebugFiles, error) {
 	in, ok := job.file.Handle.(*os.File)
 	if !ok || !strings.HasPrefix(job.owner.path, "/") {
 		return nil, ErrNoDebug
 	}
 	own, err := process.OpenRoot(x.proc, "/proc", job.owner.process)
 	if err != nil { // the process is gone
-		return OpenDebugFiles(in, job.file.Size, job.owner.path, x.host)
+		return OpenDebugFiles(ctx, in, job.file.Size, job.owner.path, fetch, x.host)
 	}
-	files, err := OpenDebugFiles(in, job.file.Size, job.owner.path, own, x.host)
+	files, err := OpenDebugFiles(ctx, in, job.file.Size, job.owner.path, fetch, own, x.host)
 	if err != nil {
 		return nil, errors.Join(err, own.Close())
 	}
