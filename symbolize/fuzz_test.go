@@ -100,6 +100,35 @@ func FuzzLineProgram(f *testing.F) {
 	})
 }
 
+// FuzzPackage opens what may be a package of split DWARF, and the units that it says it has.
+func FuzzPackage(f *testing.F) {
+	// Two units in four slots; columns of .debug_info.dwo, .debug_abbrev.dwo and .debug_str_offsets.dwo.
+	index := put(nil, uint32(5), uint32(3), uint32(2), uint32(4),
+		uint64(0x10), uint64(0), uint64(0x12), uint64(0), uint32(1), uint32(0), uint32(2), uint32(0),
+		uint32(1), uint32(3), uint32(6), uint32(0), uint32(0), uint32(0), uint32(8), uint32(4), uint32(0), uint32(8), uint32(4), uint32(0), uint32(8), uint32(4), uint32(0))
+	f.Add(index, sampleInfo(), testAbbrevs())
+	f.Fuzz(func(t *testing.T, index, info, abbrev []byte) {
+		image := makeELF(elf.ELFCLASS64, elf.EM_X86_64,
+			testSection{name: ".debug_cu_index", typ: elf.SHT_PROGBITS, data: index},
+			testSection{name: ".debug_info.dwo", typ: elf.SHT_PROGBITS, data: info},
+			testSection{name: ".debug_abbrev.dwo", typ: elf.SHT_PROGBITS, data: abbrev})
+		p, err := new(indexBuilder).openPackage(&DebugFile{bytes.NewReader(image), int64(len(image))})
+		if err != nil {
+			return
+		}
+		for id := range p.units {
+			d, err := p.unit(id)
+			if err != nil {
+				continue
+			}
+			if d.info.blob.size() > uint64(len(info)) {
+				t.Fatalf("unit %#x has %d bytes of %d", id, d.info.blob.size(), len(info))
+			}
+			_ = d.list() // an error leaves the units before it
+		}
+	})
+}
+
 // FuzzOpenIndex resolves addresses with what may be an index. Its checksum is mended, which fuzzing would not find.
 func FuzzOpenIndex(f *testing.F) {
 	_, raw := mustIndex(f, sample())
