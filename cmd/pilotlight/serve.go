@@ -17,13 +17,14 @@ type serveFlags struct {
 	TLSKey         string `name:"tls-key" and:"tls" type:"path" help:"Its key. Mode 600, or 640 with a group of its own." placeholder:"FILE"`
 	ReadTokenFile  string `type:"path" help:"Ask for one of the tokens in this file, one a line, to see profiles. Mode as of the key." placeholder:"FILE"`
 	WriteTokenFile string `type:"path" help:"Ask for one of the tokens in this file to store profiles." placeholder:"FILE"`
+	SourceRoot     string `type:"path" help:"Show source text of profiled functions from files below this directory. By default none is shown." placeholder:"DIR"`
 }
 
 // args returns the flags as a command line has them.
 func (f serveFlags) args() []string {
 	var args []string
 	for _, flag := range []struct{ name, value string }{
-		{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--read-token-file", f.ReadTokenFile}, {"--write-token-file", f.WriteTokenFile},
+		{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--read-token-file", f.ReadTokenFile}, {"--write-token-file", f.WriteTokenFile}, {"--source-root", f.SourceRoot},
 	} {
 		if flag.value != "" {
 			args = append(args, flag.name, flag.value)
@@ -42,6 +43,7 @@ func (f serveFlags) scheme() string {
 
 // newServer makes the server of a store.
 func (f serveFlags) newServer(store *profilestore.Store, o httpapi.Options, log *slog.Logger) (*http.Server, error) {
+	o.SourceRoot = f.SourceRoot
 	var err error
 	if f.ReadTokenFile != "" {
 		if o.ReadTokens, err = httpapi.OpenTokens(f.ReadTokenFile); err != nil {

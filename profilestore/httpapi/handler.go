@@ -30,6 +30,8 @@ type Options struct {
 	Logger     *slog.Logger          // nil: slog.Default()
 	Hosts      []string              // names by which clients may call this server, without port, beside localhost and every IP address
 
+	SourceRoot string // directory below which /api/v1/source finds source text; "": it serves none
+
 	ReadTokens  *Tokens // who may read; nil: everybody
 	WriteTokens *Tokens // who may write; nil: everybody
 }
@@ -66,6 +68,8 @@ type api struct {
 	log      *slog.Logger
 	badLog   *rate.Limiter // lines about what clients did wrong
 
+	sourceRoot string
+
 	readTokens, writeTokens *Tokens
 
 	merges   places
@@ -87,6 +91,7 @@ func newAPI(store *profilestore.Store, o Options) *api {
 		hosts:    map[string]bool{"localhost": true},
 		log:      o.Logger,
 
+		sourceRoot:  o.SourceRoot,
 		readTokens:  o.ReadTokens,
 		writeTokens: o.WriteTokens,
 
@@ -165,6 +170,7 @@ func (a *api) router() *echo.Echo {
 		{"/api/v1/flamegraph", a.merges, errorFunc(a.flamegraph)},
 		{"/api/v1/top", a.merges, answer(a.top)},
 		{"/api/v1/sandwich", a.merges, answer(a.sandwich)},
+		{"/api/v1/source", a.merges, answer(a.source)},
 		{"/api/v1/pprof", a.merges, errorFunc(a.pprof)},
 		{"/api/v1/export", a.merges, errorFunc(a.export)},
 	} {
