@@ -18,6 +18,7 @@ type Query struct {
 	Type     ProfileType // zero: DefaultType
 	Matchers []*labels.Matcher
 	From, To int64
+	Held     int64 // bytes of Options.QueryBytes that the same request has used: a diff is two queries
 }
 
 // ParseSelector reads a PromQL selector: {service_name="api", comm=~"w.*"}. "" and "{}" select everything.

@@ -378,6 +378,20 @@ func TestMergeHeader(t *testing.T) {
 	}
 }
 
+// TestQueryHeld: the two queries of a diff share what one may use.
+func TestQueryHeld(t *testing.T) {
+	s, _ := filled(t)
+	q := all(t, "")
+	if _, err := s.Select(context.Background(), q); err != nil {
+		t.Fatal(err)
+	}
+	q.Held = s.o.QueryBytes - 1000
+	_, err := s.Select(context.Background(), q)
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Code != Unprocessable {
+		t.Errorf("with 1,000 bytes left: %v", err)
+	}
+}
+
 func TestQueryErrors(t *testing.T) {
 	s, _ := filled(t)
 	s.o.QueryBytes = 1000

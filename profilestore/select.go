@@ -45,7 +45,7 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 		names := &namer{symbols: *syms, stacks: res.Stacks}
 		names.callers, names.leaf = nil, nil // the answer has its own
 		res.Stacks.AddTree(syms.callers[:len(sums)], syms.leaf[:len(sums)], sums, names.frames)
-		if w.size+res.Stacks.Size() > s.o.QueryBytes {
+		if w.size+res.Stacks.Size() > v.limit {
 			return nil, s.errQueryBytes()
 		}
 	}
@@ -114,7 +114,7 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 			w.size += 8 * int64(len(c.table.rows))
 		}
 		p.weights[c.part][c.number] = column.factor
-		if w.size += 48; w.size > v.s.o.QueryBytes {
+		if w.size += 48; w.size > v.limit {
 			return v.s.errQueryBytes()
 		}
 		return w.count(&c)
@@ -197,7 +197,7 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 		return nil, nil, err
 	}
 	sums := w.sums(len(syms.callers))
-	if w.size > w.v.s.o.QueryBytes {
+	if w.size > w.v.limit {
 		return nil, nil, w.v.s.errQueryBytes()
 	}
 	bad := make(map[int]bool) // parts that turned out to be damaged

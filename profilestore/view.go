@@ -16,6 +16,7 @@ type view struct {
 	q     Query
 	parts []part
 	held  []*block
+	limit int64 // bytes that the query may use
 
 	series map[*series]*seriesMatch
 	rests  []*rest
@@ -46,7 +47,7 @@ func (s *Store) view(q Query) (*view, error) {
 	if q.Type == (ProfileType{}) {
 		q.Type = DefaultType
 	}
-	v := &view{s: s, q: q, series: make(map[*series]*seriesMatch)}
+	v := &view{s: s, q: q, limit: s.o.QueryBytes - q.Held, series: make(map[*series]*seriesMatch)}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.stopped {

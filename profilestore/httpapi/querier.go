@@ -369,6 +369,9 @@ func (a *api) grafanaDiff(ctx context.Context, req *pyroscope.DiffRequest) (*pyr
 		if err != nil {
 			return nil, err
 		}
+		if i > 0 {
+			q.Held = sides[0].Stacks.Size()
+		}
 		if sides[i], err = a.store.Select(ctx, q); err != nil {
 			return nil, err
 		}

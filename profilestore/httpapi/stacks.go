@@ -101,6 +101,7 @@ func (a *api) selectStacks(r *http.Request, others ...string) (*selected, error)
 		s.source.Removed = append(s.source.Removed, before-s.stacks.Total())
 	}
 	if diff {
+		b.Held = s.stacks.Size()
 		if res, err = a.store.Select(r.Context(), b); err != nil {
 			return nil, err
 		}
