@@ -312,7 +312,7 @@ var allowed = []struct {
 	// Another signal was delivered before the sampler's: the thread stands before the first instruction of its handler,
 	// and the trampoline is between that and the stack that was sampled.
 	{"another signal first", func(s *Sample, t *truth, _ *coverage) bool {
-		return s.Outcome == Complete && s.InKernel && len(t.PCs) > 2 && slices.Equal(s.User, t.PCs[2:])
+		return s.Outcome == Complete && s.InKernel && len(t.PCs) > 2 && s.User[0]+1 == t.PCs[2] && slices.Equal(s.User[1:], t.PCs[3:])
 	}},
 	// gdb has put a breakpoint into the loader, where it learns of libraries. The sample was taken in the kernel's handling
 	// of it, just behind the breakpoint, which is where no program comes without gdb.

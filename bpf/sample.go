@@ -85,7 +85,9 @@ type Sample struct {
 	Thread       Comm // of the thread
 
 	// Program counters, leaf first. All but the leaf of each are return
-	// addresses. They are valid until the next Read into the same Batch.
+	// addresses, and one less is in the instruction that the frame is at; so for
+	// what a signal interrupted they are one more than its program counter. They are
+	// valid until the next Read into the same Batch.
 	Kernel []uint64
 	User   []uint64
 	// Where user space is to finish the walk, Registers are those of the last

@@ -28,7 +28,8 @@ enum outcome {
 
 /*
  * A sample on the ring, followed by u64 kernel_frames[], u64 user_frames[]
- * (both leaf first), u64 registers[] and u8 stack[]. All of it is u64-aligned.
+ * (both leaf first, and all but the leaf as return addresses), u64 registers[]
+ * and u8 stack[]. All of it is u64-aligned.
  */
 struct sample_header {
 	u64 time;          /* CLOCK_MONOTONIC, ns */

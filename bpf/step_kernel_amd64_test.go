@@ -124,7 +124,7 @@ func (m *ruleMaker) walk(regs unwind.Registers) ([]uint64, Outcome) {
 			return pcs, Unreadable
 		}
 		regs = next
-		pcs = append(pcs, regs.PC)
+		pcs = append(pcs, regs.Lookup()+1)
 	}
 	return pcs, TooDeep
 }

@@ -575,7 +575,7 @@ static long walk_frame(u32 i, struct scratch **ctx)
 	u32 at = s->header.kernel_frames + w->frames;
 
 	if (at < MAX_FRAMES) /* always so, but sums of two counts are more than the verifier follows */
-		s->words[at] = w->registers[REGISTER_PC];
+		s->words[at] = w->registers[REGISTER_PC] + (w->exact && w->frames > 0); /* what a signal interrupted, as a return address */
 	w->frames++;
 	w->outcome = step(w);
 	return w->outcome != OUTCOME_COUNT;

@@ -32,10 +32,13 @@ handle SIG33 stop nopass
 def walk():
     """Returns the pcs of what is really on the stack, which inlined functions and callers that made a tail call are not."""
     pcs, end = [], "limit"
+    # As the sampler has it: one more than where a signal interrupted.
+    interrupted = False
     frame = gdb.newest_frame()
     while len(pcs) < LIMIT:
         if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
-            pcs.append(frame.pc())
+            pcs.append(frame.pc() + interrupted)
+            interrupted = frame.type() == gdb.SIGTRAMP_FRAME
         try:
             older = frame.older()
         except gdb.error as e:

@@ -71,7 +71,7 @@ type Code struct {
 
 // Walk goes from the frame with the registers regs to the entry of its thread,
 // and appends the program counters to pcs, of which there are at most 896 in the
-// end; pcs has that of the first frame already. mem is read at virtual
+// end, as in bpf.Sample; pcs has that of the first frame already. mem is read at virtual
 // addresses. find returns the code at a program counter, or an outcome other than
 // Complete if the walk ends there.
 //
@@ -112,7 +112,7 @@ func Walk(regs unwind.Registers, mem io.ReaderAt, pcs []uint64, find func(pc uin
 			return pcs, bpf.TooDeep
 		}
 		regs = next
-		pcs = append(pcs, regs.PC)
+		pcs = append(pcs, regs.Lookup()+1)
 	}
 }
 
