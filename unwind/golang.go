@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -36,11 +37,19 @@ type pclntab struct {
 	quantum uint64 // the unit of pc deltas: the smallest instruction
 	flags   int    // offset of the flags in a _func
 	names   uint64 // offset of the names in the section
-	pctab   []byte // pc-value tables
-	funcs   []byte // (entry, offset of _func) uint32 each, then the _func records
-	n       int    // functions
-	text    uint64 // address that entries are relative to
+	handler nameOff
+	// injected are called by no instruction: the runtime makes a goroutine call them where it was interrupted.
+	injected [2]nameOff
+	pctab    []byte // pc-value tables
+	funcs    []byte // (entry, offset of _func) uint32 each, then the _func records
+	n        int    // functions
+	text     uint64 // address that entries are relative to
 }
+
+// nameOff is where in the names one is.
+type nameOff int64
+
+const noName nameOff = -1
 
 // errGoText means that the pclntab's addresses cannot be told.
 var errGoText = errors.New("address of Go's code is not known")
@@ -83,6 +92,9 @@ func readPclntab(m *image, s section) (*pclntab, error) {
 	t.pctab, t.funcs = b[:funcs-pctab], b[funcs-pctab:]
 	if len(t.funcs) < 8*t.n+4 {
 		return nil, errors.New("pclntab ends within its functions")
+	}
+	if err := t.findNames(pctab); err != nil {
+		return nil, err
 	}
 	var err error
 	t.text, err = t.findText(le.Uint64(head[24:]))
@@ -139,7 +151,8 @@ func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
 	record := t.funcs[f.from:]
 	flags := record[t.flags]
 	switch {
-	case flags&goTopFrame != 0 && !t.isHandler(le.Uint32(record[4:])):
+	// The one that the kernel calls for a signal is the outermost frame to the runtime; below it is the restorer.
+	case flags&goTopFrame != 0 && t.name(record) != t.handler:
 		row(f.start, Rule{CFA: CFAEnd})
 		return nil
 	case flags&goSPWrite != 0:
@@ -173,19 +186,41 @@ func (t *pclntab) rows(f *fde, row func(pc uint64, r Rule)) error {
 	return nil
 }
 
-// isHandler reports whether a function is the one that the kernel calls for a signal. To the runtime it is the outermost
-// frame; below it is the restorer.
-func (t *pclntab) isHandler(name uint32) bool { return t.isNamed(name, "runtime.sigtramp") }
-
-// isInjected reports whether a function is one that the runtime makes a goroutine call at some instruction, where no frame may
-// be set up.
-func (t *pclntab) isInjected(name uint32) bool {
-	return t.isNamed(name, "runtime.asyncPreempt") || t.isNamed(name, "runtime.sigpanic")
+// findName returns where in the names, the first n bytes of which are looked at, one is.
+func (t *pclntab) findName(name string, n uint64) (nameOff, error) {
+	want := []byte("\x00" + name + "\x00")
+	buf := make([]byte, 64<<10)
+	for at := uint64(0); n-at >= uint64(len(want)); {
+		piece := buf[:min(uint64(len(buf)), n-at)]
+		if err := t.image.read(piece, t.section.off+t.names+at); err != nil {
+			return noName, err
+		}
+		if i := bytes.Index(piece, want); i >= 0 {
+			return nameOff(at) + nameOff(i) + 1, nil
+		}
+		// It may begin in the end of this piece.
+		at += uint64(len(piece) - (len(want) - 1))
+	}
+	return noName, nil
 }
 
-func (t *pclntab) isNamed(name uint32, want string) bool {
-	got := make([]byte, len(want)+1)
-	return t.image.read(got, t.section.off+t.names+uint64(name)) == nil && string(got) == want+"\x00"
+// findNames notes where the names are by which functions are told.
+func (t *pclntab) findNames(end uint64) error {
+	if t.names > end {
+		return errors.New("pclntab's names are not before its tables")
+	}
+	for name, off := range map[string]*nameOff{"runtime.sigtramp": &t.handler, "runtime.asyncPreempt": &t.injected[0], "runtime.sigpanic": &t.injected[1]} {
+		var err error
+		if *off, err = t.findName(name, end-t.names); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// name returns where in the names that of the function with a record is.
+func (t *pclntab) name(record []byte) nameOff {
+	return nameOff(binary.LittleEndian.Uint32(record[4:]))
 }
 
 // savesFP reports whether a function saves the frame pointer once it has a frame, and sets its own. Compiled ones do, and
@@ -196,7 +231,7 @@ func (t *pclntab) savesFP(f *fde) (bool, error) {
 	if t.image.arch == ARM64 {
 		return true, nil // with the link register, always
 	}
-	if t.isInjected(binary.LittleEndian.Uint32(record[4:])) {
+	if slices.Contains(t.injected[:], t.name(record)) {
 		return false, nil
 	}
 	if record[t.flags]&goAsm == 0 {
