@@ -19,7 +19,7 @@
 #define PAGE_BYTES (1 << PAGE_BITS) /* the smallest page there is: what lies within one is resident or not as a whole */
 /* A frame pointer further than this above the last frame is some other value in that register. */
 #define MAX_FRAME_BYTES (8ULL << 20)
-/* Code of one file: a return address further than this from the pc below it is some other word of the stack. */
+/* Of code of one file: what is further than this above its beginning is some other word of a stack. */
 #define MAX_TEXT_BYTES (128ULL << 20)
 /* A page has at most as many rows as bytes. */
 #define ROW_STEPS PAGE_BITS
@@ -368,10 +368,14 @@ static __always_inline bool is_near(u64 record, u64 place)
 	return record >= place && record - place <= MAX_FRAME_BYTES;
 }
 
-/* is_same_text tells whether a return address may be in the file in which the pc is. */
+/* is_same_text tells whether a return address may be in the file in which the pc is: a file with a table has several mappings. */
 static __always_inline bool is_same_text(struct walk *w, u64 ra)
 {
-	return ra + MAX_TEXT_BYTES - w->registers[REGISTER_PC] <= 2 * MAX_TEXT_BYTES;
+	const struct mapping *m = &w->mapping;
+
+	if (ra > m->start && ra < m->end)
+		return true;
+	return m->kind != CODE_FRAME_POINTER && ra > m->base && ra - m->base < MAX_TEXT_BYTES;
 }
 
 /*
