@@ -197,6 +197,8 @@ static __always_inline bool take_exit_stack(struct scratch *s, struct task_struc
 
 	if (!e || *(volatile u32 *)&e->owner != tid || e->start != task->start_boottime)
 		return false;
+	if (IS_COMPAT(e->registers)) /* user space walks 64-bit stacks only */
+		return false;
 	if (at > MAX_KERNEL_FRAMES) /* never so, but the verifier does not know */
 		at = MAX_KERNEL_FRAMES;
 	s->words[at] = e->registers[REGISTER_PC];
