@@ -437,6 +437,8 @@ type merging struct {
 	kindOf []uint32 // by number
 	kinds  []string // what makes a kind, see series.kind
 	known  map[*series]uint32
+
+	pause func() error // see Store.writeBlock
 }
 
 type origin struct{ part, profile uint32 }
@@ -487,12 +489,13 @@ func (m *merging) kind(own *series) uint32 {
 
 func (m *merging) row(s origin) *profileRow { return &m.tables[s.part].rows[s.profile] }
 
-// writeBlock writes the profiles of one day in parts into a new directory.
-func (s *Store) writeBlock(parts []part, wanted int64, level int, replaces []uint64) (*block, error) {
+// writeBlock writes the profiles of one day in parts into a new directory. pause is called now and then; nil: not.
+func (s *Store) writeBlock(parts []part, wanted int64, level int, replaces []uint64, pause func() error) (*block, error) {
 	m, err := newMerging(parts, wanted)
 	if err != nil {
 		return nil, err
 	}
+	m.pause = pause
 	if len(m.order) == 0 {
 		return nil, nil
 	}
@@ -650,6 +653,11 @@ func (m *merging) writeSamples(fs fileSystem, dir string, meta *blockMeta) (err 
 			}
 			if err := m.writeHour(readers, w, r, meta, section{Dictionary: first.dictionary, Hour: h}, uint32(from), uint32(to)); err != nil {
 				return err
+			}
+			if m.pause != nil {
+				if err := m.pause(); err != nil {
+					return err
+				}
 			}
 			from = to
 		}

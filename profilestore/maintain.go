@@ -83,7 +83,7 @@ func (s *Store) flushHead(h *head) error {
 			if h.written[d] != nil {
 				continue
 			}
-			b, err := s.writeBlock([]part{view}, d, 0, nil)
+			b, err := s.writeBlock([]part{view}, d, 0, nil, nil)
 			if err != nil {
 				return err
 			}
@@ -271,9 +271,6 @@ func (s *Store) compact() error {
 		if err := s.compactBlocks(inputs); err != nil {
 			return err
 		}
-		if err := s.flush(); err != nil { // a head must not wait for many merges
-			return err
-		}
 	}
 	for {
 		if s.isClosing() {
@@ -287,6 +284,18 @@ func (s *Store) compact() error {
 			return err
 		}
 	}
+}
+
+// pause is called by merges now and then: those who append wait when two heads wait to be written, and a merge may take
+// longer than it takes to fill them.
+func (s *Store) pause() error {
+	if s.isClosing() {
+		return ErrClosed
+	}
+	if s.waiting() == 0 {
+		return nil
+	}
+	return s.flush()
 }
 
 // largestMerge bounds the room that a merge needs beside what it replaces.
@@ -349,7 +358,7 @@ func (s *Store) compactBlocks(inputs []*block) error {
 		replaces = append(replaces, b.meta.Sequence)
 		level = max(level, b.meta.Level+1)
 	}
-	merged, err := s.writeBlock(parts, inputs[0].meta.Day, level, replaces)
+	merged, err := s.writeBlock(parts, inputs[0].meta.Day, level, replaces, s.pause)
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		// Merged, the bytes would be gone: what is damaged stays as it is.
 		for _, b := range inputs {
@@ -415,7 +424,7 @@ func (s *Store) chooseSegments() []*segment {
 
 func (s *Store) compactSegments(inputs []*segment) error {
 	used := s.usedDictionaries()
-	merged, err := mergeSegments(s.fs, s.dir, s.nextSequence(), inputs, used)
+	merged, err := mergeSegments(s.fs, s.dir, s.nextSequence(), inputs, used, s.pause)
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		s.note(d.Damage)
 		for _, seg := range inputs {

@@ -300,8 +300,8 @@ func writeStacks(fs fileSystem, path string, news []growth) (tableInfo, error) {
 	return w.close(write())
 }
 
-// mergeSegments makes one segment of neighbours, without the dictionaries that are not used.
-func mergeSegments(fs fileSystem, dir string, seq uint64, inputs []*segment, used map[uint32]bool) (*segment, error) {
+// mergeSegments makes one segment of neighbours, without the dictionaries that are not used. pause is called now and then.
+func mergeSegments(fs fileSystem, dir string, seq uint64, inputs []*segment, used map[uint32]bool, pause func() error) (*segment, error) {
 	meta := segmentMeta{Sequence: seq, First: inputs[0].order()}
 	ids := make(map[uint32]bool)
 	for _, seg := range inputs {
@@ -329,7 +329,7 @@ func mergeSegments(fs fileSystem, dir string, seq uint64, inputs []*segment, use
 		if meta.Labels, err = mergeTable[labelFileRow](fs, tmp, "labels", meta.Dictionaries, inputs, func(s *segment) *table { return &s.labels }, func(m *dictionaryMeta) *piece { return &m.Sets }); err != nil {
 			return err
 		}
-		if meta.Stacks, err = mergeStacks(fs, filepath.Join(tmp, "stacks.parquet"), meta.Dictionaries, inputs); err != nil {
+		if meta.Stacks, err = mergeStacks(fs, filepath.Join(tmp, "stacks.parquet"), meta.Dictionaries, inputs, pause); err != nil {
 			return err
 		}
 		return writeMeta(fs, tmp, &meta)
@@ -387,7 +387,7 @@ func mergeTable[T any](fs fileSystem, dir, name string, dicts []dictionaryMeta, 
 	})
 }
 
-func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*segment) (tableInfo, error) {
+func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*segment, pause func() error) (tableInfo, error) {
 	w, err := createColumns(fs, path, numbersSchema("stacks", []string{"callers", "dictionary", "location", "stack"}, nil))
 	if err != nil {
 		return tableInfo{}, err
@@ -424,6 +424,9 @@ func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*s
 				w.rows += int64(m.Stacks.Count)
 			}
 			if err := w.endGroup(); err != nil {
+				return err
+			}
+			if err := pause(); err != nil {
 				return err
 			}
 		}
