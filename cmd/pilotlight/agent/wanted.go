@@ -116,7 +116,9 @@ func (s *symbols) awaitIndexes(patience *time.Duration) (arrived bool) {
 	if s.indexes == nil || *patience <= 0 {
 		return false
 	}
-	begun := time.Now()
+	begun, most := time.Now(), *patience
+	told := time.AfterFunc(time.Second, func() { s.log.Info("waiting for debug information to be read", "at_most", most) })
+	defer told.Stop()
 	limit := time.NewTimer(*patience)
 	defer limit.Stop()
 	for s.indexes.wait(limit.C) {
