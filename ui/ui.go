@@ -28,7 +28,7 @@ const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 
 	"connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // pages are the routes that the script in index.html draws.
-var pages = []string{"/", "/explore", "/diff", "/targets", "/open"}
+var pages = []string{"/", "/explore", "/diff", "/targets", "/open", "/fn"}
 
 // asset is one file of the bundle, ready to send.
 type asset struct {

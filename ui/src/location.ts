@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { format, parse, type State } from "./url";
 
-export const pages = ["/", "/explore", "/diff", "/targets", "/open"] as const;
+export const pages = ["/", "/explore", "/diff", "/targets", "/open", "/fn"] as const;
 export type Page = (typeof pages)[number];
 
 export interface Location {

@@ -68,3 +68,10 @@ export function complete(text: string, at: Completion, choice: string): { text: 
 export function equals(name: string, value: string): string {
   return `{${name}="${escapeValue(value)}"}`;
 }
+
+/** A selector with one more matcher. */
+export function and(selector: string, name: string, value: string): string {
+  const inner = selector.trim().replace(/^\{|\}$/g, "").trim().replace(/,$/, "");
+  const matcher = equals(name, value).slice(1, -1);
+  return inner === "" ? `{${matcher}}` : `{${inner}, ${matcher}}`;
+}

@@ -1,7 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
-import { change, follow, href, useLocation, type Page } from "./location";
+import { change, follow, href, pages, useLocation, type Page } from "./location";
 import { Diff } from "./pages/diff";
 import { Explore } from "./pages/explore";
+import { FunctionPage } from "./pages/function";
 import { Open } from "./pages/open";
 import { Services } from "./pages/services";
 import { Targets } from "./pages/targets";
@@ -10,7 +11,9 @@ import { useTheme } from "./theme";
 import { zone } from "./time";
 import { defaults, themes, type State } from "./url";
 
-const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/diff": "Diff", "/targets": "Targets", "/open": "Open" };
+const titles: Record<Page, string> = { "/": "Services", "/explore": "Explore", "/diff": "Diff", "/targets": "Targets", "/open": "Open", "/fn": "Function" };
+/** A function is reached from where it is seen. */
+const listed = pages.filter((p) => p !== "/fn");
 
 /** Pages that fill the window. */
 const graphs: readonly Page[] = ["/explore", "/diff", "/open"];
@@ -39,7 +42,7 @@ export function Shell() {
           Pilotlight
         </a>
         <nav aria-label="Pages">
-          {(Object.keys(titles) as Page[]).map((p) => (
+          {listed.map((p) => (
             <a key={p} href={href(p, p === page ? state : linked(state))} onClick={follow} aria-current={p === page ? "page" : undefined}>{titles[p]}</a>
           ))}
         </nav>
@@ -68,6 +71,7 @@ export function Shell() {
           {page === "/open" && <Open state={state} dark={dark} />}
         </main>
       )}
+      {page === "/fn" && <FunctionPage state={state} />}
       {page === "/targets" && <Targets />}
     </div>
   );

@@ -129,6 +129,20 @@ export const tests = [
     await page.getByRole("alert").filter({ hasText: "neither a pprof nor a folded file" }).waitFor();
     assert.deepEqual(sent.filter((url) => !url.includes("/assets/")), []);
   }],
+  ["function: trend, callers, callees and cost per label add up to the function", async () => {
+    const page = await open();
+    await explore(page);
+    await page.locator(".flame canvas").click({ button: "right", position: { x: 5, y: 70 } });
+    await page.getByRole("menuitem", { name: /^Its own page/ }).click();
+    await page.waitForURL(/\/fn\?.*name=main/);
+    await page.getByRole("heading", { name: "main", exact: true }).waitFor();
+    await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "__libc_start_main_impl" }).waitFor();
+    await page.getByRole("region", { name: "Over time" }).getByRole("listitem").nth(11).waitFor();
+    const cost = page.getByRole("region", { name: "Cost per label" });
+    assert.match((await cost.locator("tr").first().textContent()) ?? "", /100\s%shares$/);
+    await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "share_fifty" }).click();
+    await page.getByRole("heading", { name: "share_fifty", exact: true }).waitFor();
+  }],
   ["filters: added from the menu, edited, put in order, removed; each says what it dropped", async () => {
     const page = await open();
     await explore(page);

@@ -3,7 +3,7 @@ import { colorOf, isKernel, packageOf, palette, rootColor, seriesColors, truncat
 import { lastName, shortName } from "../../src/flame/draw";
 import { count, percent, value } from "../../src/format";
 import { losses } from "../../src/losses";
-import { complete, completionAt, equals } from "../../src/selector";
+import { and, complete, completionAt, equals } from "../../src/selector";
 import { grid, largest, rate, stepFor } from "../../src/series";
 
 describe("selector completion", () => {
@@ -38,6 +38,9 @@ describe("selector completion", () => {
     expect(at).not.toBeNull();
     const done = complete(text, at!, choice);
     expect(done.text.slice(0, done.caret) + "|" + done.text.slice(done.caret)).toBe(want);
+  });
+  test.each([["{}", '{a="b"}'], ["", '{a="b"}'], ['{x="}"}', '{x="}", a="b"}'], ['{x="y",}', '{x="y", a="b"}']])("%s and one more", (q, want) => {
+    expect(and(q, "a", "b")).toBe(want);
   });
   test("equals quotes", () => {
     expect(equals("a", 'x"\\')).toBe('{a="x\\"\\\\"}');
