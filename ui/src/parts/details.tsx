@@ -24,8 +24,8 @@ export function Details({ shown, hit, rows }: { shown: Shown; hit: Hit; rows: Ro
   const name = tree.names[tree.name[node]!]!;
   if (hit.kind === Kind.Pruned) {
     const total = tree.prunedValue[node]!;
-    // Of a fetched subtree's own root nothing more can be fetched; the table always has all of them.
-    const more = node === 0 && shown.base.length > 0 ? "the table has them" : "click to load them";
+    // Below a root nothing more can be fetched; the table always has all of them.
+    const more = node === 0 ? "the table has them" : "click to load them";
     return (
       <div class="details" data-testid="details">
         <p class="name mono">{`${tree.prunedCount[node]} functions called by ${name}, too small to draw: ${more}`}</p>
