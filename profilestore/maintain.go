@@ -510,9 +510,9 @@ func (s *Store) retain() error {
 		}
 	}
 	s.segments = slices.DeleteFunc(slices.Clone(s.segments), func(seg *segment) bool { return slices.Contains(unused, seg) })
-	for id, l := range s.loaded {
-		if !used[id] {
-			delete(s.loaded, id)
+	for key, l := range s.loaded {
+		if !used[key.id] {
+			delete(s.loaded, key)
 			s.cacheBytes.Add(-l.bytes)
 		}
 	}

@@ -458,6 +458,30 @@ func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
 	return s, nil
 }
 
+// loadLabelSets is loadSymbols of label sets alone: what they are part of may be a hundred times as large.
+func loadLabelSets(segments []*segment, id uint32) (*symbols, error) {
+	s := &symbols{strings: []string{""}}
+	l := &loader{symbols: s, ids: map[string]uint32{"": 0}}
+	known := false
+	for _, seg := range segments {
+		m := seg.find(id)
+		if m == nil {
+			continue
+		}
+		known = true
+		if m.Sets.First != len(s.setEnds) {
+			return nil, missing(seg.path, id)
+		}
+		if err := l.readLabels(seg, m); err != nil {
+			return nil, fmt.Errorf("read dictionary %d of %s: %w", id, seg.path, err)
+		}
+	}
+	if !known {
+		return nil, missing(symbolsDir, id)
+	}
+	return s, nil
+}
+
 // missing is the damage of a dictionary of which a segment was put aside.
 func missing(path string, id uint32) *damageError {
 	return &damageError{Damage{Path: path, Reason: fmt.Sprintf("a part of dictionary %d is not there", id)}}

@@ -58,7 +58,8 @@ type work struct {
 	size    int64
 	byID    map[uint32]*dictionaryWork
 	passes  []*pass
-	readers []rowReader // by part; nil until needed
+	readers []rowReader     // by part; nil until needed
+	tables  []*profileTable // by part; of those that something was chosen from
 	damaged int
 	total   int64
 	room    []int64 // of sums
@@ -83,7 +84,7 @@ type dictionaryWork struct {
 
 // choose finds the profiles of a query.
 func (v *view) choose(ctx context.Context) (*work, error) {
-	w := &work{v: v, byID: make(map[uint32]*dictionaryWork), readers: make([]rowReader, len(v.parts))}
+	w := &work{v: v, byID: make(map[uint32]*dictionaryWork), readers: make([]rowReader, len(v.parts)), tables: make([]*profileTable, len(v.parts))}
 	var last *dictionaryWork
 	err := v.each(ctx, false, func(c chosen) error {
 		ok, damaged, err := v.any(ctx, &c)
@@ -100,6 +101,7 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 			last = &dictionaryWork{id: c.row.dictionary}
 			w.byID[last.id] = last
 		}
+		w.tables[c.part] = c.table
 		last.chosen = append(last.chosen, c)
 		if n := len(last.parts); n == 0 || last.parts[n-1] != c.part {
 			last.parts = append(last.parts, c.part)
@@ -252,16 +254,12 @@ func (w *work) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *s
 	if !ok {
 		return w.reader(part).scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error { return add(r, d.passes) })
 	}
-	t, err := w.v.parts[part].profiles()
-	if err != nil {
-		return err
-	}
 	var left []*pass
 	return reader.eachSection(d.id, w.v.q.From, w.v.q.To, func(s *section) error {
 		defer reader.uncover()
 		left = left[:0]
 		for _, p := range d.passes {
-			more, err := reader.cover(p, part, s, t, sums)
+			more, err := reader.cover(p, part, s, w.tables[part], sums)
 			if err != nil {
 				return err
 			}

@@ -60,7 +60,7 @@ func (s *Store) sums(ctx context.Context, q Query, by []string, fn func(c *chose
 			}
 			return fn(&c, last.group, sum)
 		}
-		syms, err := v.symbols(ctx, &c)
+		syms, err := v.labelSets(ctx, &c)
 		if syms == nil {
 			return err
 		}
@@ -232,7 +232,7 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 				return nil
 			}
 			done[key] = true
-			syms, err := v.symbols(ctx, &c)
+			syms, err := v.labelSets(ctx, &c)
 			if syms == nil {
 				return err
 			}

@@ -119,7 +119,7 @@ type Store struct {
 	headers  map[header]*header
 	open     map[dictionaryKey]*dictionary
 	inMemory map[uint32]*dictionary // open ones, and those of heads
-	loaded   map[uint32]*loadedSymbols
+	loaded   map[loadedKey]*loadedSymbols
 	badLogs  map[string]bool // files of the log with damage, which are kept
 	damage   []Damage
 	err      error // of the last round in the background
@@ -129,6 +129,12 @@ type Store struct {
 type dictionaryKey struct {
 	service string
 	day     int64
+}
+
+// loadedKey names a dictionary in the cache, or its label sets alone.
+type loadedKey struct {
+	id     uint32
+	labels bool
 }
 
 // loadedSymbols is a dictionary in the cache.
@@ -198,7 +204,7 @@ func newStore(dir string, o Options) *Store {
 		headers:  make(map[header]*header),
 		open:     make(map[dictionaryKey]*dictionary),
 		inMemory: make(map[uint32]*dictionary),
-		loaded:   make(map[uint32]*loadedSymbols),
+		loaded:   make(map[loadedKey]*loadedSymbols),
 		badLogs:  make(map[string]bool),
 	}
 	for range cap(s.readers) {
@@ -600,17 +606,20 @@ func (s *Store) isClosing() bool {
 	}
 }
 
-// symbolsOf is the content of a dictionary. What is read from disk is cached.
-func (s *Store) symbolsOf(ctx context.Context, id uint32) (*symbols, error) {
+// symbolsOf is the content of a dictionary, or if no more is asked for its label sets alone. What is read from disk is
+// cached.
+func (s *Store) symbolsOf(ctx context.Context, id uint32, labels bool) (*symbols, error) {
 	s.mu.Lock()
 	if d := s.inMemory[id]; d != nil {
 		s.mu.Unlock()
 		return d.view(), nil
 	}
-	if l := s.loaded[id]; l != nil {
-		l.used = s.uses.Add(1)
-		s.mu.Unlock()
-		return l.symbols, nil
+	for _, key := range []loadedKey{{id, false}, {id, labels}} {
+		if l := s.loaded[key]; l != nil {
+			l.used = s.uses.Add(1)
+			s.mu.Unlock()
+			return l.symbols, nil
+		}
 	}
 	segments := slices.Clone(s.segments)
 	for _, seg := range segments {
@@ -620,17 +629,22 @@ func (s *Store) symbolsOf(ctx context.Context, id uint32) (*symbols, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, releaseSegments(segments))
 	}
-	symbols, err := loadSymbols(segments, id)
+	load := loadSymbols
+	if labels {
+		load = loadLabelSets
+	}
+	symbols, err := load(segments, id)
 	if err = errors.Join(err, releaseSegments(segments)); err != nil {
 		return nil, err
 	}
 	l := &loadedSymbols{symbols: symbols, bytes: symbols.size() + 64*int64(len(symbols.strings)), used: s.uses.Add(1)}
 	s.mu.Lock()
-	if s.loaded[id] == nil {
-		s.loaded[id] = l
+	if key := (loadedKey{id, labels}); s.loaded[key] == nil {
+		s.loaded[key] = l
 		s.cacheBytes.Add(l.bytes)
 	}
 	s.mu.Unlock()
+	s.trim()
 	return symbols, nil
 }
 
@@ -655,8 +669,8 @@ func (s *Store) trim() {
 		drop func()
 	}
 	var all []cached
-	for id, l := range s.loaded {
-		all = append(all, cached{l.used, func() { delete(s.loaded, id); s.cacheBytes.Add(-l.bytes) }})
+	for key, l := range s.loaded {
+		all = append(all, cached{l.used, func() { delete(s.loaded, key); s.cacheBytes.Add(-l.bytes) }})
 	}
 	for _, b := range s.blocks {
 		b.mu.Lock()

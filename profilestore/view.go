@@ -210,7 +210,16 @@ func (v *view) foreign(r *profileRow) bool {
 
 // symbols reads a dictionary; nil without an error when it is damaged.
 func (v *view) symbols(ctx context.Context, c *chosen) (*symbols, error) {
-	syms, err := v.s.symbolsOf(ctx, c.row.dictionary)
+	return v.read(ctx, c, false)
+}
+
+// labelSets is symbols with label sets alone.
+func (v *view) labelSets(ctx context.Context, c *chosen) (*symbols, error) {
+	return v.read(ctx, c, true)
+}
+
+func (v *view) read(ctx context.Context, c *chosen, labels bool) (*symbols, error) {
+	syms, err := v.s.symbolsOf(ctx, c.row.dictionary, labels)
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		v.s.noteDamage(v.parts[c.part], d)
 		return nil, nil
@@ -226,7 +235,7 @@ func (v *view) symbols(ctx context.Context, c *chosen) (*symbols, error) {
 func (v *view) sets(ctx context.Context, c *chosen, fn func(set, total uint32) error) (damaged bool, err error) {
 	var syms *symbols
 	if c.match.rest != nil {
-		if syms, err = v.symbols(ctx, c); syms == nil {
+		if syms, err = v.labelSets(ctx, c); syms == nil {
 			return true, err
 		}
 	}
