@@ -136,13 +136,15 @@ func TestRollupsAlone(t *testing.T) {
 	for _, test := range []struct {
 		name, selector, file string
 		from, to             time.Duration
-		damaged              bool
+		flip, damaged        bool
 	}{
-		{"whole hour", `{service_name="api"}`, "samples", -time.Hour, time.Hour, false},
-		{"windows", `{service_name="api"}`, "samples", -10 * time.Minute, 10 * time.Minute, false},
-		{"one pod", `{pod="1"}`, "samples", -time.Hour, time.Hour, true},
-		{"no hours", ``, "hours", -time.Hour, time.Hour, false},
-		{"no windows", ``, "windows", -10 * time.Minute, 10 * time.Minute, false},
+		{"whole hour", `{service_name="api"}`, "samples", -time.Hour, time.Hour, false, false},
+		{"windows", `{service_name="api"}`, "samples", -10 * time.Minute, 10 * time.Minute, false, false},
+		{"one pod", `{pod="1"}`, "samples", -time.Hour, time.Hour, false, true},
+		{"no hours", ``, "hours", -time.Hour, time.Hour, false, false},
+		{"a wrong bit in hours", ``, "hours", -time.Hour, time.Hour, true, false},
+		{"a wrong bit in windows", ``, "windows", -10 * time.Minute, 10 * time.Minute, true, false},
+		{"no windows", ``, "windows", -10 * time.Minute, 10 * time.Minute, false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := copied(t, dir)
@@ -158,7 +160,14 @@ func TestRollupsAlone(t *testing.T) {
 				t.Fatal(paths, err)
 			}
 			for _, path := range paths {
-				if err := os.WriteFile(path, []byte("nothing"), 0o600); err != nil {
+				b := []byte("nothing")
+				if test.flip {
+					if b, err = os.ReadFile(path); err != nil {
+						t.Fatal(err)
+					}
+					b[len(b)/3] ^= 4
+				}
+				if err := os.WriteFile(path, b, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

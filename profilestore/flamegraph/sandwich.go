@@ -49,7 +49,7 @@ func BuildSandwich(s *Stacks, name string, o Options) (*Sandwich, error) {
 	sides := o.sides(s)
 	all, callees := newForest("", &o, sides), newForest(name, &o, sides)
 	all.addSides()
-	callees.sources = all.sources
+	callees.sources = slices.Clone(all.sources)
 	callers := newCallers(name, all)
 	if err := callers.addCalls(); err != nil {
 		return nil, err
@@ -77,7 +77,6 @@ func (f *forest) calls(name string) []place {
 	var places []place
 	for i := range f.sources {
 		src := &f.sources[i]
-		src.codes = nil // those of another forest
 		for at := uint32(1); at < uint32(len(src.label)); {
 			code := f.code(src, at)
 			chain := []int32{code}
