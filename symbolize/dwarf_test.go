@@ -213,6 +213,20 @@ func TestIndexResolve(t *testing.T) {
 	}
 }
 
+// TestIndexOnly makes indexes for one address each.
+func TestIndexOnly(t *testing.T) {
+	whole, _ := mustIndex(t, sample())
+	for addr := uint64(0xff8); addr < 0x1320; addr += 8 {
+		x, _, stats, err := indexOf(sample(), IndexOptions{Only: []uint64{addr}})
+		if err = errors.Join(err, stats.Skipped); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := brief(x.Resolve(nil, addr)), brief(whole.Resolve(nil, addr)); got != want {
+			t.Errorf("%#x: got %q, want %q", addr, got, want)
+		}
+	}
+}
+
 // TestIndexWithoutDWARF names what the symbols name.
 func TestIndexWithoutDWARF(t *testing.T) {
 	x, _ := mustIndex(t, makeDWARF(nil, nil, nil, nil))

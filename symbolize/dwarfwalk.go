@@ -251,7 +251,7 @@ func (w *walker) function(a *abbrev) error {
 	if err != nil {
 		return err
 	}
-	if len(spans) == 0 {
+	if len(spans) == 0 || !w.b.wantsAny(spans) {
 		// A declaration, or the abstract of what was inlined; local types in it may have functions with code.
 		if !a.children {
 			return nil

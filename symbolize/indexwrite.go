@@ -244,6 +244,9 @@ func (b *indexBuilder) addSymbolsIn(s span, add func(piece span, symbol, file ui
 	b.knownName = b.knownName[:0]
 	for _, t := range b.symbols {
 		err := t.table.eachIn(s, func(i int, piece span) error {
+			if !b.wants(piece) {
+				return nil
+			}
 			symbol, name, err := b.symbolFunction(&t, i)
 			if err != nil || symbol == 0 {
 				return err

@@ -372,11 +372,28 @@ func compareForm(t *testing.T, form dwarfForm, count int) equality {
 	if stats.Skipped != nil {
 		t.Error(stats.Skipped)
 	}
+	compareOnly(t, path, x, opts)
 	e := compareWithLLVM(t, model, x, 1, count, false)
 	if e.debug < count/2 || e.inlined < count/20 && form.name != "unoptimized" {
 		t.Errorf("too little to compare: %v", e)
 	}
 	return e
+}
+
+// compareOnly holds that an index for some addresses has for them what the whole index has.
+func compareOnly(t *testing.T, path string, whole *Index, opts IndexOptions) {
+	t.Helper()
+	opts.Only = randomCode(t, path, 7, 50)
+	slices.Sort(opts.Only)
+	x, stats := openTestIndex(t, path, opts)
+	for _, addr := range opts.Only {
+		if got, want := brief(x.Resolve(nil, addr)), brief(whole.Resolve(nil, addr)); got != want {
+			t.Errorf("%#x in an index for some addresses: got %s, want %s", addr, got, want)
+		}
+	}
+	if size := whole.in.size; uint64(stats.Bytes) >= size {
+		t.Errorf("an index for some addresses has %d bytes, the whole one %d", stats.Bytes, size)
+	}
 }
 
 func withSplitFiles(_ *testing.T, _ string, opts *IndexOptions) { opts.OpenSplit = openSplitFile }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,12 +65,14 @@ type resolved struct {
 
 // Run prints the names of the addresses.
 func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
-	names := make([]resolved, len(c.Addresses))
+	names, addrs := make([]resolved, len(c.Addresses)), make([]uint64, len(c.Addresses))
 	for i, s := range c.Addresses {
 		if names[i].addr, err = parseAddress(s); err != nil {
 			return err
 		}
+		addrs[i] = names[i].addr
 	}
+	slices.Sort(addrs)
 	file, err := openSymbols(c.File)
 	if err != nil {
 		return err
@@ -83,7 +86,7 @@ func (c *inspectSymbolsCmd) Run(g *globals) (err error) {
 	if err != nil {
 		return err
 	}
-	indexed, err := indexDebug(context.Background(), c.File, fetch)
+	indexed, err := indexDebug(context.Background(), c.File, addrs, fetch)
 	if err != nil {
 		fmt.Fprintf(g.stderr, "pilotlight: without debug information: %s\n", oneLine(err))
 		indexed = new(indexedFile)

@@ -27,9 +27,9 @@ func (f *indexedFile) Close() error {
 	return f.index.Close()
 }
 
-// indexDebug indexes the debug information of an ELF file, in it or in one that goes with it, which fetch gets if it is
-// not on the machine; fetch may be nil.
-func indexDebug(ctx context.Context, path string, fetch agent.FetchDebug) (_ *indexedFile, err error) {
+// indexDebug indexes the debug information of an ELF file for these addresses, in rising order. It is in the file or in
+// one that goes with it, which fetch gets if it is not on the machine; fetch may be nil.
+func indexDebug(ctx context.Context, path string, addrs []uint64, fetch agent.FetchDebug) (_ *indexedFile, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func indexDebug(ctx context.Context, path string, fetch agent.FetchDebug) (_ *in
 	if err != nil {
 		return nil, err
 	}
-	result, err := indexFile(ctx, agent.IndexRequest{DebugFiles: files, Out: out, Spill: spill})
+	result, err := indexFile(ctx, agent.IndexRequest{DebugFiles: files, Only: addrs, Out: out, Spill: spill})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", files.Path, err), out.Close())
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -161,6 +162,10 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 	for _, s := range splits {
 		cmd.Args, cmd.ExtraFiles = append(cmd.Args, "--split", strconv.Itoa(s.number)), append(cmd.ExtraFiles, s.File)
 	}
+	if r.Only != nil {
+		cmd.Args = append(cmd.Args, "--only")
+		cmd.Stdin = bytes.NewReader(appendAddresses(nil, r.Only))
+	}
 	out, diagnosis := capped{limit: maxIndexReport}, capped{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &out, &diagnosis
 	owner, err := storeUser()
@@ -193,6 +198,23 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 	return result, report, err
 }
 
+// appendAddresses appends addresses as the child reads them from its standard input: 8 bytes each, little-endian.
+func appendAddresses(b []byte, addrs []uint64) []byte {
+	for _, addr := range addrs {
+		b = binary.LittleEndian.AppendUint64(b, addr)
+	}
+	return b
+}
+
+func readAddresses(r io.Reader) ([]uint64, error) {
+	raw, err := io.ReadAll(r)
+	addrs := make([]uint64, 0, len(raw)/8)
+	for ; len(raw) >= 8; raw = raw[8:] {
+		addrs = append(addrs, binary.LittleEndian.Uint64(raw))
+	}
+	return addrs, err
+}
+
 func readIndexReport(raw []byte) (indexReport, error) {
 	var r indexReport
 	if err := json.Unmarshal(raw, &r); err != nil {
@@ -219,6 +241,7 @@ type indexChildCmd struct {
 	Alt     bool
 	Package bool
 	Split   []int
+	Only    bool
 }
 
 func (c *indexChildCmd) Run(g *globals) error {
@@ -239,6 +262,11 @@ func (c *indexChildCmd) Run(g *globals) error {
 	}
 	splits := splitQuestions{numbers: make(map[splitName]int), given: c.Split}
 	opts.OpenSplit = splits.open
+	if c.Only {
+		if opts.Only, err = readAddresses(os.Stdin); err != nil {
+			return err
+		}
+	}
 	in, err := inherited(indexInFD)
 	if err != nil {
 		return fmt.Errorf("%w: index-child is started by others", err)

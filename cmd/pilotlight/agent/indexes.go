@@ -42,6 +42,7 @@ const (
 // them open until it has the answer.
 type IndexRequest struct {
 	*DebugFiles
+	Only  []uint64 // addresses that the index is for, in rising order; nil: all
 	Out   *os.File // for the index; empty
 	Spill *os.File // for compressed sections, to be used from its beginning; empty
 }
@@ -391,7 +392,7 @@ func (x *indexes) index(ctx context.Context, key process.FileKey, files *DebugFi
 	if err != nil {
 		return nil, err
 	}
-	result, err := x.build(ctx, IndexRequest{files, out, spill})
+	result, err := x.build(ctx, IndexRequest{DebugFiles: files, Out: out, Spill: spill})
 	x.count(func(s *indexStats) {
 		s.cpu += result.CPU
 		if x.credit != unlimited {
