@@ -190,7 +190,7 @@ func TestKernelBadRequest(t *testing.T) {
 		{name: "unknown parameter", path: "/api/v1/top?form=now-1h", status: 400, code: "bad_request", want: []string{"form", "from"}},
 		{name: "unknown route", path: "/api/v1/flamegraphs", status: 404, code: "not_found", want: []string{"/api/v1/flamegraphs"}},
 		{name: "push of text", path: push, body: strings.NewReader("hello"), length: 5, status: 400, code: "invalid_argument"},
-		{name: "push of no pprof", path: push, body: strings.NewReader(pushed("aGVsbG8=")), length: -1, status: 400, code: "invalid_argument", want: []string{"series 0", "not a pprof profile"}},
+		{name: "push of no pprof", path: push, body: strings.NewReader(pushed("aGVsbG8=")), length: -1, status: 400, code: "invalid_argument", want: []string{"profile 1 of 1", "not a pprof protobuf"}},
 		{name: "push of 1 GB", path: push, body: io.LimitReader(zeros{}, giga), length: giga, status: 413, code: "resource_exhausted", want: []string{"32 MB", "send fewer or smaller"}},
 		{name: "push of 1 GB, length not told", path: push, body: io.LimitReader(zeros{}, giga), length: -1, status: 413, code: "resource_exhausted", want: []string{"32 MB", "send fewer or smaller"}},
 		{name: "push of 1 GB, gzipped", path: push, body: &bomb, length: int64(bomb.Len()), encoding: "gzip", status: 413, code: "resource_exhausted", want: []string{"100 times", "send it unpacked"}},

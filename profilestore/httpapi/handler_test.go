@@ -241,7 +241,7 @@ func TestRoutes(t *testing.T) {
 				{"values":["0","40000000","40000000","0","0","0","2","0","0","0","0","10000000","10000000","4"]}],
 				"total":"50000000","maxSelf":"40000000","leftTicks":"40000000","rightTicks":"10000000"}}`)},
 	}
-	tested := map[string]bool{}
+	tested := map[string]bool{"GET /api/v1/source": true} // by TestSource, with files to serve
 	for _, tt := range cases {
 		tested[tt.route] = true
 		t.Run(tt.route, func(t *testing.T) {

@@ -356,7 +356,7 @@ func TestMappingsOverAndOver(t *testing.T) {
 	m.drain()
 	m.drain()
 	m.drain()
-	m.expect("the pause is over", "set 100.1 jit table1")
+	m.expect("the pause is over", "set 100.1 jitfp table1")
 }
 
 // TestLossesOverAndOver has records be lost all the time: /proc is read again at once, and then seldom.

@@ -85,24 +85,27 @@ func startSpinning(t *testing.T, name string) *spinning {
 		cmd.Wait()
 	})
 	p := &spinning{name: name, pid: uint32(cmd.Process.Pid)}
+	var maps []byte
+	for deadline := time.Now().Add(10 * time.Second); p.start == 0; time.Sleep(time.Millisecond) { // it may still be in execve
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: no code in\n%s", name, maps)
+		}
+		var err error
+		if maps, err = os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid)); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(maps)) {
+			var start, end uint64
+			if _, err := fmt.Sscanf(line, "%x-%x r-xp", &start, &end); err == nil && strings.Contains(line, path) {
+				p.start, p.end = start, end
+			}
+		}
+	}
 	var err error
 	if p.mem, err = os.Open(fmt.Sprintf("/proc/%d/mem", p.pid)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.mem.Close() })
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(maps)) {
-		var start, end uint64
-		if _, err := fmt.Sscanf(line, "%x-%x r-xp", &start, &end); err == nil && strings.Contains(line, path) {
-			p.start, p.end = start, end
-		}
-	}
-	if p.start == 0 {
-		t.Fatalf("%s: no code in\n%s", name, maps)
-	}
 	return p
 }
 
