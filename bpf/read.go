@@ -31,7 +31,8 @@ type Batch struct {
 }
 
 // Read waits until a drain is due, at the latest DrainInterval after the one
-// before, and fills b. It returns os.ErrClosed after Close, and after Stop once
+// before, or twice that if it found nothing, and fills b. It returns os.ErrClosed
+// after Close, and after Stop once
 // everything was read.
 func (s *Sampler) Read(b *Batch) error {
 	s.reading.Lock()
@@ -70,6 +71,9 @@ func (s *Sampler) Read(b *Batch) error {
 	}
 	if s.stopped {
 		b.Upto = now
+	}
+	if len(b.Samples)+len(b.Events) == 0 {
+		s.nextDrain = s.nextDrain.Add(quietInterval - DrainInterval)
 	}
 	slices.SortStableFunc(b.Samples, func(x, y Sample) int { return cmp.Compare(x.Time, y.Time) })
 	slices.SortStableFunc(b.Events, func(x, y Event) int { return cmp.Compare(x.Time, y.Time) })

@@ -31,6 +31,10 @@ const MaxFrequency = 1000
 // DrainInterval is how often the rings are drained when none fills up before.
 const DrainInterval = 500 * time.Millisecond
 
+// quietInterval is the DrainInterval behind a drain that found nothing: most of what an idle machine pays for is
+// being woken.
+const quietInterval = 2 * DrainInterval
+
 const (
 	// 0.3 s at 99 Hz with a piece of stack each. As much again is for side-band records: 1.5 s of a thousand processes a
 	// second on two CPUs, and what a process without CAP_IPC_LOCK may have (kernel.perf_event_mlock_kb).

@@ -91,6 +91,7 @@ func (c *runCmd) Run(g *globals) error {
 	// collector takes whichever are idle, a fifth of all that this process costs.
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(gcPercent)
+	runtime.MemProfileRate = 0 // nobody can ask this half for a heap profile
 	owner, err := storeUser()
 	if err != nil {
 		return err
