@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 	"unsafe"
@@ -89,15 +90,6 @@ func (c *cursor) varint() uint64 {
 	return c.longVarint()
 }
 
-// shortVarint is for the ids of locations, most of which take two bytes.
-func (c *cursor) shortVarint() uint64 {
-	if c.i+1 < len(c.b) && c.b[c.i] >= 0x80 && c.b[c.i+1] < 0x80 {
-		c.i += 2
-		return uint64(c.b[c.i-2])&0x7f | uint64(c.b[c.i-1])<<7
-	}
-	return c.varint()
-}
-
 func (c *cursor) longVarint() uint64 {
 	v, n := binary.Uvarint(c.b[c.i:])
 	if n <= 0 {
@@ -180,6 +172,7 @@ type decoded struct {
 	values    []int64  // one for each type, sample after sample
 	labels    []rawLabel
 	comments  []uint32
+	inlined   bool // some location has several lines
 
 	dropFrames, keepFrames, defaultType, docURL uint32
 
@@ -531,6 +524,7 @@ func (d *decoded) check() error {
 		if m, ok := d.mappingIDs.find(l.id); ok {
 			l.mapping = uint32(m + 1)
 		}
+		d.inlined = d.inlined || l.end-l.line > 1
 	}
 	return d.checkTypes()
 }
@@ -613,20 +607,12 @@ func (d *decoded) readSample(b []byte) error {
 		numbers := cursor{b: f.b}
 		switch f.n {
 		case fieldLocationID:
-			for numbers.i < len(numbers.b) {
-				id := numbers.shortVarint()
-				l, ok := d.locationIDs.find(id)
-				if numbers.bad {
-					return errWire
-				}
-				if !ok {
-					return fmt.Errorf("a sample names location %d, which is not there", id)
-				}
-				at := &d.locations[l]
-				if depth += max(1, int(at.end-at.line)); depth > maxDepth {
-					return &limitError{"frames in a stack", maxDepth}
-				}
-				d.stack = append(d.stack, uint32(l))
+			frames, err := d.readStack(f.b)
+			if err != nil {
+				return err
+			}
+			if depth += frames; depth > maxDepth {
+				return &limitError{"frames in a stack", maxDepth}
 			}
 		case fieldValue:
 			for numbers.i < len(numbers.b) {
@@ -660,6 +646,50 @@ func (d *decoded) readSample(b []byte) error {
 	s.stackEnd, s.labelEnd = uint32(len(d.stack)), uint32(len(d.labels))
 	d.samples = append(d.samples, s)
 	return nil
+}
+
+// readStack appends locations of a sample and returns how many frames they have. It is the inner loop of every append.
+func (d *decoded) readStack(b []byte) (frames int, err error) {
+	first := len(d.stack)
+	stack, dense := slices.Grow(d.stack, min(len(b), maxDepth)), d.locationIDs.dense
+	for i := 0; i < len(b); {
+		id := uint64(b[i])
+		i++
+		if id >= 0x80 {
+			if i < len(b) && b[i] < 0x80 { // nearly all ids have one byte or two
+				id = id&0x7f | uint64(b[i])<<7
+				i++
+			} else {
+				v, n := binary.Uvarint(b[i-1:])
+				if n <= 0 {
+					return 0, errWire
+				}
+				id, i = v, i-1+n
+			}
+		}
+		l, ok := 0, false
+		if id < uint64(len(dense)) {
+			l, ok = int(dense[id])-1, dense[id] > 0
+		} else {
+			l, ok = d.locationIDs.find(id)
+		}
+		if !ok {
+			return 0, fmt.Errorf("a sample names location %d, which is not there", id)
+		}
+		if len(stack)-first == maxDepth {
+			return 0, &limitError{"frames in a stack", maxDepth}
+		}
+		stack = append(stack, uint32(l))
+	}
+	d.stack = stack
+	frames = len(stack) - first
+	if d.inlined {
+		for _, l := range stack[first:] {
+			at := &d.locations[l]
+			frames += max(1, int(at.end-at.line)) - 1
+		}
+	}
+	return frames, nil
 }
 
 // readLabel keeps what pprof keeps: a string, or a number that is not 0 or has a unit.

@@ -324,14 +324,19 @@ func (d *dictionary) says(p *decoded, raw *rawLocation, id uint32) bool {
 		if known.line != l.line || known.column != l.column {
 			return false
 		}
-		if same := d.scratch.functions[l.function]; same > 0 {
-			if same-1 != known.function {
+		if id := d.scratch.functions[l.function]; id > 0 {
+			if id-1 != known.function {
 				return false
 			}
 			continue
 		}
 		f, is := &p.functions[l.function], &d.functions[known.function]
-		if is.startLine != f.startLine || d.strings[is.name] != p.str(f.name) || d.strings[is.systemName] != p.str(f.systemName) || d.strings[is.file] != p.str(f.file) {
+		if is.startLine != f.startLine || d.strings[is.name] != p.str(f.name) || d.strings[is.file] != p.str(f.file) {
+			return false
+		}
+		// Most functions have one name, which is not compared twice.
+		plain := is.systemName == is.name && f.systemName == f.name
+		if !plain && d.strings[is.systemName] != p.str(f.systemName) {
 			return false
 		}
 		d.scratch.functions[l.function] = known.function + 1
@@ -378,15 +383,19 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 		return 0
 	}
 	t := &d.scratch
-	t.path, t.prefixes = slices.Grow(t.path[:0], n)[:n], slices.Grow(t.prefixes[:0], n)[:n]
+	t.path = slices.Grow(t.path[:0], n)[:n]
 	hash := d.start
-	for i := range n {
-		l := d.location(p, indexes[n-1-i])
-		hash = mix(hash, uint64(l))
-		t.path[i], t.prefixes[i] = l, hash
+	for i, index := range slices.Backward(indexes) {
+		l := t.locations[index]
+		if l == 0 {
+			l = d.location(p, index) + 1
+		}
+		t.path[n-1-i] = l - 1
+		hash = mix(hash, uint64(l-1))
 	}
 	length, node := n, uint32(0)
 	if node, _ = d.known.find(hash, 0); node == 0 {
+		t.prefixes = d.hashPrefixes(t.prefixes[:0], t.path)
 		length, node = d.longestKnown(t.prefixes)
 	}
 	if !d.is(node, t.path[:length]) { // hashes are the same, stacks are not
@@ -396,6 +405,16 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 		node = d.child(node, t.path[i], t.prefixes[i])
 	}
 	return node
+}
+
+// hashPrefixes appends the hashes of a path up to each of its locations.
+func (d *dictionary) hashPrefixes(dst []uint64, path []uint32) []uint64 {
+	hash := d.start
+	for _, l := range path {
+		hash = mix(hash, uint64(l))
+		dst = append(dst, hash)
+	}
+	return dst
 }
 
 // longestKnown searches for how much of a stack is known: as much as its longest part of which the hash is.
@@ -412,11 +431,12 @@ func (d *dictionary) longestKnown(prefixes []uint64) (length int, node uint32) {
 
 // is says whether a stack consists of these locations, outermost first.
 func (d *dictionary) is(stack uint32, path []uint32) bool {
-	for _, l := range slices.Backward(path) {
-		if stack == 0 || d.leaf[stack] != l {
+	callers, leaf := d.callers, d.leaf[:len(d.callers)]
+	for i := len(path) - 1; i >= 0; i-- {
+		if stack == 0 || leaf[stack] != path[i] {
 			return false
 		}
-		stack = d.callers[stack]
+		stack = callers[stack]
 	}
 	return stack == 0
 }
