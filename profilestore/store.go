@@ -101,6 +101,7 @@ type Store struct {
 	once       sync.Once
 
 	wal        *walFile    // the writer's
+	records    []byte      // likewise: memory for those of a group
 	lingering  []lingering // the maintainer's, oldest first
 	full       atomic.Bool // the disk was, since the maintainer last looked
 	sequence   atomic.Uint64

@@ -67,13 +67,17 @@ func (w *walFile) append(records []byte) error {
 	return err
 }
 
-func appendRecord(dst, payload []byte) []byte {
-	var h [recordHeader]byte
-	copy(h[:], recordMagic)
+// appendRecord appends the record of a batch, which it marshals where it is to stand.
+func appendRecord(dst []byte, batch []Encoded) []byte {
+	start := len(dst)
+	dst = append(dst, make([]byte, recordHeader)...)
+	dst = MarshalBatch(dst, batch)
+	h, payload := dst[start:start+recordHeader], dst[start+recordHeader:]
+	copy(h, recordMagic)
 	binary.LittleEndian.PutUint32(h[4:], uint32(len(payload)))
 	binary.LittleEndian.PutUint32(h[8:], checksum(payload))
 	binary.LittleEndian.PutUint32(h[12:], checksum(h[:12]))
-	return append(append(dst, h[:]...), payload...)
+	return dst
 }
 
 // Damage is a range of bytes that cannot be read. The bytes are kept until retention deletes their file.

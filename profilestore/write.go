@@ -72,7 +72,7 @@ func (s *Store) commitGroup(group []*commit) {
 		return
 	}
 	seen := make(map[ID]bool)
-	var records []byte
+	records := s.records[:0]
 	var fresh []*entry
 	var written []*commit
 	doubles := 0
@@ -88,10 +88,14 @@ func (s *Store) commitGroup(group []*commit) {
 			for i, e := range own {
 				batch[i] = e.enc
 			}
-			records = appendRecord(records, MarshalBatch(nil, batch))
+			records = appendRecord(records, batch)
 		}
 		fresh = append(fresh, own...)
 		written = append(written, c)
+	}
+	const keep = 1 << 20 // what a rare large group needed is given back
+	if s.records = records; cap(records) > keep {
+		s.records = nil
 	}
 	if len(records) > 0 {
 		if err := s.wal.append(records); err != nil {
