@@ -26,7 +26,7 @@
 //	/api/v1/flamegraph              [FlamegraphAnswer]; also filter=, b.*=, root=, max_nodes=, inverted=
 //	/api/v1/top                     [TopAnswer]; also filter=, b.*=
 //	/api/v1/sandwich                [SandwichAnswer]; also filter=, b.*=, function=, max_nodes=
-//	/api/v1/source                  [SourceAnswer]; also function=
+//	/api/v1/source                  [SourceAnswer]; also function=, filter=
 //	/api/v1/profiles                [ProfilesAnswer]; also limit=
 //	/api/v1/pprof                   a gzipped pprof file; also filter=, seconds=
 //	/api/v1/export                  a file for another tool: format= folded, speedscope, firefox or svg; also filter=

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path"
@@ -19,18 +20,20 @@ import (
 	"pilotlight/profilestore"
 )
 
-// SourceAnswer is the answer of /api/v1/source: the lines of a function, some before and behind them, and what each
-// of them used.
+// SourceAnswer is the answer of /api/v1/source: the lines of a function and what each of them used; with their text,
+// and then with the lines between and around them, if the server has it.
 type SourceAnswer struct {
 	Unit     string       `json:"unit"`
+	Total    int64        `json:"total"` // of everything that was selected
 	Function string       `json:"function"`
-	File     string       `json:"file"` // as profiles name it; of several the one with most
+	File     string       `json:"file"` // as profiles name it, of several the one with most; "" unknown
 	Lines    []SourceLine `json:"lines"`
+	NoText   string       `json:"no_text,omitempty"` // why there is no text: a sentence
 }
 
 // SourceLine is one line of text.
 type SourceLine struct {
-	Line  int    `json:"line"` // from 1 on
+	Line  int    `json:"line"` // from 1 on; 0: what the profiles have no line for
 	Text  string `json:"text"`
 	Self  int64  `json:"self"`
 	Total int64  `json:"total"` // with the line anywhere in the stack, a recursion counted once
@@ -42,7 +45,7 @@ const (
 )
 
 func (a *api) source(r *http.Request) (any, error) {
-	p, q, err := readQuery(r, "function")
+	p, q, err := readQuery(r, "function", "filter")
 	if err != nil {
 		return nil, err
 	}
@@ -50,33 +53,61 @@ func (a *api) source(r *http.Request) (any, error) {
 	if name == "" {
 		return nil, badRequest("function", "function is missing: name the function whose source is wanted")
 	}
-	if a.sourceRoot == "" {
-		return nil, &profilestore.Error{Code: codeNotFound, Message: "source text is not served: name a directory that has it with --source-root"}
+	filters, err := p.filters()
+	if err != nil {
+		return nil, err
 	}
 	merged, err := a.store.Merge(r.Context(), q)
 	if err != nil {
 		return nil, err
 	}
-	file, lines, err := linesOf(merged, q.Type.SampleType, name)
+	merged = filterProfile(merged, filters)
+	index, err := merged.SampleIndexByName(q.Type.SampleType)
 	if err != nil {
 		return nil, err
+	}
+	ans := &SourceAnswer{Unit: q.Type.SampleUnit, Function: name}
+	for _, s := range merged.Sample {
+		ans.Total += s.Value[index]
+	}
+	file, values := linesOf(merged, index, name)
+	ans.File = file
+	ans.Lines, err = a.annotated(file, values)
+	var none *profilestore.Error
+	if errors.As(err, &none) {
+		// Which line it is can be told without its text.
+		ans.Lines, ans.NoText, err = withoutText(values), none.Message, nil
+	}
+	return ans, err
+}
+
+// annotated are the lines of a file with their text. A [profilestore.Error] says why there is none.
+func (a *api) annotated(file string, values map[int64]*lineValue) ([]SourceLine, error) {
+	none := func(format string, args ...any) ([]SourceLine, error) {
+		return nil, &profilestore.Error{Code: codeNotFound, Message: fmt.Sprintf(format, args...)}
+	}
+	if file == "" {
+		return none("no profile in the range names the file of this function: its binary has no debug information")
+	}
+	if a.sourceRoot == "" {
+		return none("source text is not served: name a directory that has it with --source-root")
 	}
 	text, err := readSource(a.sourceRoot, file)
 	if err != nil {
 		return nil, err
 	}
-	return &SourceAnswer{q.Type.SampleUnit, name, file, annotate(text, lines)}, nil
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if last := slices.Max(slices.Collect(maps.Keys(values))); last > int64(len(lines)) {
+		return none("%.200q has %d lines below --source-root and line %d in profiles: it is another version", file, len(lines), last)
+	}
+	return annotate(lines, values), nil
 }
 
 // lineValue is what one line used.
 type lineValue struct{ self, total int64 }
 
-// linesOf finds the file of a function, and what each of its lines used.
-func linesOf(p *profile.Profile, sampleType, name string) (file string, lines map[int64]*lineValue, err error) {
-	index, err := p.SampleIndexByName(sampleType)
-	if err != nil {
-		return "", nil, err
-	}
+// linesOf finds the file of a function, and what each of its lines used. The file is "" if no location names one.
+func linesOf(p *profile.Profile, index int, name string) (file string, lines map[int64]*lineValue) {
 	type place struct {
 		file string
 		line int64
@@ -115,10 +146,7 @@ func linesOf(p *profile.Profile, sampleType, name string) (file string, lines ma
 			file = one
 		}
 	}
-	if file == "" {
-		return "", nil, &profilestore.Error{Code: codeNotFound, Message: fmt.Sprintf("no profile in the range names a file of %.80q", name)}
-	}
-	return file, files[file], nil
+	return file, files[file]
 }
 
 // readSource reads a file below root, and nothing that a link or ".." leads to elsewhere. Profiles name files as they
@@ -168,20 +196,41 @@ func readText(dir *os.Root, name string) (_ []byte, err error) {
 }
 
 // annotate takes the lines of a text that have values, those in between and some around them.
-func annotate(text []byte, values map[int64]*lineValue) []SourceLine {
-	all := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+func annotate(text []string, values map[int64]*lineValue) []SourceLine {
 	var seen []int64
 	for n := range values {
-		seen = append(seen, n)
+		if n > 0 {
+			seen = append(seen, n)
+		}
 	}
-	first, last := max(slices.Min(seen)-aroundLines, 1), min(slices.Max(seen)+aroundLines, int64(len(all)))
-	lines := []SourceLine{}
+	if len(seen) == 0 {
+		return withoutText(values)
+	}
+	first, last := max(slices.Min(seen)-aroundLines, 1), min(slices.Max(seen)+aroundLines, int64(len(text)))
+	lines := withoutLine(values)
 	for n := first; n <= last; n++ {
-		l := SourceLine{Line: int(n), Text: strings.TrimSuffix(all[n-1], "\r")}
+		l := SourceLine{Line: int(n), Text: strings.TrimSuffix(text[n-1], "\r")}
 		if v := values[n]; v != nil {
 			l.Self, l.Total = v.self, v.total
 		}
 		lines = append(lines, l)
 	}
 	return lines
+}
+
+// withoutText are the lines that have values.
+func withoutText(values map[int64]*lineValue) []SourceLine {
+	lines := []SourceLine{}
+	for _, n := range slices.Sorted(maps.Keys(values)) {
+		lines = append(lines, SourceLine{Line: int(n), Self: values[n].self, Total: values[n].total})
+	}
+	return lines
+}
+
+// withoutLine is what has a file and no line.
+func withoutLine(values map[int64]*lineValue) []SourceLine {
+	if v := values[0]; v != nil {
+		return []SourceLine{{Self: v.self, Total: v.total}}
+	}
+	return []SourceLine{}
 }

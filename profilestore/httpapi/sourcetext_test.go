@@ -3,9 +3,11 @@ package httpapi
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -41,23 +43,50 @@ func TestSource(t *testing.T) {
 		}
 		return ans
 	}
-	// The file of the profile is "api.c"; below the root it is in src.
-	if resp, b := get(t, s, "/api/v1/source"+during(base, 0, 60, "function", "handle")); resp.StatusCode != 404 || !strings.Contains(string(b), `\"api.c\" is not below`) {
-		t.Errorf("%s: %s", resp.Status, b)
+	// Without a text the lines with values are told: that of the profile is "api.c", and below the root it is in src.
+	bare := []SourceLine{{7, "", 0, 6 * testPeriod}}
+	off := newTestServer(t, newTestStore(t), Options{})
+	fill(t, off, base)
+	for _, tt := range []struct {
+		server           *httptest.Server
+		function, filter string
+		file, why        string
+		lines            []SourceLine
+		total            int64
+	}{
+		{s, "handle", "", "api.c", `"api.c" is not below`, bare, 11 * testPeriod},
+		{off, "handle", "", "api.c", "--source-root", bare, 11 * testPeriod},
+		{off, "handle", "focus:encode", "api.c", "--source-root", []SourceLine{{7, "", 0, testPeriod}}, testPeriod},
+		{off, "nothing", "", "", "no debug information", []SourceLine{}, 11 * testPeriod},
+	} {
+		params := []string{"function", tt.function}
+		if tt.filter != "" {
+			params = append(params, "filter", tt.filter)
+		}
+		ans := ask(get(t, tt.server, "/api/v1/source"+during(base, 0, 60, params...)))
+		if !strings.Contains(ans.NoText, tt.why) || ans.File != tt.file || ans.Total != tt.total || !slices.Equal(ans.Lines, tt.lines) {
+			t.Errorf("%s %s: %+v", tt.function, tt.filter, ans)
+		}
 	}
 	src := newTestServer(t, newTestStore(t), Options{SourceRoot: filepath.Join(root, "src")})
 	fill(t, src, base)
-	resp, b := get(t, src, "/api/v1/source"+during(base, 0, 60, "function", "handle"))
-	ans := ask(resp, b)
-	if ans.File != "api.c" || ans.Unit != "nanoseconds" || len(ans.Lines) != 8 {
+	ans := ask(get(t, src, "/api/v1/source"+during(base, 0, 60, "function", "handle")))
+	if ans.File != "api.c" || ans.Unit != "nanoseconds" || ans.NoText != "" || len(ans.Lines) != 8 {
 		t.Fatalf("%+v", ans)
+	}
+	// A text that is shorter than what profiles say is not what was built.
+	if err := os.WriteFile(filepath.Join(root, "src", "api.c"), []byte("one line"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if short := ask(get(t, src, "/api/v1/source"+during(base, 0, 60, "function", "handle"))); !strings.Contains(short.NoText, "another version") || !slices.Equal(short.Lines, bare) {
+		t.Errorf("%+v", short)
 	}
 	if l := ans.Lines[6]; l != (SourceLine{7, "int handle() {}", 0, 6 * testPeriod}) {
 		t.Errorf("%+v", l)
 	}
 	for _, tt := range []struct{ params, want string }{
 		{"", "function is missing"},
-		{"function=nothing", "names a file of"},
+		{"function=main&filter=x", "write focus:"},
 		{"function=handle&root=x", "unknown parameter"},
 	} {
 		values, err := url.ParseQuery(tt.params)
@@ -67,10 +96,6 @@ func TestSource(t *testing.T) {
 		if resp, b := get(t, src, "/api/v1/source?"+values.Encode()); resp.StatusCode < 400 || !strings.Contains(string(b), tt.want) {
 			t.Errorf("%s: %s: %s", tt.params, resp.Status, b)
 		}
-	}
-	off := newTestServer(t, newTestStore(t), Options{})
-	if resp, b := get(t, off, "/api/v1/source?function=main"); resp.StatusCode != 404 || !strings.Contains(string(b), "--source-root") {
-		t.Errorf("off: %s: %s", resp.Status, b)
 	}
 
 	for file, ok := range map[string]bool{
