@@ -14,7 +14,7 @@ BENCH_SECONDS ?= 60
 ARGS     ?=
 
 # Patterns like ./... leave testdata out.
-packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/stacks ./testdata/testsummary ./testdata/pageserver
+packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/stacks ./testdata/debian ./testdata/testsummary ./testdata/pageserver
 
 # What looks at the kernel runs as root, what builds does not, so that nobody's files become root's.
 sudo     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")

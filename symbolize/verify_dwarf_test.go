@@ -3,6 +3,7 @@
 package symbolize
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,36 +11,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"pilotlight/testdata/debian"
 )
 
-// The large sets of debug information are Debian's packages. They are downloaded and unpacked below the folder for
-// temporary files, 3.5 GB in all; PILOTLIGHT_DEBUG_PACKAGES names a folder to keep them in.
+// The large sets of debug information are Debian's packages, 3.5 GB when they are unpacked.
 
-// unpackDebian downloads packages with apt and returns the folder that they are unpacked in.
+// unpackDebian returns the folder that packages are unpacked in.
 func unpackDebian(t *testing.T, packages ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		skip(t, "this is no Debian: there is no apt-get")
+	root, err := debian.Unpack(t.TempDir(), packages...)
+	if errors.Is(err, exec.ErrNotFound) {
+		skip(t, err.Error())
 	}
-	kept := os.Getenv("PILOTLIGHT_DEBUG_PACKAGES")
-	if kept == "" {
-		kept = t.TempDir()
-	}
-	root := filepath.Join(kept, strings.Join(packages, "+"))
-	if _, err := os.Stat(root); err == nil {
-		return root
-	}
-	debs := t.TempDir()
-	run(t, debs, "apt-get", append([]string{"-o", "APT::Sandbox::User=root", "download"}, packages...)...)
-	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
-	if err != nil || len(found) != len(packages) {
-		t.Fatalf("apt-get left %v, %v", found, err)
-	}
-	part := root + ".part"
-	for _, deb := range found {
-		run(t, debs, "dpkg-deb", "-x", deb, part)
-	}
-	if err := os.Rename(part, root); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
 	return root
