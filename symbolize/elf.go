@@ -77,6 +77,16 @@ func (m *image) section(name string) *section {
 	return nil
 }
 
+// sectionOf returns the first section of a type, or nil.
+func (m *image) sectionOf(typ elf.SectionType) *section {
+	for i := range m.sections {
+		if m.sections[i].typ == typ {
+			return &m.sections[i]
+		}
+	}
+	return nil
+}
+
 // ptrSize returns the size of an address in the file.
 func (m *image) ptrSize() uint64 {
 	if m.is64 {

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -11,14 +12,16 @@ import (
 // functions begin and end, 12 bytes each, and reads what else a name takes from the file when it is asked.
 //
 // Go functions come from the pclntab, with inlined calls, files and lines; all else comes from .symtab, and from
-// .dynsym where .symtab has nothing. An address that no symbol covers has no name: the nearest exported function
-// before it is most likely a different one.
+// .dynsym where .symtab has nothing. Stubs of the procedure linkage table are called as what they lead to, with @plt
+// behind it. Any other address that no symbol covers has no name: the nearest exported function before it is most likely
+// a different one.
 //
 // A File may be used by several goroutines at once if its ReaderAt may.
 type File struct {
 	closer io.Closer
 	golang *pclntab
 	tables []*symtab
+	stubs  []*symtab
 	// scratch holds *[]byte of scratchSize for reads, which would else be an allocation each.
 	scratch sync.Pool
 
@@ -53,6 +56,10 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 	}
 	if err := f.readSymtab(m, elf.SHT_DYNSYM, Dynsym); err != nil {
 		return nil, err
+	}
+	// Nor may what is wrong with stubs.
+	if err := f.readStubs(m); err != nil && f.err == nil {
+		f.err = fmt.Errorf("procedure linkage table: %w", err)
 	}
 	f.closer, _ = r.(io.Closer)
 	return f, nil
@@ -103,12 +110,14 @@ func (f *File) Resolve(dst []Frame, addr uint64) []Frame {
 			return frames
 		}
 	}
-	for _, t := range f.tables {
-		frames, err := t.resolve(dst, addr, *p)
-		if err != nil {
-			f.note(err)
-		} else if len(frames) > len(dst) {
-			return frames
+	for _, tables := range [][]*symtab{f.tables, f.stubs} {
+		for _, t := range tables {
+			frames, err := t.resolve(dst, addr, *p)
+			if err != nil {
+				f.note(err)
+			} else if len(frames) > len(dst) {
+				return frames
+			}
 		}
 	}
 	return dst
@@ -138,7 +147,7 @@ func (f *File) MemoryBytes() int {
 	if f.golang != nil {
 		n += f.golang.memoryBytes()
 	}
-	for _, t := range f.tables {
+	for _, t := range slices.Concat(f.tables, f.stubs) {
 		n += t.table.memoryBytes()
 	}
 	return n

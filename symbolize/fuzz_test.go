@@ -15,6 +15,8 @@ func FuzzOpen(f *testing.F) {
 			testSymbol{"_ZN3foo3barEv", 0x1010, 0, elf.STB_LOCAL, elf.STT_NOTYPE, 1},
 		), uint64(0x1014))
 	}
+	f.Add(stubsAMD64(), uint64(0x2010))
+	f.Add(stubsARM64(), uint64(0x2010))
 	f.Add(makeGo(goImage{}), uint64(0x1010))
 	f.Add(makeGo(goImage{magic: magicGo118}), uint64(0x1010))
 	f.Add(makeGo(goImage{inlineLoop: true}), uint64(0x1010))

@@ -15,8 +15,8 @@ import (
 )
 
 // Indexes are compared with what llvm-symbolizer-19 says of the same code, at random addresses of the sections with
-// .text in their name: stubs of the linker (.plt) have no names in either, and llvm-symbolizer goes on with what is
-// before them.
+// .text in their name: stubs of the linker (.plt) have no names in either, File has those, and llvm-symbolizer goes on with
+// what is before them.
 //
 // At an address that has debug information the same functions have to come in the same order, each with the same file
 // and line; at another the same symbol and file, or none. TestVerifySymbols... hold 99.9 % of all addresses to that,

@@ -28,31 +28,20 @@ type symtab struct {
 	strings extent
 	// entries is the number of symbols that name code.
 	entries int
+	// suffix is put behind each name.
+	suffix string
 }
 
 // readSymtab reads the symbol table of a type, or returns nil if the file has none. Symbols at addresses that are
 // covered already are left out. The source files of the others go to files, unless that is nil.
 func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint64) bool, files *symbolFiles) (*symtab, error) {
-	var s *section
-	for i := range m.sections {
-		if m.sections[i].typ == typ {
-			s = &m.sections[i]
-			break
-		}
-	}
+	s := m.sectionOf(typ)
 	if s == nil || s.size == 0 {
 		return nil, nil
 	}
-	e, err := m.extentOf(s)
+	e, strings, err := m.symbols(s)
 	if err != nil {
 		return nil, err
-	}
-	if uint64(s.link) >= uint64(len(m.sections)) {
-		return nil, fmt.Errorf("section %s: names are in section %d of %d", s.name, s.link, len(m.sections))
-	}
-	strings, err := m.extentOf(&m.sections[s.link])
-	if err != nil {
-		return nil, fmt.Errorf("section %s: %w", s.name, err)
 	}
 	syms, err := m.functions(e, strings.size, covered, files)
 	if err != nil {
@@ -61,7 +50,21 @@ func readSymtab(m *image, typ elf.SectionType, rank Rank, covered func(addr uint
 	if len(syms) == 0 {
 		return nil, nil
 	}
-	return &symtab{m.source, rank, newTable(syms), strings, len(syms)}, nil
+	return &symtab{source: m.source, rank: rank, table: newTable(syms), strings: strings, entries: len(syms)}, nil
+}
+
+// symbols returns where the symbols of a table are, and their names.
+func (m *image) symbols(s *section) (entries, strings extent, err error) {
+	if entries, err = m.extentOf(s); err != nil {
+		return entries, strings, err
+	}
+	if uint64(s.link) >= uint64(len(m.sections)) {
+		return entries, strings, fmt.Errorf("section %s: names are in section %d of %d", s.name, s.link, len(m.sections))
+	}
+	if strings, err = m.extentOf(&m.sections[s.link]); err != nil {
+		return entries, strings, fmt.Errorf("section %s: %w", s.name, err)
+	}
+	return entries, strings, nil
 }
 
 // functions returns the symbols of code in the symbol table at e.
@@ -204,22 +207,26 @@ func (t *symtab) resolve(dst []Frame, addr uint64, buf []byte) ([]Frame, error) 
 	if !ok {
 		return dst, nil
 	}
-	var best string
-	var failed error
-	t.table.namesOf(i, func(off uint32) {
-		name, err := t.cstring(t.strings, uint64(off), buf)
-		switch {
-		case err != nil:
-			failed = err
-		case best == "" || compareNames([]byte(name), []byte(best)) < 0:
-			best = name
-		}
-	})
-	if failed != nil {
-		return dst, fmt.Errorf("%s: name of the symbol at %#x: %w", t.rank, addr, failed)
+	_, name, err := t.bestName(i, buf)
+	if err != nil {
+		return dst, fmt.Errorf("%s: name of the symbol at %#x: %w", t.rank, addr, err)
 	}
-	if best == "" {
+	if name == "" {
 		return dst, nil
 	}
-	return append(dst, Frame{Function: demangled(best), SystemName: best, Source: t.rank}), nil
+	return append(dst, Frame{Function: demangled(name) + t.suffix, SystemName: name + t.suffix, Source: t.rank}), nil
+}
+
+// bestName returns the name of range i of the table, and where it is in the strings.
+func (t *symtab) bestName(i int, buf []byte) (at uint32, best string, err error) {
+	t.table.namesOf(i, func(off uint32) {
+		name, nerr := t.cstring(t.strings, uint64(off), buf)
+		switch {
+		case nerr != nil:
+			err = nerr
+		case best == "" || compareNames([]byte(name), []byte(best)) < 0:
+			at, best = off, name
+		}
+	})
+	return at, best, err
 }
