@@ -76,19 +76,11 @@ func (s *server) holds(t *testing.T) held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages, err := strconv.Atoi(strings.Fields(string(statm))[1])
-	if err != nil {
-		t.Fatal(err)
-	}
 	text, err := get(s.url + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := held{rss: float64(pages * os.Getpagesize()), fds: float64(len(fds))}
+	h := held{rss: float64(rssOf(t, pid)), fds: float64(len(fds))}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		into := map[string]*float64{"pilotlight_bpf_memory_bytes": &h.bpfMemory, "pilotlight_unwind_table_bytes": &h.tables}[name]
