@@ -183,7 +183,7 @@ func (w *work) close() {
 // sums gives n zeros, in memory that the dictionary before had.
 func (w *work) sums(n int) []int64 {
 	if cap(w.room) < n {
-		w.size += 12 * int64(n-cap(w.room)) // the answer needs another 4 for each while it takes them
+		w.size += 8 * int64(n-cap(w.room))
 		w.room = make([]int64, n)
 	}
 	w.room = w.room[:n]

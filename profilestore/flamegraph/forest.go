@@ -40,8 +40,8 @@ type source struct {
 
 // place is a prefix in a tree.
 type place struct {
-	source, at uint32
-	frames     int32 // how many of the frames of its last label belong to it; 0: all of them
+	source, at uint32 // tree, and where its bytes have the prefix
+	frames     int32  // how many of the frames of its last label belong to it; 0: all of them
 }
 
 // step is a place and the child that it belongs to.
@@ -97,15 +97,14 @@ func (f *forest) function(side int, frame int32) int32 {
 	return *known
 }
 
-// code is what source.codes says of the label of a place.
-func (f *forest) code(src *source, at uint32) int32 {
-	label := src.label[at]
+// code is what source.codes says of a label.
+func (f *forest) code(src *source, label uint32) int32 {
 	if int(label) >= len(src.codes) {
 		src.codes = append(src.codes, make([]int32, int(label)+1-len(src.codes))...)
 	}
 	if src.codes[label] == 0 {
 		var one [1]int32
-		frames := src.framesAt(at, &one)
+		frames := src.framesOf(label, &one)
 		if len(frames) == 1 {
 			src.codes[label] = f.function(src.side, frames[0])
 		} else {
@@ -123,22 +122,25 @@ func (f *forest) code(src *source, at uint32) int32 {
 // below calls fn for the places that are one frame further.
 func (f *forest) below(p place, fn func(function int32, next place, side int, total int64)) {
 	src := &f.sources[p.source]
+	above := src.read(p.at)
 	if p.frames > 0 {
-		chain := f.chains[-1-f.code(src, p.at)]
+		chain := f.chains[-1-f.code(src, above.label)]
 		next := place{p.source, p.at, p.frames + 1}
 		if int(next.frames) == len(chain) {
 			next.frames = 0
 		}
-		fn(chain[p.frames], next, src.side, src.total[p.at])
+		fn(chain[p.frames], next, src.side, above.total)
 		return
 	}
-	for at := p.at + 1; at < src.end[p.at]; at = src.end[at] {
-		code := f.code(src, at)
+	for at := above.below; at < above.end; {
+		n := src.read(at)
+		code := f.code(src, n.label)
 		next := place{p.source, at, 0}
+		at = n.end
 		if code < 0 {
 			code, next.frames = f.chains[-1-code][0], 1
 		}
-		fn(code, next, src.side, src.total[at])
+		fn(code, next, src.side, n.total)
 	}
 }
 
@@ -148,7 +150,7 @@ func (f *forest) begin(places []place) {
 	n := node{placeEnd: int32(len(places))}
 	for _, p := range places {
 		src := &f.sources[p.source]
-		n.totals[src.side] += src.total[p.at]
+		n.totals[src.side] += src.read(p.at).total
 	}
 	n.weight = f.weigh(n.totals)
 	f.nodes = append(f.nodes, n)

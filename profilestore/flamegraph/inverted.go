@@ -18,7 +18,7 @@ func (c *callers) addEnds(end []string) error {
 	for i := range c.of.sources {
 		src := &c.of.sources[i]
 		var path []int32 // functions
-		empty := src.total[0]
+		empty := src.total
 		src.walk(func(frame int32, self, _ int64) {
 			path = append(path, c.of.function(src.side, frame))
 			empty -= self

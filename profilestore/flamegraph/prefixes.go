@@ -1,68 +1,183 @@
 package flamegraph
 
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
 // prefixes is a tree of stacks in preorder: all stacks that begin with one follow it. It never changes.
+//
+// Each stack is a header of varints, with what it has called last, its label:
+//
+//	label*4+chained                      all that begins with it begins with the next one
+//	label*4+ends, total                  nothing goes on from it
+//	label*4+forks, total, self, length   of what goes on from it, in bytes
+//
+// With many distinct stacks nearly all are chained: a tree takes some 4 bytes a stack, and there may be millions.
 type prefixes struct {
-	label []uint32 // what a stack has called last; the first is the empty stack, whose label says nothing
-	end   []uint32 // where the stacks that begin with it end
-	total []int64  // value of all of them; never 0, but for the empty stack
+	bytes []byte
+	total int64 // value of all stacks
+	count int   // of stacks, without the empty one
 
 	frames func(label uint32) []int32 // nil: a label is the number of a frame
 }
 
-// newPrefixes leaves out stacks without a value of which none with one begins. values become totals.
-func newPrefixes(callers, labels []uint32, values []int64) *prefixes {
-	size := make([]uint32, len(callers))
-	for i := len(callers) - 1; i > 0; i-- {
-		if values[i] == 0 {
-			continue
-		}
-		size[i]++
-		values[callers[i]] += values[i]
-		size[callers[i]] += size[i]
+const (
+	forks = iota
+	ends
+	chained
+)
+
+// longestChain bounds what it costs to find the total of a stack.
+const longestChain = 8
+
+// prefix is a stack as it stands in the bytes of a tree. The first is the empty one, whose label says nothing.
+type prefix struct {
+	label       uint32
+	total, self int64
+	below, end  uint32 // what goes on from it is in bytes[below:end]
+	chained     bool
+}
+
+// read gives the stack that begins at a place in the bytes.
+func (p *prefixes) read(at uint32) prefix {
+	head, at := p.varint(at)
+	n := prefix{label: uint32(head >> 2), below: at, chained: head&3 == chained}
+	for head&3 == chained {
+		head, at = p.varint(at)
 	}
-	n := size[0] + 1
-	p := &prefixes{label: make([]uint32, n), end: make([]uint32, n), total: make([]int64, n)}
-	p.end[0], p.total[0] = n, values[0]
-	next := size // once a stack has its place: that of the next one which it calls
-	next[0] = 1
-	for i, caller := range callers {
-		if i == 0 || values[i] == 0 {
+	total, at := p.varint(at)
+	self := total
+	n.total, n.end = int64(total), at
+	if head&3 == forks {
+		var length uint64
+		self, at = p.varint(at)
+		length, at = p.varint(at)
+		n.end = at + uint32(length)
+	}
+	if !n.chained {
+		n.self, n.below = int64(self), at
+	}
+	return n
+}
+
+// next gives the stack that follows n. One that is chained to it needs no search for its total.
+func (p *prefixes) next(n *prefix) prefix {
+	if n.chained {
+		if head, at := p.varint(n.below); head&3 == chained {
+			return prefix{label: uint32(head >> 2), total: n.total, below: at, end: n.end, chained: true}
+		}
+	}
+	return p.read(n.below)
+}
+
+func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
+	b := p.bytes[at:]
+	if b[0] < 0x80 {
+		return uint64(b[0]), at + 1
+	}
+	if b[1] < 0x80 { // as in most labels
+		return uint64(b[0])&0x7f | uint64(b[1])<<7, at + 2
+	}
+	v, n := binary.Uvarint(b)
+	return v, at + uint32(n)
+}
+
+func varintLen(v uint64) uint32 { return uint32(bits.Len64(v|1)+6) / 7 }
+
+// treeWriter makes prefixes, one after the other in the same memory.
+type treeWriter struct {
+	totals []int64
+	below  []uint32 // bytes of what goes on from a stack; once it has its place: that of the next one which it calls
+	chain  []uint8  // how many stacks in a row are chained, this one included; 0: nothing goes on from it
+}
+
+const forked = longestChain + 1 // in treeWriter.chain: it forks
+
+func (w *treeWriter) size() int64 { return 13 * int64(cap(w.totals)) }
+
+// write leaves out stacks without a value of which none with one begins.
+func (w *treeWriter) write(callers, labels []uint32, values []int64) *prefixes {
+	n := len(callers)
+	w.totals = append(w.totals[:0], values...)
+	w.below = slices.Grow(w.below[:0], n)[:n]
+	w.chain = slices.Grow(w.chain[:0], n)[:n]
+	clear(w.below)
+	clear(w.chain)
+	p := new(prefixes)
+	for i := n - 1; i > 0; i-- {
+		if w.totals[i] == 0 {
 			continue
 		}
-		at := next[caller]
-		next[caller] = at + size[i]
-		p.label[at], p.end[at], p.total[at] = labels[i], at+size[i], values[i]
-		next[i] = at + 1
+		p.count++
+		c := callers[i]
+		w.below[c] += w.header(labels[i], i, values[i]) + w.below[i]
+		w.totals[c] += w.totals[i]
+		switch next := w.chain[i]; {
+		case w.chain[c] > 0 || values[c] > 0 || c == 0 || next == longestChain:
+			w.chain[c] = forked
+		case next == forked:
+			w.chain[c] = 1
+		default:
+			w.chain[c] = next + 1
+		}
+	}
+	w.chain[0] = forked
+	p.total = w.totals[0]
+	p.bytes = make([]byte, 0, w.header(0, 0, values[0])+w.below[0])
+	p.bytes = w.append(p.bytes, 0, 0, values[0])
+	w.below[0] = uint32(len(p.bytes))
+	p.bytes = p.bytes[:cap(p.bytes)]
+	for i := 1; i < n; i++ {
+		if w.totals[i] == 0 {
+			continue
+		}
+		at := w.below[callers[i]]
+		end := at + w.below[i]
+		next := uint32(len(w.append(p.bytes[:at], labels[i], i, values[i])))
+		w.below[callers[i]] = end + next - at
+		w.below[i] = next
 	}
 	return p
 }
 
-func (p *prefixes) size() int64 { return 16 * int64(len(p.label)) }
-
-// framesAt are the frames of the last call of a stack.
-func (p *prefixes) framesAt(at uint32, one *[1]int32) []int32 {
-	if p.frames == nil {
-		one[0] = int32(p.label[at])
-		return one[:]
+// header is the length of the header of a stack of which all that goes on from it is known.
+func (w *treeWriter) header(label uint32, i int, self int64) uint32 {
+	length := varintLen(uint64(label) << 2)
+	switch w.chain[i] {
+	case forked:
+		return length + varintLen(uint64(w.totals[i])) + varintLen(uint64(self)) + varintLen(uint64(w.below[i]))
+	case 0:
+		return length + varintLen(uint64(w.totals[i]))
 	}
-	return p.frames(p.label[at])
+	return length
 }
 
-// selfs are the values of the stacks themselves.
-func (p *prefixes) selfs() []int64 {
-	self := make([]int64, len(p.total))
-	copy(self, p.total)
-	var path []uint32
-	for at := range p.total {
-		for len(path) > 0 && p.end[path[len(path)-1]] <= uint32(at) {
-			path = path[:len(path)-1]
-		}
-		if len(path) > 0 {
-			self[path[len(path)-1]] -= p.total[at]
-		}
-		path = append(path, uint32(at))
+func (w *treeWriter) append(dst []byte, label uint32, i int, self int64) []byte {
+	head := uint64(label) << 2
+	switch w.chain[i] {
+	case forked:
+		dst = binary.AppendUvarint(dst, head|forks)
+		dst = binary.AppendUvarint(dst, uint64(w.totals[i]))
+		dst = binary.AppendUvarint(dst, uint64(self))
+		return binary.AppendUvarint(dst, uint64(w.below[i]))
+	case 0:
+		dst = binary.AppendUvarint(dst, head|ends)
+		return binary.AppendUvarint(dst, uint64(w.totals[i]))
 	}
-	return self
+	return binary.AppendUvarint(dst, head|chained)
+}
+
+func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
+
+// framesOf are the frames of a label.
+func (p *prefixes) framesOf(label uint32, one *[1]int32) []int32 {
+	if p.frames == nil {
+		one[0] = int32(label)
+		return one[:]
+	}
+	return p.frames(label)
 }
 
 // walk calls enter for each frame, callers first, with the value of the stack that ends there and of those that
@@ -75,7 +190,6 @@ func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(f
 	var calls []open
 	var path []int32
 	var one [1]int32
-	self := p.selfs()
 	pop := func() {
 		last := calls[len(calls)-1]
 		calls = calls[:len(calls)-1]
@@ -84,20 +198,21 @@ func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(f
 			path = path[:len(path)-1]
 		}
 	}
-	for at := uint32(1); at < uint32(len(p.label)); at++ {
-		for len(calls) > 0 && calls[len(calls)-1].end <= at {
+	for n := p.read(0); n.below < uint32(len(p.bytes)); {
+		for len(calls) > 0 && calls[len(calls)-1].end <= n.below {
 			pop()
 		}
-		frames := p.framesAt(at, &one)
+		n = p.next(&n)
+		frames := p.framesOf(n.label, &one)
 		for i, f := range frames {
 			own := int64(0)
 			if i == len(frames)-1 {
-				own = self[at]
+				own = n.self
 			}
 			path = append(path, f)
-			enter(f, own, p.total[at])
+			enter(f, own, n.total)
 		}
-		calls = append(calls, open{p.end[at], len(frames)})
+		calls = append(calls, open{n.end, len(frames)})
 	}
 	for len(calls) > 0 {
 		pop()
@@ -106,7 +221,7 @@ func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(f
 
 // flatten makes the tree one of frames, as Stacks.Add does, but does not look for what is there already.
 func (p *prefixes) flatten() (parent, frame []int32, self []int64) {
-	n := len(p.label) - 1
+	n := p.count
 	parent, frame, self = make([]int32, 0, n), make([]int32, 0, n), make([]int64, 0, n)
 	var path []int32
 	above := func() int32 {

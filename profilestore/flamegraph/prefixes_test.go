@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -94,6 +95,65 @@ func TestTreesEqualStacks(t *testing.T) {
 		check(trees, flat)
 		fs := filters(t, []string{"focus:f1", "ignore:f2", "hide:f3", "show_from:f[45]", "hide:src1"}[r.IntN(5)], []string{"focus:f", "hide:lib0", "show_from:lib1"}[r.IntN(3)])
 		check(filtered(t, trees, fs...), filtered(t, flat, fs...))
+	}
+}
+
+// Trees with long chains, large labels and large values are written and read again.
+func TestTreeWriter(t *testing.T) {
+	type step struct {
+		label       int32
+		self, total int64
+	}
+	r := rand.New(rand.NewPCG(15, 16))
+	var w treeWriter
+	for range 2000 {
+		n := 1 + r.IntN(100)
+		callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
+		totals := make([]int64, n)
+		below := make([][]int, n)
+		straight, rare := r.IntN(20), r.IntN(20)
+		for i := range n {
+			if i > 0 {
+				callers[i], labels[i] = uint32(i-1), r.Uint32N(1<<r.IntN(31))
+				if r.IntN(20) > straight {
+					callers[i] = uint32(r.IntN(i))
+				}
+				below[callers[i]] = append(below[callers[i]], i)
+			}
+			if r.IntN(20) > rare {
+				values[i] = r.Int64N(1 << r.IntN(50))
+			}
+		}
+		count := 0
+		for i := n - 1; i >= 0; i-- {
+			totals[i] += values[i]
+			if i > 0 {
+				totals[callers[i]] += totals[i]
+				if totals[i] > 0 {
+					count++
+				}
+			}
+		}
+		var want, got []step
+		var visit func(i int)
+		visit = func(i int) {
+			for _, c := range below[i] {
+				if totals[c] > 0 {
+					want = append(want, step{int32(labels[c]), values[c], totals[c]})
+					visit(c)
+					want = append(want, step{label: -1})
+				}
+			}
+		}
+		visit(0)
+		p := w.write(callers, labels, values)
+		p.walk(func(frame int32, self, total int64) { got = append(got, step{frame, self, total}) }, func(int32) { got = append(got, step{label: -1}) })
+		if !slices.Equal(got, want) {
+			t.Fatalf("callers %v, labels %v, values %v: %v, want %v", callers, labels, values, got, want)
+		}
+		if root := p.read(0); p.count != count || p.total != totals[0] || root.total != totals[0] || root.self != values[0] || int(root.end) != len(p.bytes) {
+			t.Fatalf("count %d, total %d, root %+v, %d bytes; want %d, %d, %d of its own", p.count, p.total, root, len(p.bytes), count, totals[0], values[0])
+		}
 	}
 }
 

@@ -77,15 +77,16 @@ func (f *forest) calls(name string) []place {
 	var places []place
 	for i := range f.sources {
 		src := &f.sources[i]
-		for at := uint32(1); at < uint32(len(src.label)); {
-			code := f.code(src, at)
+		for n := src.read(0); n.below < uint32(len(src.bytes)); {
+			at := n.below
+			n = src.next(&n)
+			code := f.code(src, n.label)
 			chain := []int32{code}
 			if code < 0 {
 				chain = f.chains[-1-code]
 			}
 			k := slices.IndexFunc(chain, func(fn int32) bool { return f.functions[fn].name == name })
 			if k < 0 {
-				at++
 				continue
 			}
 			f.found(chain[k])
@@ -94,7 +95,7 @@ func (f *forest) calls(name string) []place {
 				p.frames = 0
 			}
 			places = append(places, p)
-			at = src.end[at]
+			n.below, n.chained = n.end, false // and so passes over what goes on from it
 		}
 	}
 	return places
@@ -183,7 +184,7 @@ func (c *callers) forest(o *Options) *forest {
 		codes[fn] = int32(fn)
 	}
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: newPrefixes(c.parent, labels, c.self[side]), side: side, codes: codes})
+		f.sources = append(f.sources, source{prefixes: new(treeWriter).write(c.parent, labels, c.self[side]), side: side, codes: codes})
 	}
 	f.begin(f.roots())
 	return f

@@ -27,7 +27,8 @@ type Stacks struct {
 	children // their labels are frames
 	root     int64
 
-	trees []*prefixes // of AddTree
+	trees  []*prefixes // of AddTree
+	writer treeWriter
 
 	names     map[string]string
 	nameBytes int64
@@ -75,14 +76,14 @@ func (s *Stacks) Add(stack []int32, value int64) {
 }
 
 // AddTree adds stacks that are kept as a tree already: stack i is stack callers[i], a smaller number, and what it
-// called, labels[i]; stack 0 is the empty one. values are those of the stacks themselves, as Add takes them;
-// they are changed, and none of the three slices is kept. frames says which frames a label stands for, numbers of
-// Frame, outermost first and at least one; it is called when the label is needed, once or again.
+// called, labels[i]; stack 0 is the empty one. values are those of the stacks themselves, as Add takes them; none of
+// the three slices is kept. frames says which frames a label stands for, numbers of Frame, outermost first and at least
+// one; it is called when the label is needed, once or again.
 func (s *Stacks) AddTree(callers, labels []uint32, values []int64, frames func(label uint32) []int32) {
-	p := newPrefixes(callers, labels, values)
+	p := s.writer.write(callers, labels, values)
 	p.frames = frames
 	s.trees = append(s.trees, p)
-	s.total += p.total[0]
+	s.total += p.total
 }
 
 // all are the trees of both kinds.
@@ -101,13 +102,13 @@ func (s *Stacks) ownTree() *prefixes {
 	for i, p := range s.parent {
 		callers[i+1], labels[i+1], values[i+1] = uint32(p+1), uint32(s.labels[i]), s.self[i]
 	}
-	return newPrefixes(callers, labels, values)
+	return new(treeWriter).write(callers, labels, values)
 }
 
 func (s *Stacks) totalOfTrees() int64 {
 	sum := int64(0)
 	for _, t := range s.trees {
-		sum += t.total[0]
+		sum += t.total
 	}
 	return sum
 }
@@ -119,7 +120,7 @@ func (s *Stacks) Total() int64 { return s.total }
 func (s *Stacks) Nodes() int {
 	n := len(s.parent)
 	for _, t := range s.trees {
-		n += len(t.label) - 1
+		n += t.count
 	}
 	return n
 }
@@ -128,7 +129,7 @@ func (s *Stacks) Nodes() int {
 func (s *Stacks) Size() int64 {
 	// A node is 12 bytes in the columns, a frame 64 in the list and in the map; slices and maps hold up to twice of
 	// what they use.
-	size := 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes
+	size := 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes + s.writer.size()
 	for _, t := range s.trees {
 		size += t.size()
 	}
