@@ -28,6 +28,10 @@ type forest struct {
 	places []place
 	slot   []int32 // by function: the child that has it, of the node that is being expanded
 	next   []step
+	kept   []int32 // of its children, which node each became, -1: none; empty: all are the nodes that they were
+
+	cut     cut
+	dropped []dropped
 }
 
 // source is one tree.
@@ -58,6 +62,39 @@ type node struct {
 	place, placeEnd  int32
 	child, childEnd  int32 // 0: not expanded
 	order            int32 // place in the graph, +1; 0: it has none
+	dropped          int32 // index of forest.dropped, +1; 0: all its children are nodes
+}
+
+// dropped is the children of a node that cannot survive.
+type dropped struct {
+	count  int32
+	totals [2]int64
+}
+
+// cut tells while nodes are found which cannot be among the heaviest ones: as many as are wanted are heavier. Without
+// it a stack that was seen once would cost a node, and there may be millions.
+type cut struct {
+	most   int        // wanted; 0: all
+	counts [ranks]int // found so far, by class
+	class  int        // nodes of lower ones do not survive
+	above  int        // found in this class and in higher ones
+}
+
+// admits says whether a node of a class may survive, and counts it.
+func (c *cut) admits(class int) bool {
+	if class < c.class {
+		return false
+	}
+	c.counts[class]++
+	c.above++
+	return true
+}
+
+func (c *cut) rise() {
+	for c.most > 0 && c.above-c.counts[c.class] >= c.most {
+		c.above -= c.counts[c.class]
+		c.class++
+	}
 }
 
 func newForest(name string, o *Options, whole []*Stacks) *forest {
@@ -227,7 +264,7 @@ func (f *forest) expand(n int32) {
 	for i := f.nodes[n].place; i < f.nodes[n].placeEnd; i++ {
 		f.below(f.places[i], func(fn int32, next place, side int, total int64) {
 			child := f.slot[fn]
-			if child < first { // of a node before
+			if child == 0 {
 				child = int32(len(f.nodes))
 				f.slot[fn] = child
 				f.nodes = append(f.nodes, node{parent: n, function: fn})
@@ -237,20 +274,67 @@ func (f *forest) expand(n int32) {
 			f.next = append(f.next, step{next, child})
 		})
 	}
-	end := int32(len(f.nodes))
-	f.nodes[n].child, f.nodes[n].childEnd = first, end
+	f.keep(n, first)
 	at := int32(len(f.places))
-	for c := first; c < end; c++ {
+	for c := first; c < int32(len(f.nodes)); c++ {
 		own := &f.nodes[c]
-		own.weight = f.weigh(own.totals)
 		own.place, own.placeEnd, at = at, at, at+own.placeEnd
 	}
-	f.places = slices.Grow(f.places, len(f.next))[:at]
+	f.places = slices.Grow(f.places, int(at)-len(f.places))[:at]
 	for _, s := range f.next {
-		own := &f.nodes[s.child]
+		child := s.child
+		if len(f.kept) > 0 {
+			if child = f.kept[child-first]; child < 0 {
+				continue
+			}
+		}
+		own := &f.nodes[child]
 		f.places[own.placeEnd] = s.place
 		own.placeEnd++
 	}
+}
+
+// keep leaves of the children of a node, which are the last nodes, those that may survive.
+func (f *forest) keep(n, first int32) {
+	f.kept = f.kept[:0]
+	var none dropped
+	kept := first
+	for c := first; c < int32(len(f.nodes)); c++ {
+		own := &f.nodes[c]
+		f.slot[own.function] = 0
+		own.weight = f.weigh(own.totals)
+		if f.cut.most == 0 {
+			kept++
+			continue
+		}
+		if !f.cut.admits(rank(own.weight)) {
+			f.kept = append(f.kept, -1)
+			none.count++
+			none.totals[0] += own.totals[0]
+			none.totals[1] += own.totals[1]
+			continue
+		}
+		f.kept = append(f.kept, kept)
+		if kept < c {
+			f.nodes[kept] = *own
+		}
+		kept++
+	}
+	f.nodes = f.nodes[:kept]
+	f.nodes[n].child, f.nodes[n].childEnd = first, kept
+	if none.count > 0 {
+		f.dropped = append(f.dropped, none)
+		f.nodes[n].dropped = int32(len(f.dropped))
+	}
+	f.cut.rise()
+}
+
+// droppedOf is what expand left out of a node's children.
+func (f *forest) droppedOf(n *node) dropped {
+	if n.dropped == 0 {
+		return dropped{}
+	}
+	return f.dropped[n.dropped-1]
 }
 
 // limit says which nodes survive: those that weigh more than lightest, and of those that weigh as much the first
@@ -275,6 +359,7 @@ func (f *forest) heaviest(most int) limit {
 	if most == 0 {
 		return all
 	}
+	f.cut.most = most
 	var waiting [ranks][]int32
 	count := 0
 	add := func(n int32) {

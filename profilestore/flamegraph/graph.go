@@ -96,6 +96,7 @@ func (f *forest) graph() *Graph {
 			g.Files = append(g.Files, file)
 		}
 		g.Name[i] = names[n.function]
+		g.PrunedCount[i] = f.droppedOf(n).count
 		for c := n.child; c < n.childEnd; c++ {
 			if f.nodes[c].order == 0 {
 				g.PrunedCount[i]++
@@ -115,7 +116,8 @@ func (f *forest) values(side int, order []int32) (self, pruned []int64) {
 	self, pruned = make([]int64, len(order)), make([]int64, len(order))
 	for i, id := range order {
 		n := &f.nodes[id]
-		self[i] = n.totals[side]
+		pruned[i] = f.droppedOf(n).totals[side]
+		self[i] = n.totals[side] - pruned[i]
 		for c := n.child; c < n.childEnd; c++ {
 			self[i] -= f.nodes[c].totals[side]
 			if f.nodes[c].order == 0 {
