@@ -1,6 +1,8 @@
 // Figures of the page beside other tools, as CPU time of the browser's main thread: `make bench-ui`. One profile of
 // 10 k, 100 k and 1 M call tree nodes is given to each of them; shown are the first render (decoding included) and a
 // zoom, in ms, and the heap after a collection. BENCH_NODES says otherwise; PPROF=0 and SPEEDSCOPE=0 leave those out.
+// Then what it takes from a cold page, one click included, to the flame graph of the busiest service of the last hour
+// with BENCH_PROFILES profiles stored.
 // @ts-check
 
 import { spawn } from "node:child_process";
@@ -14,7 +16,8 @@ import { launch } from "./browser.mjs";
 import { go, start } from "./fixture.mjs";
 import { encode } from "./pprof.mjs";
 
-const sizes = (process.env["BENCH_NODES"] ?? "10000,100000,1000000").split(",").map(Number);
+const sizes = (process.env["BENCH_NODES"] ?? "10000,100000,1000000").split(",").map(Number).filter((n) => n > 0);
+const stored = Number(process.env["BENCH_PROFILES"] ?? "15000");
 const runs = 3;
 
 /** @typedef {import("./pprof.mjs").Frame} Frame */
@@ -128,6 +131,55 @@ async function serve(dir, file) {
   return { server, url: `http://127.0.0.1:${typeof address === "object" && address ? address.port : 0}` };
 }
 
+/**
+ * A machine's last hour: a profile for each of its processes and each window of 10 s.
+ * @param {Awaited<ReturnType<typeof start>>} own @param {number} profiles
+ */
+async function fillHour(own, profiles) {
+  const windows = 350;
+  const processes = Math.ceil(profiles / windows);
+  const pool = stacks(4000);
+  const begin = Date.now() - windows * 10e3 - 20e3;
+  for (let p = 0; p < processes; p++) {
+    const batch = [];
+    for (let w = 0; w < windows && p * windows + w < profiles; w++) {
+      const samples = Array.from({ length: 30 }, (_, i) => pool[(p * 37 + ((w % 17) + 1) * i) % pool.length]).filter((s) => s !== undefined);
+      batch.push(encode(samples, begin + w * 10e3, 10e3));
+    }
+    await own.push(`service-${p}`, batch);
+  }
+}
+
+/** From a cold page to the busiest service's flame graph. @param {import("playwright-core").Browser} browser @param {number} profiles */
+async function journey(browser, profiles) {
+  const own = await start({ data: false });
+  try {
+    await fillHour(own, profiles);
+    /** @type {{ cpu: number[], wall: number[] }} */
+    const all = { cpu: [], wall: [] };
+    for (let i = 0; i < 5; i++) {
+      const context = await browser.newContext({ viewport: { width: 1600, height: 900 } });
+      const page = await context.newPage();
+      const until = async (/** @type {string} */ condition) => {
+        while (!(await page.evaluate(condition))) await new Promise((resolve) => setTimeout(resolve, 20));
+      };
+      const begun = performance.now();
+      all.cpu.push(await cost(page, async () => {
+        await page.goto(own.url);
+        await until("document.querySelector('td.service a') !== null");
+        const box = await page.evaluate("(({ left, top }) => ({ left, top }))(document.querySelector('td.service a').getBoundingClientRect())");
+        await page.mouse.click(box.left + 5, box.top + 5);
+        await until("location.pathname === '/explore' && document.querySelectorAll('[role=treeitem]').length > 1 && !document.querySelector('.stale, .busy')");
+      }));
+      all.wall.push(performance.now() - begun);
+      await context.close();
+    }
+    console.log(`from a cold page to the busiest of ${Math.ceil(profiles / 350)} services, ${profiles} profiles stored, 1 click: ${median(all.cpu).toFixed(0)} ms CPU, ${median(all.wall).toFixed(0)} ms wall`);
+  } finally {
+    await own.close();
+  }
+}
+
 const browser = await launch();
 for (const nodes of sizes) {
   const dir = await mkdtemp(join(tmpdir(), "pilotlight-bench-"));
@@ -178,4 +230,5 @@ for (const nodes of sizes) {
     await rm(dir, { recursive: true, force: true });
   }
 }
+if (stored > 0) await journey(browser, stored);
 await browser.close();
