@@ -1,5 +1,6 @@
 // Pageserver serves the page and the API on a store of its own, which is empty at first and gone at the end: what
-// the browser tests push their profiles to. It prints its URL, and ends when its standard input does.
+// the browser tests push their profiles to. It prints its URL, and ends when its standard input does. Its argument is
+// the directory of --source-root.
 package main
 
 import (
@@ -36,8 +37,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var source string
+	if len(os.Args) > 1 {
+		source = os.Args[1]
+	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	server := httpapi.NewServer(httpapi.NewHandler(store, httpapi.Options{UI: ui.Handler(), Logger: log}))
+	server := httpapi.NewServer(httpapi.NewHandler(store, httpapi.Options{UI: ui.Handler(), Logger: log, SourceRoot: source}))
 	go func() {
 		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, "pageserver:", err)

@@ -8,7 +8,7 @@ export const defaultType = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
 export const themes = ["auto", "light", "dark"] as const;
 export const colors = ["binary", "package"] as const;
 export const sorts = ["self", "-self", "total", "-total", "function", "-function", "change", "-change"] as const;
-export const views = ["flame", "sandwich", "table"] as const;
+export const views = ["flame", "sandwich", "table", "source"] as const;
 export const filterKinds = ["focus", "ignore", "hide", "show_from", "collapse"] as const;
 export const refreshes = ["off", "10s", "30s", "1m"] as const;
 
@@ -26,7 +26,7 @@ export interface State {
   zoom: readonly string[];
   /** Filters in their order, each kind:expression. */
   f: readonly string[];
-  /** The selected function: that of the sandwich, and of /fn. */
+  /** The selected function: that of the sandwich, of the source, and of /fn. */
   name: string;
   /** Regular expression. */
   search: string;
@@ -52,7 +52,7 @@ export interface State {
 export const defaults: State = {
   q: "{}",
   type: defaultType,
-  from: "now-15m",
+  from: "now-1h",
   to: "now",
   sel: null,
   view: "flame",

@@ -70,6 +70,17 @@ export interface Call {
   value: number;
 }
 
+/** GET /api/v1/source: the lines of a function; if `no_text` says why there is no text, those with values alone. */
+export interface SourceText {
+  unit: string;
+  total: number;
+  function: string;
+  file: string;
+  no_text?: string;
+  /** Line 0 is what the profiles have no line for. */
+  lines: { line: number; text: string; self: number; total: number }[];
+}
+
 /** GET /api/v1/profiles: single profiles, newest first. */
 export interface Profiles {
   profiles: { time_ms: number; duration_ms: number }[];

@@ -121,7 +121,11 @@ export class Painter {
   private withChange(name: string, change: string, room: number): string {
     const left = room - this.measure(` ${change}`);
     const text = left > 0 ? this.fit(name, left) : "";
-    return text === "" ? change : `${text} ${change}`;
+    if (text !== "") return `${text} ${change}`;
+    if (this.measure(change) <= room) return change;
+    // Half a number would be another one: there the sign has to do.
+    const sign = change[0]!;
+    return sign + this.fit(name, room - this.measure(sign));
   }
 
   /** The name, or less of it, or as much of the least as there is room for. */

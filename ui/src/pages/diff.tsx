@@ -27,7 +27,7 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
     query: state.q, type: state.type, from: unixSeconds(range.from), to: unixSeconds(range.to), filter: state.f,
     "b.query": other.q, "b.from": unixSeconds(rangeB.from), "b.to": unixSeconds(rangeB.to), normalize: state.norm ? "true" : undefined,
   };
-  const profile = useProfile({ ...state, view: state.view === "sandwich" ? "flame" : state.view }, ordered ? what : null);
+  const profile = useProfile(state, ordered ? what : null);
   const setB = (patch: { q?: string; from?: string; to?: string }) => {
     const next = { ...other, ...patch };
     change({ "b.q": next.q === state.q ? "" : next.q, "b.from": next.from, "b.to": next.to, zoom: [] });
@@ -51,9 +51,9 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
         </div>
         <div class="query">
           <TypeSelect state={state} range={range} />
-          <select aria-label="Compare" value={state.norm ? "1" : "0"} onChange={(e) => change({ norm: e.currentTarget.value === "1" })}>
+          <select aria-label="Compare" title="Values as they are, or as shares of the total of their side" value={state.norm ? "1" : "0"} onChange={(e) => change({ norm: e.currentTarget.value === "1" })}>
             <option value="0">Absolute</option>
-            <option value="1">Normalised: shares of each total</option>
+            <option value="1">Normalised</option>
           </select>
           <button type="button" onClick={swap} title="Exchange A and B">Swap</button>
           <button type="button" onClick={() => change(previousPeriod(state))} title="Compare A with the period of the same length before it">Previous period</button>
@@ -63,10 +63,15 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
           <Refresh state={state} loading={profile.graph.loading} reload={reload} />
         </div>
       </div>
+      {tree?.b && tree.weight[0]! > 0 && (tree.total[0] === 0 || tree.b.total[0] === 0) && (
+        <div class="note" role="status">
+          <span><b>{tree.total[0] === 0 ? "A" : "B"} has no samples in its range:</b> everything is {tree.total[0] === 0 ? "removed" : "new"}. Choose a range in which it ran.</span>
+        </div>
+      )}
       {!ordered && (
         <div class="note error" role="alert"><span><strong>A range is empty:</strong> its start is not before its end. Choose another.</span></div>
       )}
-      <Workspace page="/diff" state={state.view === "sandwich" ? { ...state, view: "flame" } : state} dark={dark} profile={profile} now={range.now}
+      <Workspace page="/diff" state={state.view === "table" ? state : { ...state, view: "flame" }} dark={dark} profile={profile} now={range.now}
         empty={<Empty title="Neither side has samples."><button type="button" onClick={() => change({ q: "{}", "b.q": "", zoom: [] })}>Compare all services</button></Empty>} />
     </>
   );

@@ -7,6 +7,7 @@ import { change, follow, href } from "../location";
 import { Busy, Empty, ErrorNote } from "../parts/notices";
 import { RangePicker, Refresh, SelectorInput } from "../parts/querybar";
 import { Calls } from "../parts/sandwich";
+import { SourceLines } from "../parts/source";
 import { and } from "../selector";
 import { stepFor } from "../series";
 import { clock, unixSeconds } from "../time";
@@ -77,9 +78,10 @@ export function FunctionPage({ state }: { state: State }) {
             <span><span class="muted">total</span> <b>{value(s.function.total, s.unit)}</b> {percent(s.function.total, s.total)}</span>
             {s.function.binary && <span><span class="muted">binary</span> <b>{s.function.binary}</b></span>}
             {s.function.file && <span><span class="muted">file</span> <b>{s.function.file}</b></span>}
-            <span class="grow" />
-            <a href={href("/explore", { ...state, view: "sandwich", zoom: [] })} onClick={follow}>Sandwich</a>
-            <a href={href("/explore", { ...state, view: "flame", zoom: [], f: [...state.f, `focus:^${escapeRegex(state.name)}$`] })} onClick={follow}>Flame graph of it alone</a>
+            <span class="links">
+              <a href={href("/explore", { ...state, view: "sandwich", zoom: [] })} onClick={follow}>Sandwich</a>
+              <a href={href("/explore", { ...state, view: "flame", zoom: [], f: [...state.f, `focus:^${escapeRegex(state.name)}$`] })} onClick={follow}>Flame graph of it alone</a>
+            </span>
           </p>
           <section class="pane" aria-label="Over time">
             <h2>Over time</h2>
@@ -89,6 +91,10 @@ export function FunctionPage({ state }: { state: State }) {
             <div class="pane calls"><Calls title="Called by" calls={s.callers} unit={s.unit} of={s.function.total} none="Nothing calls it: it is where stacks begin." /></div>
             <div class="pane calls"><Calls title="Calls" calls={s.callees} unit={s.unit} of={s.function.total} none="It calls nothing." /></div>
           </div>
+          <section class="pane" aria-label="Source">
+            <h2>Source</h2>
+            <SourceLines url={apiUrl("source", { ...what, function: state.name })} of={s.function.total} />
+          </section>
           <section class="pane" aria-label="Cost per label">
             <h2>
               <label class="inline">Cost per

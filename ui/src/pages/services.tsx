@@ -3,7 +3,9 @@ import { apiUrl, getJson } from "../api";
 import { digits } from "../format";
 import { useLoad } from "../load";
 import { change, follow, href } from "../location";
+import { previousPeriod } from "../parts/commands";
 import { Empty, ErrorNote } from "../parts/notices";
+import { SearchField, useMatches } from "../parts/search";
 import { RangePicker, Refresh, type Range } from "../parts/querybar";
 import { equals } from "../selector";
 import { rate, rateUnit, stepFor } from "../series";
@@ -13,6 +15,8 @@ import type { SeriesAnswer } from "../wire";
 
 const points = 60;
 const by = "service_name";
+/** A machine that builds software has hundreds of services; the busy ones are what one comes for. */
+const firstRows = 100;
 
 interface Service {
   name: string;
@@ -26,7 +30,7 @@ interface Service {
   seen: number;
 }
 
-/** Splits an answer over two windows into the present one and the one before. Largest first. */
+/** Splits an answer over two windows into the present one and the one before. Busiest of the present one first. */
 export function services(answer: SeriesAnswer, range: Range): Service[] {
   const step = answer.step_ms;
   const first = Math.floor(range.from / step) * step;
@@ -63,8 +67,10 @@ export function services(answer: SeriesAnswer, range: Range): Service[] {
     if (newest === present + step) line.length = Math.min(n, (present - first) / step + 1);
     out.push({ name: s.labels[by] ?? "", line, now, mean: sum / n, before: comparable ? sumBefore / n : null, seen: Math.min(seen, range.to) });
   }
-  return out.sort((a, b) => b.now - a.now || b.mean - a.mean || (a.name < b.name ? -1 : 1));
+  return out.sort((a, b) => b.mean - a.mean || (a.name < b.name ? -1 : 1));
 }
+
+const none: readonly Service[] = [];
 
 export function Services({ state }: { state: State }) {
   const [tick, setTick] = useState(0);
@@ -81,13 +87,19 @@ export function Services({ state }: { state: State }) {
     const answer = await getJson<SeriesAnswer>(url, signal);
     return { answer, list: services(answer, range) };
   });
-  const list = loaded.data?.list ?? [];
-  const highest = Math.max(...list.flatMap((s) => s.line), 0);
+  const list = loaded.data?.list ?? none;
+  const names = useMemo(() => list.map((s) => s.name), [list]);
+  const { bits, error } = useMatches(names, state.search);
+  const found = bits ? list.filter((_, i) => bits[i]) : list;
+  const [all, setAll] = useState(false);
+  const rows = all ? found : found.slice(0, firstRows);
+  const highest = useMemo(() => list.reduce((most, s) => Math.max(most, ...s.line), 0), [list]);
   return (
     <main class="page" aria-busy={loaded.loading}>
       <div class="page-head">
         <h1>Services</h1>
         <span class="grow" />
+        <SearchField search={state.search} error={error} what="services" />
         <RangePicker from={state.from} to={state.to} range={range} onChange={(from, to) => change({ from, to, sel: null })} />
         <Refresh state={state} loading={loaded.loading} reload={reload} />
       </div>
@@ -98,22 +110,22 @@ export function Services({ state }: { state: State }) {
             <tr>
               <th scope="col">Service</th>
               <th scope="col" class="spark">CPU</th>
-              <th scope="col" class="num">Now, {rateUnit(loaded.data!.answer.unit)}</th>
-              <th scope="col" class="num mean">Mean</th>
+              <th scope="col" class="num" title="Of the whole range">Mean, {rateUnit(loaded.data!.answer.unit)}</th>
+              <th scope="col" class="num now">Now</th>
               <th scope="col" class="num" title="Mean against the window of the same length before">Change</th>
               <th scope="col" class="num seen">Last seen</th>
             </tr>
           </thead>
           <tbody>
-            {list.map((s) => {
-              const to = href("/explore", { ...state, q: equals(by, s.name), sel: null, zoom: [], f: [], name: "", search: "" });
+            {rows.map((s) => {
+              const of = { ...state, q: equals(by, s.name), sel: null, zoom: [], f: [], name: "", search: "" };
               return (
                 <tr key={s.name}>
-                  <td class="service"><a href={to} onClick={follow}>{s.name === "" ? "without a service name" : s.name}</a></td>
+                  <td class="service"><a href={href("/explore", of)} onClick={follow}>{s.name === "" ? "without a service name" : s.name}</a></td>
                   <td class="spark"><Sparkline values={s.line} max={highest} /></td>
-                  <td class="num">{digits(s.now)}</td>
-                  <td class="num mean">{digits(s.mean)}</td>
-                  <td class="num"><Change now={s.mean} before={s.before} /></td>
+                  <td class="num">{digits(s.mean)}</td>
+                  <td class="num now">{digits(s.now)}</td>
+                  <td class="num"><Change now={s.mean} before={s.before} diff={href("/diff", previousPeriod(of))} /></td>
                   <td class="num muted seen">{agoText(s.seen, range.to)}</td>
                 </tr>
               );
@@ -121,25 +133,27 @@ export function Services({ state }: { state: State }) {
           </tbody>
         </table>
       )}
+      {rows.length < found.length && <p class="more-rows"><button type="button" onClick={() => setAll(true)}>Show all {found.length} services</button></p>}
+      {list.length > 0 && found.length === 0 && <p class="muted pad">No service matches the search.</p>}
       {!loaded.data && loaded.loading && <Empty title="Loading…" />}
       {loaded.data && list.length === 0 && (
         <Empty title="No profiles in this range.">
           {state.from === defaults.from && state.to === defaults.to
             ? <>Start the profiler with <code>sudo pilotlight run</code>; the first profiles come after ten seconds.</>
-            : <a href={href("/", { ...state, from: defaults.from, to: defaults.to })} onClick={follow}>Show the last 15 minutes</a>}
+            : <a href={href("/", { ...state, from: defaults.from, to: defaults.to })} onClick={follow}>Show the last hour</a>}
         </Empty>
       )}
     </main>
   );
 }
 
-function Change({ now, before }: { now: number; before: number | null }) {
+function Change({ now, before, diff }: { now: number; before: number | null; diff: string }) {
   if (before === null) return <span class="muted" title="Nothing is stored from the window before">–</span>;
   if (before === 0) return <span class="up">new</span>;
   const p = (100 * (now - before)) / before;
   const sign = p > 0 ? "+" : p < 0 ? "−" : "";
   const kind = Math.abs(p) < 5 ? "muted" : p > 0 ? "up" : "down";
-  return <span class={kind}>{sign}{Math.abs(p).toFixed(Math.abs(p) < 10 ? 1 : 0)} %</span>;
+  return <a class={kind} href={diff} onClick={follow} title="Which functions: the diff with the window before">{sign}{Math.abs(p).toFixed(Math.abs(p) < 10 ? 1 : 0)} %</a>;
 }
 
 const width = 200;

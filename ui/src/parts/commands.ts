@@ -25,7 +25,8 @@ export function commands(state: State, frame: Frame, zoom: () => void): Command[
   const list: Command[] = [
     { label: "Zoom in", key: "Enter", run: zoom },
     { label: "Sandwich: callers and callees", key: "s", run: () => go(href("/explore", { ...state, view: "sandwich", name: frame.name, zoom: [] })) },
-    { label: "Its own page: trend, calls, cost per label", run: () => go(href("/fn", { ...state, name: frame.name, view: "flame", zoom: [] })) },
+    { label: "Source: which lines", run: () => go(href("/explore", { ...state, view: "source", name: frame.name, zoom: [] })) },
+    { label: "Its own page: trend, calls, lines, cost per label", run: () => go(href("/fn", { ...state, name: frame.name, view: "flame", zoom: [] })) },
     { label: "Focus: only stacks with it", key: "f", run: () => addFilter(state, "focus", exact) },
     { label: "Ignore: only stacks without it", key: "x", run: () => addFilter(state, "ignore", exact) },
     { label: "Hide the frame", key: "h", run: () => addFilter(state, "hide", exact) },

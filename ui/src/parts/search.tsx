@@ -29,7 +29,7 @@ export function useMatches(names: readonly string[], pattern: string): { bits: U
   return { bits: found.names === names ? found.bits : null, error: found.error };
 }
 
-export function SearchField({ search, error }: { search: string; error: string }) {
+export function SearchField({ search, error, what = "functions" }: { search: string; error: string; what?: string }) {
   const input = useRef<HTMLInputElement>(null);
   const timer = useRef(0);
   const [text, setText] = useState(search);
@@ -51,7 +51,7 @@ export function SearchField({ search, error }: { search: string; error: string }
   };
   return (
     <span class="search">
-      <input ref={input} type="search" class="mono" placeholder="Search: regular expression  ( / )" aria-label="Search functions" spellcheck={false}
+      <input ref={input} type="search" class="mono" placeholder="Search: regular expression  ( / )" aria-label={`Search ${what}`} spellcheck={false}
         aria-invalid={error !== ""} aria-describedby="search-error" value={text}
         onInput={(e) => set(e.currentTarget.value, typingPauseMs)}
         onKeyDown={(e) => {

@@ -55,7 +55,7 @@ export function TimeSeries({ answer, range, by, sel, dark, onSelect, onPick, lab
       {
         width: el.clientWidth,
         height,
-        padding: [8, 8, 0, 0],
+        padding: [8, 18, 0, 0],
         legend: { show: false },
         scales: {
           x: { time: true, range: [range.from / 1e3, range.to / 1e3] },

@@ -29,6 +29,10 @@ export function rowChange(row: TopRow, scale: number): number {
   return row.total - (row.total_b ?? 0) * scale;
 }
 
+function rowSelfChange(row: TopRow, scale: number): number {
+  return row.self - (row.self_b ?? 0) * scale;
+}
+
 /** Functions by what they used; the complete equivalent of the graph without pictures. */
 export function TopTable({ top, state, scale, wide = false, only = null, onHover, onSelect }: Props) {
   const scroller = useRef<HTMLDivElement>(null);
@@ -42,7 +46,11 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
     const chosen = top.rows.filter((r, i) => (!bits || bits[i]) && (!only || only.has(r.function)));
     const descending = state.sort.startsWith("-") ? -1 : 1;
     const column = sortColumn(state, diff);
-    const key = (r: TopRow) => (column === "change" ? Math.abs(rowChange(r, scale)) : column === "function" ? 0 : r[column]);
+    const key = (r: TopRow) => {
+      if (column === "change") return Math.abs(rowChange(r, scale));
+      if (column === "self" && diff) return Math.abs(rowSelfChange(r, scale));
+      return column === "function" ? 0 : r[column];
+    };
     return chosen.sort((a, b) => {
       const order = column === "function" ? (a.function < b.function ? -1 : a.function > b.function ? 1 : 0) : key(a) - key(b);
       return descending * order || b.total - a.total || (a.function < b.function ? -1 : 1);
@@ -80,15 +88,16 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
       </th>
     );
   };
+  const whole = Math.max(top.total, (top.total_b ?? 0) * scale);
   const select = (row: TopRow) => onSelect(row.function === state.name ? "" : row.function);
-  const columns = (diff ? 4 : 5) + (wide ? 2 : 0);
+  const columns = 5 + (wide ? 2 : 0);
   return (
     <div class={`top-table${diff ? " diff" : ""}${wide ? " with-files" : ""}`} ref={scroller} tabIndex={-1}
       onScroll={(e) => setView({ top: e.currentTarget.scrollTop, height: e.currentTarget.clientHeight })}>
       <table aria-label="Functions" aria-rowcount={rows.length + 1}>
         <thead>
           {diff
-            ? <tr>{header("change", "Change", 1)}{header("total", "Total A", 1)}<th scope="col" class="num plain">Total B</th>{header("function", "Function", 1)}</tr>
+            ? <tr>{header("self", "Of self", 1)}{header("change", "Change", 1)}{header("total", "Total A", 1)}<th scope="col" class="num plain">Total B</th>{header("function", "Function", 1)}</tr>
             : <tr>{header("self", "Self", 2)}{header("total", "Total", 2)}{header("function", "Function", 1)}{wide && <><th scope="col" class="plain">Binary</th><th scope="col" class="plain">File</th></>}</tr>}
         </thead>
         <tbody onPointerLeave={() => onHover("")}>
@@ -98,7 +107,7 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
               onClick={() => select(row)} onPointerEnter={() => onHover(row.function)}>
               {diff ? (
                 <>
-                  <td class={`num ${changeClass(rowChange(row, scale))}`}>{changeText(rowChange(row, scale), Math.max(top.total, (top.total_b ?? 0) * scale))}</td>
+                  {[rowSelfChange(row, scale), rowChange(row, scale)].map((c, i) => <td key={i} class={`num ${changeClass(c)}`}>{changeText(c, whole)}</td>)}
                   <td class="num">{value(row.total, top.unit)}</td>
                   <td class="num">{value(row.total_b ?? 0, top.unit)}</td>
                 </>
@@ -124,10 +133,10 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
   );
 }
 
-/** By change is a diff's own order, and no other table's. */
+/** By change is a diff's own order; its order by self is that of the change of self, where ancestors do not come first. */
 function sortColumn(state: State, diff: boolean): Column {
   const column = state.sort.replace("-", "") as Column;
-  return diff && column === "self" ? "change" : !diff && column === "change" ? "self" : column;
+  return !diff && column === "change" ? "self" : column;
 }
 
 export function changeClass(change: number): string {

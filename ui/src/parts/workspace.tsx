@@ -23,6 +23,7 @@ import { Busy, Empty, ErrorNote } from "./notices";
 import { SandwichView } from "./sandwich";
 import { SearchField, SearchShare, useMatches } from "./search";
 import { Share } from "./share";
+import { SourceView } from "./source";
 import { rowChange, TopTable } from "./toptable";
 
 /** One and the same array, so that zooming does not look like another tree. */
@@ -118,6 +119,10 @@ function useKeys(page: Page, state: State): void {
       case "d":
         if (page !== "/diff") go(href("/diff", previousPeriod(state)));
         break;
+      case "Escape":
+        if (state.view !== "source") return;
+        change({ view: "flame" });
+        break;
       case "s":
         if (state.view === "sandwich") change({ view: "flame" });
         else return;
@@ -142,6 +147,7 @@ function Tabs({ page, state }: { page: Page; state: State }) {
     ...(page === "/explore" ? [{ label: "Sandwich", on: state.view === "sandwich", patch: { view: "sandwich" as const, zoom: [] }, key: "s" }] : []),
     { label: "Inverted", on: state.view === "flame" && state.inv, patch: { view: "flame", inv: true, zoom: [] }, key: "i" },
     { label: "Table", on: state.view === "table", patch: { view: "table" } },
+    ...(page === "/explore" ? [{ label: "Source", on: state.view === "source", patch: { view: "source" as const, zoom: [] } }] : []),
   ];
   return (
     <nav class="tabs" aria-label="Views">
@@ -171,7 +177,8 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
   const total = shown.tree.total[shown.focus]!;
   const graphShown = state.view === "flame";
   const tableShown = state.view === "table" || state.table;
-  const choosing = state.view === "sandwich" && state.name === "";
+  const ofOne = state.view === "sandwich" || state.view === "source";
+  const choosing = ofOne && state.name === "";
   const source = graph.data?.source;
   const picture = (
     <div class={graph.loading || waiting ? "pane stale" : "pane"} aria-busy={graph.loading}>
@@ -182,7 +189,7 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
   const table = top.data && (
     <div class={top.loading ? "pane stale" : "pane"} aria-busy={top.loading}>
       <TopTable top={top.data} state={state} scale={base.scaleB} wide={state.view === "table"} only={only} onHover={setHoveredRow}
-        onSelect={(name) => change({ name }, state.view === "sandwich" ? "push" : "replace")} />
+        onSelect={(name) => change({ name }, ofOne ? "push" : "replace")} />
     </div>
   );
   return (
@@ -198,7 +205,7 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
             <button type="button" disabled={state.zoom.length === 0} onClick={() => zoom([], "")} title="Show everything (0)">Reset zoom</button>
           </>
         )}
-        {!base.b && (
+        {!base.b && (graphShown || state.view === "sandwich") && (
           <label class="inline">
             <span class="muted">Colour</span>
             <select value={state.color} onChange={(e) => change({ color: e.currentTarget.value as State["color"] }, "replace")}>
@@ -223,11 +230,14 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
       {sub.failure && <ErrorNote what="The details of this frame were not loaded" failure={sub.failure} retry={sub.retry} />}
       <div class={tableShown && state.view !== "table" ? "split" : "split one"}>
         {graphShown && picture}
-        {choosing && <Empty title="Which function?">Choose one in the table, or press <kbd>s</kbd> on a frame of the flame graph.</Empty>}
+        {choosing && <Empty title="Which function?">Choose one in the table, or from the menu of a frame of the flame graph.</Empty>}
         {state.view === "sandwich" && state.name !== "" && page === "/explore" && (
           <SandwichView state={state} dark={dark} url={apiUrl("sandwich", { ...profile.what, function: state.name })} rows={rows} table={state.table} />
         )}
-        {(state.view === "table" || choosing || (graphShown && state.table)) && table}
+        {state.view === "source" && state.name !== "" && page === "/explore" && (
+          <SourceView name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows.get(state.name)} total={base.total[0]!} />
+        )}
+        {(state.view === "table" || choosing || (state.view === "source" && state.table) || (graphShown && state.table)) && table}
       </div>
     </>
   );

@@ -68,7 +68,7 @@ export const tests = [
     const all = [];
     for (const [path, ready] of [
       ["/", "td"], ["/explore?x", ".top-table td"], ["/explore?view=table", ".top-table td"], ["/explore?view=sandwich&name=main", live ? ".pane" : ".call-list td"],
-      ["/explore?f=focus:main&search=main", "[data-testid=share]"], ["/diff?x", ".top-table td"], ["/targets?x", "td"], ["/open?x", ".empty"], ...(live ? [] : [["/fn?name=main", ".bars td"]]), ["/explore?q=%7Ba%3D%22nothing%22%7D", ".empty button"],
+      ["/explore?view=source&name=main", ".lines td"], ["/explore?f=focus:main&search=main", "[data-testid=share]"], ["/diff?x", ".top-table td"], ["/targets?x", "td"], ["/open?x", ".empty"], ...(live ? [] : [["/fn?name=main", ".bars td"]]), ["/explore?q=%7Ba%3D%22nothing%22%7D", ".empty button"],
     ]) {
       const page = await open();
       await page.goto(`${origin}${path?.replace("?x", "")}${path?.includes("?") && !path.endsWith("?x") ? "&" : "?"}${query}&theme=${theme}`);

@@ -19,7 +19,7 @@ async function diff(page, more) {
 
 /** The change of each function as the table shows it. @param {Page} page */
 async function changes(page) {
-  const cells = await page.locator(".top-table tbody tr:not(.pad)").evaluateAll((rows) => rows.map((r) => [r.querySelector(".fn")?.textContent ?? "", r.querySelector("td")?.textContent ?? ""]));
+  const cells = await page.locator(".top-table tbody tr:not(.pad)").evaluateAll((rows) => rows.map((r) => [r.querySelector(".fn")?.textContent ?? "", r.querySelector("td:nth-child(2)")?.textContent ?? ""]));
   return new Map(cells.map(([name, change]) => [name, change]));
 }
 
@@ -43,7 +43,7 @@ export const tests = [
     const one = await changes(page);
     await page.getByRole("button", { name: "Swap" }).click();
     await paramIs(page, "b.from", last.from);
-    await page.waitForFunction((was) => [...document.querySelectorAll(".top-table tbody tr:not(.pad)")].some((r) => r.querySelector(".fn")?.textContent === "helper_a" && r.querySelector("td")?.textContent !== was), one.get("helper_a"));
+    await page.waitForFunction((was) => [...document.querySelectorAll(".top-table tbody tr:not(.pad)")].some((r) => r.querySelector(".fn")?.textContent === "helper_a" && r.querySelector("td:nth-child(2)")?.textContent !== was), one.get("helper_a"));
     const other = await changes(page);
     assert.ok(one.get("helper_a")?.startsWith("+") && other.get("helper_a")?.startsWith("−"));
     const turned = new Map([...one].map(([k, v]) => [k, v.replace(/[+−]/, (sign) => (sign === "+" ? "−" : "+"))]));
@@ -73,7 +73,7 @@ export const tests = [
     assert.match(absolute.get("main") ?? "", /^−/);
     await page.getByLabel("Compare").selectOption("1");
     await paramIs(page, "norm", "1");
-    await page.waitForFunction(() => [...document.querySelectorAll(".top-table tbody tr:not(.pad)")].some((r) => r.querySelector(".fn")?.textContent === "helper_a" && r.querySelector("td")?.textContent?.startsWith("+")));
+    await page.waitForFunction(() => [...document.querySelectorAll(".top-table tbody tr:not(.pad)")].some((r) => r.querySelector(".fn")?.textContent === "helper_a" && r.querySelector("td:nth-child(2)")?.textContent?.startsWith("+")));
     await page.getByRole("button", { name: "Previous period" }).click();
     await paramIs(page, "b.to", String(now - 1800));
     assert.equal(Number(param(page, "b.from")), 2 * (now - 1800) - Number(last.to));

@@ -4,9 +4,9 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { encode } from "./pprof.mjs";
 
@@ -112,7 +112,11 @@ export async function start({ data = true } = {}) {
   const binary = join(dir, "pageserver");
   const root = fileURLToPath(new URL("../../../", import.meta.url));
   execFileSync(go, ["build", "-o", binary, "./testdata/pageserver"], { cwd: root, env: { ...process.env, CGO_ENABLED: "0", GOFLAGS: "-buildvcs=false" }, stdio: "inherit" });
-  const server = spawn(binary, { stdio: ["pipe", "pipe", "inherit"] });
+  // Of what the profiles name, the server has the source of the Go program alone.
+  const source = join(dir, "source", "src/api/main.go");
+  await mkdir(dirname(source), { recursive: true });
+  await writeFile(source, Array.from({ length: 200 }, (_, i) => `\tline ${i + 1} of main.go\n`).join(""));
+  const server = spawn(binary, [join(dir, "source")], { stdio: ["pipe", "pipe", "inherit"] });
   const gone = new Promise((resolve) => server.once("exit", resolve));
   const close = async () => {
     server.stdin.end();

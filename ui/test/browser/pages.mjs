@@ -191,7 +191,7 @@ export const tests = [
   }],
   ["390 px: nothing is wider than the screen", async () => {
     const page = await open({ viewport: { width: 390, height: 844 } });
-    for (const path of ["/", "/explore", "/explore?view=sandwich&name=main", "/explore?view=table", "/diff", "/targets", "/open", "/fn?name=main"]) {
+    for (const path of ["/", "/explore", "/explore?view=sandwich&name=main", "/explore?view=table", "/explore?view=source&name=main.rank", "/diff", "/targets", "/open", "/fn?name=main"]) {
       await page.goto(`${origin}${path}${path.includes("?") ? "&" : "?"}${query}`);
       await page.locator("td, .empty").first().waitFor();
       const { scroll, client } = await page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));

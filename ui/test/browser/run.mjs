@@ -33,7 +33,7 @@ if (shots) {
   await mkdir(shots, { recursive: true });
   for (const theme of ["light", "dark"]) {
     for (const [width, height] of [[1600, 900], [390, 844]]) {
-      for (const [name, path] of [["services", "/"], ["explore", "/explore"], ["sandwich", "/explore?view=sandwich&name=main"], ["diff", "/diff"], ["targets", "/targets"]]) {
+      for (const [name, path] of [["services", "/"], ["explore", "/explore"], ["table", "/explore?view=table"], ["inverted", "/explore?inv=1"], ["sandwich", "/explore?view=sandwich&name=main"], ["source", "/explore?view=source&name=main.rank"], ["diff", "/diff"], ["fn", "/fn?name=main"], ["open", "/open"], ["targets", "/targets"]]) {
         const page = await open({ viewport: { width: width ?? 0, height: height ?? 0 } });
         await page.goto(`${origin}${path}${path?.includes("?") ? "&" : "?"}${query}&theme=${theme}`);
         await page.locator("td, .empty").first().waitFor();

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { go, start } from "./fixture.mjs";
-import { api, complaints, expected, explore, frameAt, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
+import { api, complaints, expected, explore, frameAt, hour, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
 
 /** @typedef {import("./harness.mjs").Page} Page */
 
@@ -138,10 +138,55 @@ export const tests = [
     await page.getByRole("heading", { name: "main", exact: true }).waitFor();
     await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "__libc_start_main_impl" }).waitFor();
     await page.getByRole("region", { name: "Over time" }).getByRole("listitem").nth(11).waitFor();
+    await page.getByRole("region", { name: "Source" }).getByText("/src/loads/shares.c", { exact: true }).waitFor();
     const cost = page.getByRole("region", { name: "Cost per label" });
     assert.match((await cost.locator("tr").first().textContent()) ?? "", /100\s%shares$/);
     await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "share_fifty" }).click();
     await page.getByRole("heading", { name: "share_fifty", exact: true }).waitFor();
+  }],
+  ["questions: from a cold page, what is hot is one click away, what changed too, who calls it and which line three", async () => {
+    const page = await open();
+    const { rows } = await api(`top?${hour()}&query=${encodeURIComponent('{service_name="shares"}')}`);
+    const hottest = rows[0].function;
+    const hot = async () => {
+      await page.goto(`${origin}/`);
+      await page.locator("td.service a").first().click();
+      await page.locator(".top-table td.fn").first().getByText(hottest, { exact: true }).waitFor();
+      assert.equal(param(page, "q"), '{service_name="shares"}');
+    };
+    await hot();
+    await page.locator(".top-table tbody tr").first().click();
+    await page.getByRole("button", { name: "Sandwich" }).click();
+    await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "main", exact: true }).waitFor();
+    await hot();
+    await page.locator(".top-table tbody tr").first().click();
+    await page.getByRole("button", { name: "Source" }).click();
+    await page.getByRole("region", { name: "Lines" }).locator("tr.hot").first().waitFor();
+    await page.goto(`${origin}/`);
+    await page.getByRole("row", { name: "shares" }).getByRole("link", { name: "%" }).click();
+    await page.waitForURL(/\/diff\?/);
+    await page.locator(".top-table td.fn").first().getByText("helper_a", { exact: true }).waitFor();
+  }],
+  ["source: what each line used, with its text where the server has it", async () => {
+    const page = await open();
+    await page.goto(`${origin}/explore?${query}&view=source`);
+    await page.getByText("Which function?").waitFor();
+    await page.locator(".top-table").getByRole("button", { name: "main.rank", exact: true }).click();
+    await paramIs(page, "name", "main.rank");
+    const lines = page.getByRole("region", { name: "Lines" });
+    await lines.getByText(/^\s*line \d+ of main\.go$/).first().waitFor();
+    const answer = await api(`source?function=main.rank&${hour()}`);
+    const top = (await api(`top?${hour()}`)).rows.find((/** @type {{function: string}} */ r) => r.function === "main.rank");
+    assert.equal(answer.lines.reduce((/** @type {number} */ sum, /** @type {{self: number}} */ l) => sum + l.self, 0), top.self);
+    const hot = answer.lines.filter((/** @type {{total: number}} */ l) => l.total > 0).map((/** @type {{line: number}} */ l) => String(l.line));
+    assert.deepEqual(await lines.locator("tr.hot .line-number").allTextContents(), hot);
+    await page.keyboard.press("Escape");
+    await paramIs(page, "view", null);
+    await page.goto(`${origin}/explore?${query}&view=source&name=share_fifty`);
+    await page.getByText("is not below the directory of --source-root").waitFor();
+    assert.match((await lines.locator("tr.hot").textContent()) ?? "", /100\s%\d+$/);
+    await page.goto(`${origin}/explore?${query}&view=source&name=do_syscall_64`);
+    await page.getByText("its binary has no debug information").waitFor();
   }],
   ["filters: added from the menu, edited, put in order, removed; each says what it dropped", async () => {
     const page = await open();
@@ -229,6 +274,7 @@ export const tests = [
       ["table=0", (p) => p.getByRole("button", { name: "Table", pressed: false }).nth(1)],
       ["theme=dark", (p) => p.locator("html[style*=dark]")],
       ["view=sandwich&name=main", (p) => p.getByRole("region", { name: "Called by" })],
+      ["view=source&name=main.rank", (p) => p.getByRole("region", { name: "Lines" })],
       ["refresh=1m", (p) => p.locator("option:checked", { hasText: "1m" })],
     ];
     const diffs = ["norm=1", "b.q={service_name=\"api\"}", "b.from=now-3h", "b.from=now-2h&b.to=now-1h"];
