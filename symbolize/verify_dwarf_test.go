@@ -4,6 +4,7 @@ package symbolize
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -175,6 +176,8 @@ func TestVerifySymbolsRust(t *testing.T) {
 	holdShare(t, compareRust(t, "0", 100_000))
 }
 
+var mutantCount = flag.Int("mutants", 200_000, "how many files TestVerifySymbolsMutants damages")
+
 // TestVerifySymbolsMutants damages the files of each form of DWARF, of symbols in .gnu_debugdata, of a Go program, and
 // indexes.
 func TestVerifySymbolsMutants(t *testing.T) {
@@ -182,5 +185,5 @@ func TestVerifySymbolsMutants(t *testing.T) {
 	for _, form := range dwarfForms() {
 		subjects = append(subjects, newMutantSubject(t, form))
 	}
-	tryMutants(t, subjects, 200_000)
+	tryMutants(t, subjects, *mutantCount)
 }
