@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"pilotlight/cmd/pilotlight/agent"
 	"pilotlight/testdata/loads"
 )
 
@@ -46,6 +48,17 @@ func (s *server) countFrames(t *testing.T, pid int, from, to time.Time) namedFra
 		}
 	}
 	return c
+}
+
+// unnamedByWindow says how many frames of a process had no name in each window: names that come late are another matter
+// than those that do not come.
+func (s *server) unnamedByWindow(t *testing.T, pid int, from, to time.Time) string {
+	t.Helper()
+	var b strings.Builder
+	for at := from; at.Before(to); at = at.Add(agent.Window) {
+		fmt.Fprintf(&b, "%d ", s.countFrames(t, pid, at, at.Add(agent.Window)).unnamed)
+	}
+	return b.String()
 }
 
 // TestVerifyNames says what share of frames has no name, of programs in several languages, their time in the kernel
@@ -91,6 +104,9 @@ func TestVerifyNames(t *testing.T) {
 		t.Logf("%-10s %8d frames, without a name %6d = %5.2f %%", part.Name, c.all, c.unnamed, 100*float64(c.unnamed)/float64(c.all))
 		for _, where := range byCount(c.where) {
 			t.Logf("%20d %s", c.where[where], where)
+		}
+		if c.unnamed > 0 {
+			t.Logf("%20s in windows from %v on: %s", "", warm, s.unnamedByWindow(t, part.PID, begun.Add(warm), begun.Add(warm+counted)))
 		}
 		sum.all += c.all
 		sum.unnamed += c.unnamed

@@ -108,7 +108,7 @@ var programs = map[string]program{
 	"node":      {"", []string{"node", "mix/worker.js"}},
 	// The same with names for what they compile; Java's on request alone.
 	"java-named": {"Worker.class", []string{"java", "-XX:+PreserveFramePointer", "-cp", "build", "Worker"}},
-	"node-named": {"", []string{"node", "--perf-basic-prof", "mix/worker.js"}},
+	"node-named": {"", []string{"node", "--perf-basic-prof", "--no-logfile-per-isolate", "--logfile=build/v8.log", "mix/worker.js"}},
 }
 
 // Loads that are several programs at once.
