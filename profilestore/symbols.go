@@ -393,11 +393,11 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 		t.path[n-1-i] = l - 1
 		hash = mix(hash, uint64(l-1))
 	}
-	length, node := n, uint32(0)
-	if node, _ = d.known.find(hash, 0); node == 0 {
-		t.prefixes = d.hashPrefixes(t.prefixes[:0], t.path)
-		length, node = d.longestKnown(t.prefixes)
+	if node, _ := d.known.find(hash, 0); node != 0 && d.is(node, t.path) {
+		return node
 	}
+	t.prefixes = d.hashPrefixes(t.prefixes[:0], t.path)
+	length, node := d.longestKnown(t.prefixes)
 	if !d.is(node, t.path[:length]) { // hashes are the same, stacks are not
 		length, node = 0, 0
 	}
