@@ -346,7 +346,10 @@ func TestTopEqualsPprof(t *testing.T) {
 	if len(want) < 5 || want["pilotlight/profilestore.allocate"].total < 20 {
 		t.Fatalf("the profile shows nothing:\n%s", out)
 	}
-	table := flamegraph.Top(res.Stacks, flamegraph.Options{Unit: res.Unit})
+	table, err := flamegraph.Top(t.Context(), res.Stacks, flamegraph.Options{Unit: res.Unit})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, r := range table.Rows {
 		if want[r.Function] != (line{r.Self, r.Total}) {
 			t.Errorf("%s: self %d, total %d; pprof says %v", r.Function, r.Self, r.Total, want[r.Function])
@@ -476,7 +479,10 @@ func FuzzDecode(f *testing.F) {
 				rows.values[j] = append(rows.values[j], columns[c.column][i]*c.factor)
 			}
 		}
-		got := newPprofBuilder(d.view()).build(rows, types)
+		got, err := newPprofBuilder(d.view()).build(t.Context(), rows, types)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if a, b := normal(t, got), normal(t, want); a != b {
 			t.Fatalf("got\n%s\nwant\n%s", a, b)
 		}

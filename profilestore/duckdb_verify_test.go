@@ -46,7 +46,11 @@ func TestVerifyDuckDB(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := make(map[string][2]string)
-	for _, r := range flamegraph.Top(res.Stacks, flamegraph.Options{}).Rows {
+	table, err := flamegraph.Top(t.Context(), res.Stacks, flamegraph.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range table.Rows {
 		want[r.Function] = [2]string{fmt.Sprint(r.Self), fmt.Sprint(r.Total)}
 	}
 

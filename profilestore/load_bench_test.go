@@ -255,8 +255,8 @@ func benchStore(t *testing.T, scale int, news float64) {
 			if err != nil {
 				return err
 			}
-			flamegraph.Build(res.Stacks, flamegraph.Options{MaxNodes: 20_000})
-			return nil
+			_, err = flamegraph.Build(ctx, res.Stacks, flamegraph.Options{MaxNodes: 20_000})
+			return err
 		}
 	}
 	const aDay = 24 * time.Hour

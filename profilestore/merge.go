@@ -101,7 +101,10 @@ func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType
 		if main := d.chosen[0].row.header.mapping; main > 0 && int(main) <= len(syms.mappings) {
 			b.mapping(main - 1) // pprof takes the first mapping for the program
 		}
-		p := b.build(rows, types)
+		p, err := b.build(ctx, rows, types)
+		if err != nil {
+			return nil, 0, err
+		}
 		if size = rows.size() + b.size(); size > limit {
 			return nil, 0, w.v.s.errQueryBytes()
 		}
@@ -262,12 +265,16 @@ func (b *pprofBuilder) size() int64 {
 	return 300*int64(len(b.profile.Location)+len(b.profile.Function)) + 8*b.stacks + 8*int64(len(b.locations)+len(b.functions))
 }
 
-func (b *pprofBuilder) build(rows *mergedRows, types []ProfileType) *profile.Profile {
+func (b *pprofBuilder) build(ctx context.Context, rows *mergedRows, types []ProfileType) (*profile.Profile, error) {
 	b.profile.PeriodType = &profile.ValueType{Type: types[0].PeriodType, Unit: types[0].PeriodUnit}
 	for _, t := range types {
 		b.profile.SampleType = append(b.profile.SampleType, &profile.ValueType{Type: t.SampleType, Unit: t.SampleUnit})
 	}
+	const samplesBetween = 1 << 12 // until it is looked whether the context has ended
 	for i, key := range rows.keys {
+		if i%samplesBetween == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		sample := &profile.Sample{Value: make([]int64, len(types))}
 		for t := range types {
 			sample.Value[t] = rows.values[t][i]
@@ -279,7 +286,7 @@ func (b *pprofBuilder) build(rows *mergedRows, types []ProfileType) *profile.Pro
 		b.label(sample, key.labels)
 		b.profile.Sample = append(b.profile.Sample, sample)
 	}
-	return b.profile
+	return b.profile, nil
 }
 
 func (b *pprofBuilder) label(sample *profile.Sample, set uint32) {

@@ -70,7 +70,10 @@ func (r reference) samples(t testing.TB, q Query) []refSample {
 
 // folded writes a tree as one line for each path, by function.
 func folded(s *flamegraph.Stacks) map[string]int64 {
-	g := flamegraph.Build(s, flamegraph.Options{})
+	g, err := flamegraph.Build(context.Background(), s, flamegraph.Options{})
+	if err != nil {
+		panic(err)
+	}
 	sums := make(map[string]int64)
 	var path []string
 	for i, depth := range g.Depth {

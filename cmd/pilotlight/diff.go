@@ -145,7 +145,7 @@ func (c *diffCmd) fileTable() (*flamegraph.Table, error) {
 	if units[0] != units[1] {
 		return nil, fmt.Errorf("values of A are %s, those of B %s: name a type that both have with --type", units[0], units[1])
 	}
-	return flamegraph.Top(sides[0], flamegraph.Options{Unit: units[0], B: sides[1], Normalize: c.Normalize}), nil
+	return flamegraph.Top(context.Background(), sides[0], flamegraph.Options{Unit: units[0], B: sides[1], Normalize: c.Normalize})
 }
 
 // newComparison works out the changes of a table of which no side is empty.

@@ -53,7 +53,7 @@ func (c *queryTopCmd) table(s *source) (*flamegraph.Table, error) {
 		if err != nil {
 			return nil, err
 		}
-		return flamegraph.Top(stacks, flamegraph.Options{Unit: unit}), nil
+		return flamegraph.Top(context.Background(), stacks, flamegraph.Options{Unit: unit})
 	}
 	params := c.params()
 	params["filter"] = c.Filter

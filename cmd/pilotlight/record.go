@@ -119,7 +119,7 @@ func writeProfile(w io.Writer, p *profile.Profile, format flamegraph.Format) err
 	if err != nil {
 		return err
 	}
-	return flamegraph.Export(w, stacks, format, p.SampleType[cpu].Unit)
+	return flamegraph.Export(context.Background(), w, stacks, format, p.SampleType[cpu].Unit)
 }
 
 func (c *recordCmd) check() error {

@@ -52,8 +52,8 @@ func TestDiffProperties(t *testing.T) {
 		a := parse(t, strings.Join(random(r, 1+r.IntN(40)), ""))
 		b := parse(t, strings.Join(random(r, r.IntN(40)), ""))
 		for _, normalize := range []bool{false, true} {
-			whole := Build(a, Options{B: b, Normalize: normalize})
-			g := Build(a, Options{B: b, Normalize: normalize, MaxNodes: 1 + r.IntN(len(whole.Depth))})
+			whole := build(t, a, Options{B: b, Normalize: normalize})
+			g := build(t, a, Options{B: b, Normalize: normalize, MaxNodes: 1 + r.IntN(len(whole.Depth))})
 			if g.Total != a.Total() || g.TotalB != b.Total() {
 				t.Fatalf("totals %d and %d, want %d and %d", g.Total, g.TotalB, a.Total(), b.Total())
 			}
@@ -67,16 +67,16 @@ func TestDiffProperties(t *testing.T) {
 			}
 
 			// Swapped, it is the same tree with the sides changed.
-			swapped := Build(b, Options{B: a, Normalize: normalize, MaxNodes: len(g.Depth) - 1})
+			swapped := build(t, b, Options{B: a, Normalize: normalize, MaxNodes: len(g.Depth) - 1})
 			if !slices.Equal(swapped.Self, g.SelfB) || !slices.Equal(swapped.SelfB, g.Self) || !slices.Equal(swapped.Depth, g.Depth) {
 				t.Fatalf("swapped:\n%s\n%s", draw(g), draw(swapped))
 			}
 
-			table := Top(a, Options{B: b, Normalize: normalize})
-			if got, want := flat(table.Rows, false), flat(Top(a, Options{}).Rows, false); !reflect.DeepEqual(got, want) {
+			table := top(t, a, Options{B: b, Normalize: normalize})
+			if got, want := flat(table.Rows, false), flat(top(t, a, Options{}).Rows, false); !reflect.DeepEqual(got, want) {
 				t.Fatalf("A: %v, want %v", got, want)
 			}
-			if got, want := flat(table.Rows, true), flat(Top(b, Options{}).Rows, false); !reflect.DeepEqual(got, want) {
+			if got, want := flat(table.Rows, true), flat(top(t, b, Options{}).Rows, false); !reflect.DeepEqual(got, want) {
 				t.Fatalf("B: %v, want %v", got, want)
 			}
 		}
@@ -88,24 +88,24 @@ func TestDiffProperties(t *testing.T) {
 func TestNormalize(t *testing.T) {
 	a := parse(t, "big 900\nsmall 10\n")
 	b := parse(t, "big 90\nsmall 9\n")
-	if rows := Top(a, Options{B: b}).Rows; rows[0].Function != "big" {
+	if rows := top(t, a, Options{B: b}).Rows; rows[0].Function != "big" {
 		t.Errorf("absolute: %+v", rows)
 	}
 	a, b = parse(t, "same 500\ngrown 100\nshrunk 400\n"), parse(t, "same 50\ngrown 40\nshrunk 10\n")
-	if rows := Top(a, Options{B: b, Normalize: true}).Rows; rows[2].Function != "same" || rows[2].Self != 500 || rows[2].SelfB != 50 {
+	if rows := top(t, a, Options{B: b, Normalize: true}).Rows; rows[2].Function != "same" || rows[2].Self != 500 || rows[2].SelfB != 50 {
 		t.Errorf("normalised: %+v", rows)
 	}
-	g := Build(a, Options{B: b, Normalize: true, MaxNodes: 1})
+	g := build(t, a, Options{B: b, Normalize: true, MaxNodes: 1})
 	if g.Names[g.Name[1]] != "same" || g.PrunedValueB[0] != 50 || g.PrunedCount[0] != 2 {
 		t.Errorf("%s", draw(g))
 	}
-	if g := Build(a, Options{B: new(Stacks), Normalize: true}); g.Total != 1000 || g.TotalB != 0 {
+	if g := build(t, a, Options{B: new(Stacks), Normalize: true}); g.Total != 1000 || g.TotalB != 0 {
 		t.Errorf("against nothing: %+v", g)
 	}
 }
 
 func TestDiffJSON(t *testing.T) {
-	got, err := json.Marshal(Build(parse(t, "main;a 3\n"), Options{Unit: "count", B: parse(t, "main;b 2\n"), MaxNodes: 2}))
+	got, err := json.Marshal(build(t, parse(t, "main;a 3\n"), Options{Unit: "count", B: parse(t, "main;b 2\n"), MaxNodes: 2}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestSandwich(t *testing.T) {
 			if tt.b != "" {
 				o.B = parse(t, tt.b)
 			}
-			w, err := BuildSandwich(parse(t, tt.stacks), tt.function, o)
+			w, err := BuildSandwich(t.Context(), parse(t, tt.stacks), tt.function, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,7 +214,7 @@ func TestSandwichCounts(t *testing.T) {
 				wantOut[name] += value
 			}
 		}
-		w, err := BuildSandwich(parse(t, strings.Join(lines, "")), "f1", Options{})
+		w, err := BuildSandwich(t.Context(), parse(t, strings.Join(lines, "")), "f1", Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +242,7 @@ func TestSandwichTooLarge(t *testing.T) {
 		stack = append(stack, s.Frame(Frame{Function: fmt.Sprint("level", i)}))
 		s.Add(append(slices.Clone(stack), f), 1)
 	}
-	if _, err := BuildSandwich(s, "f", Options{}); !errors.Is(err, ErrTooLarge) {
+	if _, err := BuildSandwich(t.Context(), s, "f", Options{}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -250,7 +250,7 @@ func TestSandwichTooLarge(t *testing.T) {
 func BenchmarkSandwich(b *testing.B) {
 	s := million()
 	for b.Loop() {
-		if _, err := BuildSandwich(s, "function7", Options{MaxNodes: 10_000}); err != nil {
+		if _, err := BuildSandwich(b.Context(), s, "function7", Options{MaxNodes: 10_000}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -259,6 +259,6 @@ func BenchmarkSandwich(b *testing.B) {
 func BenchmarkDiff(b *testing.B) {
 	s := million()
 	for b.Loop() {
-		Build(s, Options{B: s, MaxNodes: 10_000, Normalize: true})
+		build(b, s, Options{B: s, MaxNodes: 10_000, Normalize: true})
 	}
 }

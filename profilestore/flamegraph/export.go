@@ -2,6 +2,7 @@ package flamegraph
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -47,10 +48,12 @@ func (f Format) FileName() string {
 }
 
 // Export writes stacks in a format. The order is that of Build, so that equal stacks give equal bytes.
-func Export(w io.Writer, s *Stacks, format Format, unit string) error {
+func Export(ctx context.Context, w io.Writer, s *Stacks, format Format, unit string) error {
 	b := bufio.NewWriter(w)
-	g := Build(s, Options{Unit: unit})
-	var err error
+	g, err := Build(ctx, s, Options{Unit: unit})
+	if err != nil {
+		return err
+	}
 	switch format {
 	case Folded:
 		g.folded(b)

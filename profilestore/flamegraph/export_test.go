@@ -16,7 +16,7 @@ const exported = "main@app;a;b@app 2\nmain@app;vector<int>::push&back@libc 4\nma
 func TestExportGolden(t *testing.T) {
 	for _, format := range Formats {
 		var b strings.Builder
-		if err := Export(&b, parse(t, exported), format, "nanoseconds"); err != nil {
+		if err := Export(t.Context(), &b, parse(t, exported), format, "nanoseconds"); err != nil {
 			t.Fatal(err)
 		}
 		golden := filepath.Join("testdata", "export."+string(format))
@@ -40,7 +40,7 @@ func TestExportSums(t *testing.T) {
 	s := parse(t, exported+"with;semi\\colon 5\n")
 	write := func(format Format) string {
 		var b strings.Builder
-		if err := Export(&b, s, format, "nanoseconds"); err != nil {
+		if err := Export(t.Context(), &b, s, format, "nanoseconds"); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()

@@ -72,7 +72,7 @@ func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error)
 	for i := range filters {
 		r := rewriter{filter: &filters[i], frames: s, to: &Stacks{frameIDs: make(map[Frame]int32)}}
 		for _, p := range s.trees {
-			r.parent, r.labels, r.self = p.flatten()
+			r.parent, r.labels, r.self = p.flatten(ctx)
 			if err := r.rewrite(ctx); err != nil {
 				return nil, err
 			}

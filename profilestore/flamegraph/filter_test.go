@@ -72,11 +72,11 @@ func TestFilter(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := parse(t, tt.stacks)
-			before := draw(Build(s, Options{}))
-			if got := draw(Build(filtered(t, s, filters(t, tt.filters...)...), Options{})); got != tt.want {
+			before := draw(build(t, s, Options{}))
+			if got := draw(build(t, filtered(t, s, filters(t, tt.filters...)...), Options{})); got != tt.want {
 				t.Errorf("got\n%swant\n%s", got, tt.want)
 			}
-			if after := draw(Build(s, Options{})); after != before {
+			if after := draw(build(t, s, Options{})); after != before {
 				t.Errorf("the stacks were changed:\n%s\n%s", before, after)
 			}
 		})
@@ -224,7 +224,7 @@ func TestFilterAsPprof(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Fatalf("round %d, %v:\nfrom %v\ngot  %v\nwant %v", round, fs, whole, got, want)
 		}
-		if sum := Build(after, Options{}); sum.Total != after.Total() || len(got) == 0 && len(sum.Depth) != 1 {
+		if sum := build(t, after, Options{}); sum.Total != after.Total() || len(got) == 0 && len(sum.Depth) != 1 {
 			t.Fatalf("total %d, %d nodes; want %d", sum.Total, len(sum.Depth), after.Total())
 		}
 		if !maps.Equal(got, whole) && len(got) > 0 {

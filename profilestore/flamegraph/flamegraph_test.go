@@ -19,6 +19,24 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // parse makes Stacks from lines "main;b;c 4". A frame is written name@binary:line; binary and line may be
 // missing.
+func build(t testing.TB, s *Stacks, o Options) *Graph {
+	t.Helper()
+	g, err := Build(t.Context(), s, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func top(t testing.TB, s *Stacks, o Options) *Table {
+	t.Helper()
+	table, err := Top(t.Context(), s, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
 func parse(t testing.TB, folded string) *Stacks {
 	t.Helper()
 	s := new(Stacks)
@@ -58,7 +76,7 @@ main@app;b@app;c@app;e@app 1
 `
 
 func TestGraphJSON(t *testing.T) {
-	got, err := json.Marshal(Build(parse(t, fiveNodes), Options{Unit: "nanoseconds", MaxNodes: 4}))
+	got, err := json.Marshal(build(t, parse(t, fiveNodes), Options{Unit: "nanoseconds", MaxNodes: 4}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +133,7 @@ func TestBuild(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := draw(Build(parse(t, test.stacks), test.options)); got != test.want {
+			if got := draw(build(t, parse(t, test.stacks), test.options)); got != test.want {
 				t.Errorf("got\n%swant\n%s", got, test.want)
 			}
 		})
@@ -140,9 +158,9 @@ func TestBuildProperties(t *testing.T) {
 	for range 200 {
 		lines := random(r, 1+r.IntN(60))
 		s := parse(t, strings.Join(lines, ""))
-		whole := Build(s, Options{})
+		whole := build(t, s, Options{})
 		most := r.IntN(len(whole.Depth) + 2)
-		g := Build(s, Options{MaxNodes: most})
+		g := build(t, s, Options{MaxNodes: most})
 		if most > 0 && len(g.Depth)-1 != min(most, len(whole.Depth)-1) {
 			t.Fatalf("%d nodes of %d, asked for %d", len(g.Depth)-1, len(whole.Depth)-1, most)
 		}
@@ -151,7 +169,7 @@ func TestBuildProperties(t *testing.T) {
 			t.Fatalf("total %d, want %d", g.Total, s.Total())
 		}
 		r.Shuffle(len(lines), func(i, j int) { lines[i], lines[j] = lines[j], lines[i] })
-		if again := Build(parse(t, strings.Join(lines, "")), Options{MaxNodes: most}); !reflect.DeepEqual(g, again) {
+		if again := build(t, parse(t, strings.Join(lines, "")), Options{MaxNodes: most}); !reflect.DeepEqual(g, again) {
 			t.Fatalf("order of Add matters:\n%s\n%s", draw(g), draw(again))
 		}
 		decoded, err := DecodeColumns(g.AppendColumns(nil))
@@ -161,7 +179,7 @@ func TestBuildProperties(t *testing.T) {
 		if !reflect.DeepEqual(g, decoded) {
 			t.Fatalf("columns:\n%s\n%s", draw(g), draw(decoded))
 		}
-		checkTop(t, lines, Top(s, Options{}))
+		checkTop(t, lines, top(t, s, Options{}))
 	}
 }
 
@@ -234,7 +252,7 @@ func TestTop(t *testing.T) {
 		{Function: "main", Binary: "app", File: "main.c", Total: 7},
 		{Function: "start", Total: 1},
 	}}
-	if got := Top(s, Options{Unit: "count"}); !reflect.DeepEqual(got, want) {
+	if got := top(t, s, Options{Unit: "count"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -258,20 +276,20 @@ func TestDeepStack(t *testing.T) {
 		stack[i] = s.Frame(Frame{Function: fmt.Sprint("f", i%100)})
 	}
 	s.Add(stack, 1)
-	g := Build(s, Options{})
+	g := build(t, s, Options{})
 	if len(g.Depth) != depth+1 || g.Depth[depth] != depth || g.Self[depth] != 1 {
 		t.Errorf("%d nodes", len(g.Depth))
 	}
-	if top := Top(s, Options{}); len(top.Rows) != 100 || top.Rows[99].Total != 1 {
+	if top := top(t, s, Options{}); len(top.Rows) != 100 || top.Rows[99].Total != 1 {
 		t.Errorf("%d rows", len(top.Rows))
 	}
 }
 
 func FuzzDecodeColumns(f *testing.F) {
 	s := parse(f, fiveNodes)
-	f.Add(Build(s, Options{Unit: "nanoseconds", MaxNodes: 4}).AppendColumns(nil))
-	f.Add(Build(new(Stacks), Options{}).AppendColumns(nil))
-	f.Add(Build(s, Options{B: parse(f, "main@app;z 3")}).AppendColumns(nil))
+	f.Add(build(f, s, Options{Unit: "nanoseconds", MaxNodes: 4}).AppendColumns(nil))
+	f.Add(build(f, new(Stacks), Options{}).AppendColumns(nil))
+	f.Add(build(f, s, Options{B: parse(f, "main@app;z 3")}).AppendColumns(nil))
 	f.Add([]byte{columnsVersion, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -320,7 +338,7 @@ func BenchmarkBuild(b *testing.B) {
 	for _, most := range []int{0, 10_000} {
 		b.Run(fmt.Sprintf("nodes=1M/max=%d", most), func(b *testing.B) {
 			for b.Loop() {
-				Build(s, Options{MaxNodes: most})
+				build(b, s, Options{MaxNodes: most})
 			}
 		})
 	}
@@ -329,13 +347,13 @@ func BenchmarkBuild(b *testing.B) {
 func BenchmarkTop(b *testing.B) {
 	s := million()
 	for b.Loop() {
-		Top(s, Options{})
+		top(b, s, Options{})
 	}
 }
 
 // BenchmarkColumns says how large a million nodes are on the wire.
 func BenchmarkColumns(b *testing.B) {
-	g := Build(million(), Options{})
+	g := build(b, million(), Options{})
 	var packed bytes.Buffer
 	for b.Loop() {
 		packed.Reset()
@@ -361,7 +379,7 @@ func TestInvert(t *testing.T) {
 		{[]string{"read", "b"}, "b@app 0\n main@app 2\n"},
 		{[]string{"main"}, "main 0\n"},
 	} {
-		g, err := Invert(s, Options{Root: tt.root})
+		g, err := Invert(t.Context(), s, Options{Root: tt.root})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,7 +387,7 @@ func TestInvert(t *testing.T) {
 			t.Errorf("root %q: got\n%swant\n%s", tt.root, got, tt.want)
 		}
 	}
-	rare, err := Invert(s, Options{MaxNodes: 2})
+	rare, err := Invert(t.Context(), s, Options{MaxNodes: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package flamegraph
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"math/bits"
 	"slices"
@@ -14,6 +15,7 @@ type function struct{ name, binary string }
 // forest makes one call tree of functions from many trees, and only that part of it that is asked for: a node is a
 // set of places in those trees, and its children are found when it is expanded.
 type forest struct {
+	ctx   context.Context // of the request that it is made for: when it ends, what is found is not whole
 	o     *Options
 	whole []*Stacks // what is weighed: A, and B in a diff
 
@@ -97,8 +99,8 @@ func (c *cut) rise() {
 	}
 }
 
-func newForest(name string, o *Options, whole []*Stacks) *forest {
-	return &forest{o: o, whole: whole, functions: []function{{name: name}}, ids: make(map[function]int32), slot: []int32{0}}
+func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *forest {
+	return &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, ids: make(map[function]int32), slot: []int32{0}}
 }
 
 // addSides takes all trees that are weighed.
@@ -384,6 +386,9 @@ func (f *forest) heaviest(most int) limit {
 				// What is not expanded yet has no heavier children: they are ties too.
 				return limit{low, most - before}
 			}
+			if f.ctx.Err() != nil {
+				return all
+			}
 			done = append(done, f.nodes[n].weight)
 			count++
 			add(n)
@@ -405,7 +410,7 @@ func (f *forest) preorder(most int) []int32 {
 	l := f.heaviest(most)
 	var order, children []int32
 	stack := []int32{0}
-	for len(stack) > 0 {
+	for len(stack) > 0 && f.ctx.Err() == nil {
 		n := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		if n != 0 && f.nodes[n].weight == l.lightest {

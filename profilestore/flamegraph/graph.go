@@ -1,6 +1,9 @@
 package flamegraph
 
-import "slices"
+import (
+	"context"
+	"slices"
+)
 
 // Options say what is wanted. The zero value is all of one thing.
 type Options struct {
@@ -56,17 +59,20 @@ type GraphB struct {
 
 // Build makes the call tree of functions: frames that differ only in source file or line are one node. With
 // Options.Root, siblings that have a name of the path in different binaries are taken together (node 0 has the first of
-// them by name); a path that leads nowhere gives a tree with the total 0.
-func Build(s *Stacks, o Options) *Graph {
-	f := newForest(o.rootName(), &o, o.sides(s))
+// them by name); a path that leads nowhere gives a tree with the total 0. The error is that of ctx.
+func Build(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
+	f := newForest(ctx, o.rootName(), &o, o.sides(s))
 	f.addSides()
 	f.begin(f.follow(o.Root))
 	return f.graph()
 }
 
-// graph writes the tree in columns.
-func (f *forest) graph() *Graph {
+// graph writes the tree in columns, unless the context has ended.
+func (f *forest) graph() (*Graph, error) {
 	order := f.preorder(f.o.MaxNodes)
+	if err := f.ctx.Err(); err != nil {
+		return nil, err
+	}
 	g := &Graph{
 		Unit:        f.o.Unit,
 		Total:       f.nodes[0].totals[0],
@@ -108,7 +114,7 @@ func (f *forest) graph() *Graph {
 		g.GraphB = &GraphB{TotalB: f.nodes[0].totals[1]}
 		g.SelfB, g.PrunedValueB = f.values(1, order)
 	}
-	return g
+	return g, nil
 }
 
 // values are the columns of one side.

@@ -1,16 +1,18 @@
 package flamegraph
 
+import "context"
+
 // Invert makes the call tree upside down: below the root each function with the value of the stacks that end in it,
 // below each the functions that call it. A value stands at the outermost frame of its stack. Options.Root is a path
-// from the innermost function. The error is [ErrTooLarge].
-func Invert(s *Stacks, o Options) (*Graph, error) {
-	all := newForest("", &o, o.sides(s))
+// from the innermost function. The error is [ErrTooLarge] or that of ctx.
+func Invert(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
+	all := newForest(ctx, "", &o, o.sides(s))
 	all.addSides()
 	c := newCallers(o.rootName(), all)
 	if err := c.addEnds(o.Root); err != nil {
 		return nil, err
 	}
-	return c.forest(&o).graph(), nil
+	return c.forest(&o).graph()
 }
 
 // addEnds adds all stacks that end in a path of names, from the innermost one outwards.
@@ -19,7 +21,7 @@ func (c *callers) addEnds(end []string) error {
 		src := &c.of.sources[i]
 		var path []int32 // functions
 		empty := src.total
-		src.walk(func(frame int32, self, _ int64) {
+		src.walk(c.of.ctx, func(frame int32, self, _ int64) {
 			path = append(path, c.of.function(src.side, frame))
 			empty -= self
 			if self > 0 && c.endsIn(path, end) {

@@ -69,7 +69,7 @@ func TestLocalGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := Options{Unit: st.Unit}
-		got = append(got, map[string]any{"graph": Build(s, o), "top": Top(s, o)})
+		got = append(got, map[string]any{"graph": build(t, s, o), "top": top(t, s, o)})
 	}
 	b, err := json.Marshal(got)
 	if err != nil {

@@ -113,7 +113,7 @@ func TestRealProfilesAsPprof(t *testing.T) {
 				return goTool(t, append(append([]string{"tool", "pprof", "-symbolize=none", "-nodecount=0", "-nodefraction=0", "-edgefraction=0",
 					"-unit=" + pprofUnits[st.Unit], "-sample_index=" + st.Type}, args...), file)...)
 			}
-			table := Top(whole, Options{})
+			table := top(t, whole, Options{})
 			focus, ignore, hide, from := "focus:"+nearest(table, 0.5), "ignore:"+nearest(table, 0.2), "hide:"+nearest(table, 0.75), "show_from:"+nearest(table, 0.4)
 			changed := 0
 			for _, texts := range [][]string{{}, {focus}, {ignore}, {hide}, {from}, {focus, ignore, hide, from}} {
@@ -123,7 +123,7 @@ func TestRealProfilesAsPprof(t *testing.T) {
 					args = append(args, "-"+kind+"="+expression)
 				}
 				var got, want []string
-				for _, r := range Top(filtered(t, whole, filters(t, texts...)...), Options{}).Rows {
+				for _, r := range top(t, filtered(t, whole, filters(t, texts...)...), Options{}).Rows {
 					got = append(got, fmt.Sprint(r.Function, " ", r.Self, " ", r.Total))
 				}
 				for _, m := range pprofTop.FindAllStringSubmatch(pprof(args...), -1) {
@@ -139,7 +139,7 @@ func TestRealProfilesAsPprof(t *testing.T) {
 			}
 			edges := pprofEdges(pprof("-peek=."))
 			for _, r := range table.Rows[:min(len(table.Rows), 60)] {
-				w, err := BuildSandwich(whole, r.Function, Options{MaxNodes: 1})
+				w, err := BuildSandwich(t.Context(), whole, r.Function, Options{MaxNodes: 1})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -1,6 +1,7 @@
 package flamegraph
 
 import (
+	"context"
 	"encoding/binary"
 	"math/bits"
 	"slices"
@@ -180,9 +181,12 @@ func (p *prefixes) framesOf(label uint32, one *[1]int32) []int32 {
 	return p.frames(label)
 }
 
+// stacksBetween is how many stacks are walked until it is looked whether the context has ended: some milliseconds.
+const stacksBetween = 1 << 16
+
 // walk calls enter for each frame, callers first, with the value of the stack that ends there and of those that
-// begin so; and leave when it has done so for all below it.
-func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(frame int32)) {
+// begin so; and leave when it has done so for all below it. It stops where it is when ctx ends.
+func (p *prefixes) walk(ctx context.Context, enter func(frame int32, self, total int64), leave func(frame int32)) {
 	type open struct {
 		end    uint32
 		frames int // of the call, the last ones on the path
@@ -198,7 +202,11 @@ func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(f
 			path = path[:len(path)-1]
 		}
 	}
+	count := 0
 	for n := p.read(0); n.below < uint32(len(p.bytes)); {
+		if count++; count%stacksBetween == 0 && ctx.Err() != nil {
+			return
+		}
 		for len(calls) > 0 && calls[len(calls)-1].end <= n.below {
 			pop()
 		}
@@ -220,7 +228,7 @@ func (p *prefixes) walk(enter func(frame int32, self, total int64), leave func(f
 }
 
 // flatten makes the tree one of frames, as Stacks.Add does, but does not look for what is there already.
-func (p *prefixes) flatten() (parent, frame []int32, self []int64) {
+func (p *prefixes) flatten(ctx context.Context) (parent, frame []int32, self []int64) {
 	n := p.count
 	parent, frame, self = make([]int32, 0, n), make([]int32, 0, n), make([]int64, 0, n)
 	var path []int32
@@ -230,7 +238,7 @@ func (p *prefixes) flatten() (parent, frame []int32, self []int64) {
 		}
 		return path[len(path)-1]
 	}
-	p.walk(func(f int32, own, _ int64) {
+	p.walk(ctx, func(f int32, own, _ int64) {
 		parent, frame, self = append(parent, above()), append(frame, f), append(self, own)
 		path = append(path, int32(len(parent)-1))
 	}, func(int32) { path = path[:len(path)-1] })

@@ -1,7 +1,10 @@
 package flamegraph
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"reflect"
@@ -74,17 +77,17 @@ func TestTreesEqualStacks(t *testing.T) {
 			if trees.Total() != flat.Total() {
 				t.Fatalf("total %d, want %d", trees.Total(), flat.Total())
 			}
-			if got, want := Build(trees, a), Build(flat, b); !reflect.DeepEqual(got, want) {
+			if got, want := build(t, trees, a), build(t, flat, b); !reflect.DeepEqual(got, want) {
 				t.Fatalf("Build:\n%s\nwant\n%s", draw(got), draw(want))
 			}
-			if got, want := Top(trees, a), Top(flat, b); !reflect.DeepEqual(got, want) {
+			if got, want := top(t, trees, a), top(t, flat, b); !reflect.DeepEqual(got, want) {
 				t.Fatalf("Top:\n%+v\nwant\n%+v", got, want)
 			}
-			got, err := BuildSandwich(trees, "f1", a)
+			got, err := BuildSandwich(t.Context(), trees, "f1", a)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := BuildSandwich(flat, "f1", b)
+			want, err := BuildSandwich(t.Context(), flat, "f1", b)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +150,7 @@ func TestTreeWriter(t *testing.T) {
 		}
 		visit(0)
 		p := w.write(callers, labels, values)
-		p.walk(func(frame int32, self, total int64) { got = append(got, step{frame, self, total}) }, func(int32) { got = append(got, step{label: -1}) })
+		p.walk(t.Context(), func(frame int32, self, total int64) { got = append(got, step{frame, self, total}) }, func(int32) { got = append(got, step{label: -1}) })
 		if !slices.Equal(got, want) {
 			t.Fatalf("callers %v, labels %v, values %v: %v, want %v", callers, labels, values, got, want)
 		}
@@ -170,11 +173,11 @@ func TestHeaviest(t *testing.T) {
 			lines = append(lines, fmt.Sprintf("%s %d\n", strings.Join(stack, ";"), 1+r.Int64N(1<<(1+r.IntN(20)))))
 		}
 		s := parse(t, strings.Join(lines, ""))
-		whole := Build(s, Options{})
+		whole := build(t, s, Options{})
 		most := 1 + r.IntN(len(whole.Depth))
 		kept := make(map[int64]int) // weights
 		lightest := int64(1 << 62)
-		weights := totals(Build(s, Options{MaxNodes: most}))[1:]
+		weights := totals(build(t, s, Options{MaxNodes: most}))[1:]
 		for _, w := range weights {
 			kept[w]++
 			lightest = min(lightest, w)
@@ -200,5 +203,37 @@ func TestRank(t *testing.T) {
 		} else {
 			last = r
 		}
+	}
+}
+
+func TestCanceled(t *testing.T) {
+	n := 4 * stacksBetween
+	callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
+	for i := range n {
+		labels[i], values[i] = uint32(i%7), 1
+	}
+	s := new(Stacks)
+	for i := range 7 {
+		s.Frame(Frame{Function: fmt.Sprint("f", i)})
+	}
+	s.AddTree(callers, labels, values, func(label uint32) []int32 { return []int32{int32(label)} })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, run := range map[string]func() error{
+		"Build":         func() error { _, err := Build(ctx, s, Options{MaxNodes: 3}); return err },
+		"Top":           func() error { _, err := Top(ctx, s, Options{}); return err },
+		"BuildSandwich": func() error { _, err := BuildSandwich(ctx, s, "f1", Options{}); return err },
+		"Invert":        func() error { _, err := Invert(ctx, s, Options{}); return err },
+		"Filter":        func() error { _, err := s.Filter(ctx, filters(t, "focus:f1")...); return err },
+		"Export":        func() error { return Export(ctx, io.Discard, s, Folded, "") },
+	} {
+		if err := run(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	walked := 0
+	s.trees[0].walk(ctx, func(int32, int64, int64) { walked++ }, func(int32) {})
+	if walked > stacksBetween {
+		t.Errorf("%d of %d stacks were walked", walked, n)
 	}
 }

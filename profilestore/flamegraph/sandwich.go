@@ -2,6 +2,7 @@ package flamegraph
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -44,10 +45,11 @@ var ErrTooLarge = errors.New("the callers make too large a tree")
 const maxCallers = 2_000_000
 
 // BuildSandwich looks at one function, by its name in any binary. Of one that is nowhere all values are 0.
-// Options.Root is not looked at; Options.MaxNodes bounds each of the two graphs. The error is [ErrTooLarge].
-func BuildSandwich(s *Stacks, name string, o Options) (*Sandwich, error) {
+// Options.Root is not looked at; Options.MaxNodes bounds each of the two graphs. The error is [ErrTooLarge]
+// or that of ctx.
+func BuildSandwich(ctx context.Context, s *Stacks, name string, o Options) (*Sandwich, error) {
 	sides := o.sides(s)
-	all, callees := newForest("", &o, sides), newForest(name, &o, sides)
+	all, callees := newForest(ctx, "", &o, sides), newForest(ctx, name, &o, sides)
 	all.addSides()
 	callees.sources = slices.Clone(all.sources)
 	callers := newCallers(name, all)
@@ -55,9 +57,13 @@ func BuildSandwich(s *Stacks, name string, o Options) (*Sandwich, error) {
 		return nil, err
 	}
 	callees.begin(callees.calls(name))
-	w := &Sandwich{
-		Unit: o.Unit, Total: s.total, Function: Row{Function: name},
-		CallerGraph: callers.forest(&o).graph(), CalleeGraph: callees.graph(),
+	w := &Sandwich{Unit: o.Unit, Total: s.total, Function: Row{Function: name}}
+	var err error
+	if w.CallerGraph, err = callers.forest(&o).graph(); err != nil {
+		return nil, err
+	}
+	if w.CalleeGraph, err = callees.graph(); err != nil {
+		return nil, err
 	}
 	if len(sides) > 1 {
 		w.TableB = &TableB{sides[1].total}
@@ -69,6 +75,9 @@ func BuildSandwich(s *Stacks, name string, o Options) (*Sandwich, error) {
 		}
 	}
 	w.Callers, w.Callees = all.edges(name)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	return w, nil
 }
 
@@ -77,7 +86,11 @@ func (f *forest) calls(name string) []place {
 	var places []place
 	for i := range f.sources {
 		src := &f.sources[i]
+		count := 0
 		for n := src.read(0); n.below < uint32(len(src.bytes)); {
+			if count++; count%stacksBetween == 0 && f.ctx.Err() != nil {
+				return places
+			}
 			at := n.below
 			n = src.next(&n)
 			code := f.code(src, n.label)
@@ -121,7 +134,7 @@ func (c *callers) addCalls() error {
 		src := &c.of.sources[i]
 		var path []int32 // functions
 		inside := 0
-		src.walk(func(frame int32, _, total int64) {
+		src.walk(c.of.ctx, func(frame int32, _, total int64) {
 			fn := c.of.function(src.side, frame)
 			if inside > 0 || c.of.functions[fn].name == c.name.name {
 				if inside == 0 {
@@ -173,7 +186,7 @@ func (c *callers) add(path []int32, side int, value int64) {
 }
 
 func (c *callers) forest(o *Options) *forest {
-	f := newForest(c.name.name, o, c.of.whole)
+	f := newForest(c.of.ctx, c.name.name, o, c.of.whole)
 	f.functions = append([]function{c.name}, c.of.functions[1:]...)
 	f.slot = make([]int32, len(f.functions))
 	labels, codes := make([]uint32, len(c.parent)), make([]int32, len(f.functions))
@@ -223,7 +236,7 @@ func (f *forest) edges(name string) (in, out []Call) {
 	for i := range f.sources {
 		src := &f.sources[i]
 		var path []int32 // by name
-		src.walk(func(frame int32, _, total int64) {
+		src.walk(f.ctx, func(frame int32, _, total int64) {
 			id := n.id(f, f.function(src.side, frame))
 			if target < 0 && n.names[id] == name {
 				target = id

@@ -2,6 +2,7 @@ package flamegraph
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 )
@@ -35,12 +36,15 @@ type RowB struct {
 	TotalB int64 `json:"total_b"`
 }
 
-// Top makes the table of all functions by name, as `go tool pprof -top` counts them.
-func Top(s *Stacks, o Options) *Table {
+// Top makes the table of all functions by name, as `go tool pprof -top` counts them. The error is that of ctx.
+func Top(ctx context.Context, s *Stacks, o Options) (*Table, error) {
 	sides := o.sides(s)
-	f := newForest("", &o, sides)
+	f := newForest(ctx, "", &o, sides)
 	f.addSides()
 	table := &Table{Unit: o.Unit, Total: s.total, Rows: f.table()}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if len(sides) > 1 {
 		table.TableB = &TableB{sides[1].total}
 	}
@@ -54,7 +58,7 @@ func Top(s *Stacks, o Options) *Table {
 	slices.SortFunc(table.Rows, func(x, y Row) int {
 		return cmp.Or(cmp.Compare(key(y.self()), key(x.self())), cmp.Compare(key(y.total()), key(x.total())), strings.Compare(x.Function, y.Function))
 	})
-	return table
+	return table, nil
 }
 
 func (r *Row) self() (a, b int64) {
@@ -111,7 +115,7 @@ func (f *forest) table() []Row {
 	var inBinary [][2]int64 // totals by function
 	for i := range f.sources {
 		src := &f.sources[i]
-		src.walk(func(frame int32, self, total int64) {
+		src.walk(f.ctx, func(frame int32, self, total int64) {
 			fn := f.function(src.side, frame)
 			id := n.id(f, fn)
 			if int(id) == len(all) {

@@ -188,7 +188,15 @@ func TestCollapse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g, w := flamegraph.Build(got, flamegraph.Options{}), flamegraph.Build(want, flamegraph.Options{}); !reflect.DeepEqual(g, w) {
+		g, err := flamegraph.Build(t.Context(), got, flamegraph.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := flamegraph.Build(t.Context(), want, flamegraph.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(g, w) {
 			t.Errorf("%s: got %+v, want %+v", filter, g, w)
 		}
 	}

@@ -314,7 +314,10 @@ func (a *api) grafanaStacktraces(ctx context.Context, req *pyroscope.SelectMerge
 		if err != nil {
 			return nil, err
 		}
-		g := flamegraph.Build(res.Stacks, flamegraph.Options{MaxNodes: graphNodes(req.MaxNodes)})
+		g, err := flamegraph.Build(ctx, res.Stacks, flamegraph.Options{MaxNodes: graphNodes(req.MaxNodes)})
+		if err != nil {
+			return nil, err
+		}
 		return &pyroscope.SelectMergeStacktracesResponse{Flamegraph: flamebearer(g)}, nil
 	case pyroscope.ProfileFormat_PROFILE_FORMAT_PPROF:
 		p, err := a.mergedProfile(ctx, q)
@@ -376,7 +379,10 @@ func (a *api) grafanaDiff(ctx context.Context, req *pyroscope.DiffRequest) (*pyr
 			return nil, err
 		}
 	}
-	g := flamegraph.Build(sides[0].Stacks, flamegraph.Options{B: sides[1].Stacks, MaxNodes: max(graphNodes(req.Left.MaxNodes), graphNodes(req.Right.MaxNodes))})
+	g, err := flamegraph.Build(ctx, sides[0].Stacks, flamegraph.Options{B: sides[1].Stacks, MaxNodes: max(graphNodes(req.Left.MaxNodes), graphNodes(req.Right.MaxNodes))})
+	if err != nil {
+		return nil, err
+	}
 	return &pyroscope.DiffResponse{Flamegraph: flamebearerDiff(g)}, nil
 }
 

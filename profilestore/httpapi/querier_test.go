@@ -275,7 +275,10 @@ func TestLayout(t *testing.T) {
 			}
 			s.Add(stack, ms*(1+r.Int64N(9)))
 		}
-		g := flamegraph.Build(s, flamegraph.Options{MaxNodes: 1 + r.IntN(30)})
+		g, err := flamegraph.Build(t.Context(), s, flamegraph.Options{MaxNodes: 1 + r.IntN(30)})
+		if err != nil {
+			t.Fatal(err)
+		}
 		var want strings.Builder
 		total := make([]int64, len(g.Depth))
 		var path []int

@@ -125,11 +125,12 @@ func (a *api) flamegraph(w http.ResponseWriter, r *http.Request) error {
 	s.options.Root = flamegraph.ParsePath(s.Get("root"))
 	var g *flamegraph.Graph
 	if inverted {
-		if g, err = flamegraph.Invert(s.stacks, s.options); err != nil {
-			return manyCallers(err)
-		}
+		g, err = flamegraph.Invert(r.Context(), s.stacks, s.options)
 	} else {
-		g = flamegraph.Build(s.stacks, s.options)
+		g, err = flamegraph.Build(r.Context(), s.stacks, s.options)
+	}
+	if err != nil {
+		return manyCallers(err)
 	}
 	h := w.Header()
 	h.Add("Vary", "Accept")
@@ -169,7 +170,11 @@ func (a *api) top(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return TopAnswer{flamegraph.Top(s.stacks, s.options), s.source}, nil
+	table, err := flamegraph.Top(r.Context(), s.stacks, s.options)
+	if err != nil {
+		return nil, err
+	}
+	return TopAnswer{table, s.source}, nil
 }
 
 func (a *api) sandwich(r *http.Request) (any, error) {
@@ -180,7 +185,7 @@ func (a *api) sandwich(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := flamegraph.BuildSandwich(s.stacks, s.Get("function"), s.options)
+	w, err := flamegraph.BuildSandwich(r.Context(), s.stacks, s.Get("function"), s.options)
 	if err != nil {
 		return nil, manyCallers(err)
 	}
@@ -201,7 +206,7 @@ func (a *api) export(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("b.query", "an export has one side: leave b.query, b.from and b.to out")
 	}
 	var b strings.Builder
-	if err := flamegraph.Export(&b, s.stacks, format, s.options.Unit); err != nil {
+	if err := flamegraph.Export(r.Context(), &b, s.stacks, format, s.options.Unit); err != nil {
 		return err
 	}
 	h := w.Header()
