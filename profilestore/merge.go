@@ -14,7 +14,7 @@ import (
 // share, the labels of the samples, addresses, mappings and comments kept, and the query's type as the default.
 // Its time is the start of the first profile, its duration reaches to the end of the last. Without a matching
 // sample the profile is valid and empty. The comments "file_key ..." are left out: they name mappings by numbers
-// that a merge changes. A damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error.
+// that a merge changes. Samples with the same labels may share them. A damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error.
 func (s *Store) Merge(ctx context.Context, q Query) (_ *profile.Profile, err error) {
 	v, err := s.view(q)
 	if err != nil {
@@ -249,7 +249,16 @@ type pprofBuilder struct {
 	mappings  []*profile.Mapping
 	functions []*profile.Function
 	locations []*profile.Location
-	stacks    int64 // locations in all of them
+	stacks    int64                // locations in all of them
+	room      []*profile.Location  // for those of the next samples
+	labels    map[uint32]sampleSet // by label set
+}
+
+// sampleSet is a label set as pprof has it. Samples with the same one share it: nobody changes labels.
+type sampleSet struct {
+	text    map[string][]string
+	numbers map[string][]int64
+	units   map[string][]string
 }
 
 func newPprofBuilder(s *symbols) *pprofBuilder {
@@ -258,6 +267,7 @@ func newPprofBuilder(s *symbols) *pprofBuilder {
 		mappings:  make([]*profile.Mapping, len(s.mappings)),
 		functions: make([]*profile.Function, len(s.functions)),
 		locations: make([]*profile.Location, len(s.locations)),
+		labels:    make(map[uint32]sampleSet),
 	}
 }
 
@@ -279,42 +289,65 @@ func (b *pprofBuilder) build(ctx context.Context, rows *mergedRows, types []Prof
 		for t := range types {
 			sample.Value[t] = rows.values[t][i]
 		}
-		for node := key.stack; node != 0; node = b.callers[node] {
-			sample.Location = append(sample.Location, b.location(b.leaf[node]))
-		}
+		sample.Location = b.stack(key.stack)
 		b.stacks += int64(len(sample.Location))
-		b.label(sample, key.labels)
+		set, ok := b.labels[key.labels]
+		if !ok {
+			set = b.sampleSet(key.labels)
+			b.labels[key.labels] = set
+		}
+		sample.Label, sample.NumLabel, sample.NumUnit = set.text, set.numbers, set.units
 		b.profile.Sample = append(b.profile.Sample, sample)
 	}
 	return b.profile, nil
 }
 
-func (b *pprofBuilder) label(sample *profile.Sample, set uint32) {
+// stack gives the locations of a stack, leaf first, in memory that has no more room than they need.
+func (b *pprofBuilder) stack(stack uint32) []*profile.Location {
+	depth := 0
+	for node := stack; node != 0; node = b.callers[node] {
+		depth++
+	}
+	const piece = 4 << 10
+	if len(b.room) < depth {
+		b.room = make([]*profile.Location, max(depth, piece))
+	}
+	var all []*profile.Location
+	all, b.room = b.room[:depth:depth], b.room[depth:]
+	for i := range all {
+		all[i] = b.location(b.leaf[stack])
+		stack = b.callers[stack]
+	}
+	return all
+}
+
+func (b *pprofBuilder) sampleSet(set uint32) (s sampleSet) {
 	for _, l := range b.set(set) {
 		name := b.strings[l.name]
 		if l.text {
-			if sample.Label == nil {
-				sample.Label = make(map[string][]string)
+			if s.text == nil {
+				s.text = make(map[string][]string)
 			}
-			sample.Label[name] = append(sample.Label[name], b.strings[l.str])
+			s.text[name] = append(s.text[name], b.strings[l.str])
 			continue
 		}
-		if sample.NumLabel == nil {
-			sample.NumLabel = make(map[string][]int64)
+		if s.numbers == nil {
+			s.numbers = make(map[string][]int64)
 		}
-		sample.NumLabel[name] = append(sample.NumLabel[name], l.num)
+		s.numbers[name] = append(s.numbers[name], l.num)
 		unit := b.strings[l.unit]
-		if unit == "" && sample.NumUnit[name] == nil {
+		if unit == "" && s.units[name] == nil {
 			continue
 		}
-		if sample.NumUnit == nil {
-			sample.NumUnit = make(map[string][]string)
+		if s.units == nil {
+			s.units = make(map[string][]string)
 		}
-		for len(sample.NumUnit[name]) < len(sample.NumLabel[name])-1 {
-			sample.NumUnit[name] = append(sample.NumUnit[name], "")
+		for len(s.units[name]) < len(s.numbers[name])-1 {
+			s.units[name] = append(s.units[name], "")
 		}
-		sample.NumUnit[name] = append(sample.NumUnit[name], unit)
+		s.units[name] = append(s.units[name], unit)
 	}
+	return s
 }
 
 func (b *pprofBuilder) location(id uint32) *profile.Location {
