@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path"
 	"slices"
@@ -121,6 +122,7 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 		}
 		return w.count(&c)
 	})
+	v.passing = !v.s.fits(maps.Keys(w.byID))
 	return w, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -608,8 +609,8 @@ func (s *Store) isClosing() bool {
 }
 
 // symbolsOf is the content of a dictionary, or if no more is asked for its label sets alone. What is read from disk is
-// cached.
-func (s *Store) symbolsOf(ctx context.Context, id uint32, labels bool) (*symbols, error) {
+// cached if keep says so.
+func (s *Store) symbolsOf(ctx context.Context, id uint32, labels, keep bool) (*symbols, error) {
 	s.mu.Lock()
 	if d := s.inMemory[id]; d != nil {
 		s.mu.Unlock()
@@ -638,6 +639,9 @@ func (s *Store) symbolsOf(ctx context.Context, id uint32, labels bool) (*symbols
 	if err = errors.Join(err, releaseSegments(segments)); err != nil {
 		return nil, err
 	}
+	if !keep {
+		return symbols, nil
+	}
 	l := &loadedSymbols{symbols: symbols, bytes: symbols.size() + 64*int64(len(symbols.strings)), used: s.uses.Add(1)}
 	s.mu.Lock()
 	if key := (loadedKey{id, labels}); s.loaded[key] == nil {
@@ -657,9 +661,30 @@ func releaseSegments(segments []*segment) error {
 	return errors.Join(errs...)
 }
 
+// fits says whether the stacks of some dictionaries fit into half of the memory for caches.
+func (s *Store) fits(ids iter.Seq[uint32]) bool {
+	const each = 8 // bytes of a stack
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	left := s.cacheLimit() / 2 / each
+	for id := range ids {
+		if s.inMemory[id] != nil {
+			continue
+		}
+		for _, seg := range s.segments {
+			if m := seg.find(id); m != nil {
+				left -= int64(m.Stacks.Count)
+			}
+		}
+	}
+	return left >= 0
+}
+
+func (s *Store) cacheLimit() int64 { return s.o.MemoryBytes / 2 }
+
 // trim gives back the caches that were used longest ago, until they are within their share of the memory.
 func (s *Store) trim() {
-	most := s.o.MemoryBytes / 2
+	most := s.cacheLimit()
 	if s.cacheBytes.Load() <= most {
 		return
 	}

@@ -21,6 +21,10 @@ type view struct {
 	series map[*series]*seriesMatch
 	rests  []*rest
 
+	// passing is whether dictionaries are read past the cache: together they do not fit, and each would only push out
+	// what others use, and itself before it is asked for again.
+	passing bool
+
 	dictionary uint32 // that isForeign is about; no dictionary has the number 0
 	isForeign  bool
 }
@@ -219,7 +223,7 @@ func (v *view) labelSets(ctx context.Context, c *chosen) (*symbols, error) {
 }
 
 func (v *view) read(ctx context.Context, c *chosen, labels bool) (*symbols, error) {
-	syms, err := v.s.symbolsOf(ctx, c.row.dictionary, labels)
+	syms, err := v.s.symbolsOf(ctx, c.row.dictionary, labels, !v.passing)
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		v.s.noteDamage(v.parts[c.part], d)
 		return nil, nil
