@@ -12,16 +12,17 @@ import (
 type EventKind uint8
 
 const (
-	EventFork EventKind = iota + 1 // PPID made PID; only new processes, not threads
-	EventExec                      // PID runs a new program: Comm; its mappings follow
-	EventComm                      // thread TID of PID is now called Comm
-	EventMmap                      // PID has a new executable Mapping
-	EventExit                      // thread TID of PID ended; the process, where TID is PID
-	EventLost                      // the kernel dropped Lost records of one CPU: what was learnt may be stale
+	EventFork       EventKind = iota + 1 // PPID made PID; only new processes, not threads
+	EventExec                            // PID runs a new program: Comm; its mappings follow
+	EventComm                            // thread TID of PID is now called Comm
+	EventMmap                            // PID has a new executable Mapping
+	EventExit                            // thread TID of PID ended; the process, where TID is PID
+	EventKernelCode                      // the kernel has new code, or less: a BPF program came or went
+	EventLost                            // the kernel dropped Lost records of one CPU: what was learnt may be stale
 )
 
-// Event is something that changed which program a process runs or where its
-// code lies, as perf's side-band records tell it.
+// Event is something that changed which program a process runs or where code
+// lies, as perf's side-band records tell it.
 type Event struct {
 	Time    uint64 // CLOCK_MONOTONIC, ns
 	Kind    EventKind
@@ -53,7 +54,7 @@ const (
 )
 
 // parseEvent decodes one side-band record, header included. ok is false for a
-// record that says nothing about processes.
+// record that says nothing about code.
 //
 // Layouts: enum perf_event_type in include/uapi/linux/perf_event.h.
 func parseEvent(rec []byte) (ev Event, ok bool, err error) {
@@ -65,7 +66,7 @@ func parseEvent(rec []byte) (ev Event, ok bool, err error) {
 	body, trailer := rec[recordHeaderSize:len(rec)-sampleIDSize], rec[len(rec)-sampleIDSize:]
 	ev.Time = order.Uint64(trailer[8:])
 
-	need := map[uint32]int{unix.PERF_RECORD_MMAP2: 64, unix.PERF_RECORD_COMM: 8, unix.PERF_RECORD_FORK: 24, unix.PERF_RECORD_EXIT: 24, unix.PERF_RECORD_LOST: 16}[kind]
+	need := map[uint32]int{unix.PERF_RECORD_MMAP2: 64, unix.PERF_RECORD_COMM: 8, unix.PERF_RECORD_FORK: 24, unix.PERF_RECORD_EXIT: 24, unix.PERF_RECORD_LOST: 16, unix.PERF_RECORD_KSYMBOL: 16}[kind]
 	if len(body) < need {
 		return Event{}, false, fmt.Errorf("decode side-band record of type %d: %d bytes, want %d", kind, len(body), need)
 	}
@@ -94,6 +95,8 @@ func parseEvent(rec []byte) (ev Event, ok bool, err error) {
 				return Event{}, false, nil
 			}
 		}
+	case unix.PERF_RECORD_KSYMBOL:
+		ev.Kind = EventKernelCode
 	case unix.PERF_RECORD_LOST:
 		ev.Kind, ev.Lost = EventLost, order.Uint64(body[8:])
 	default:

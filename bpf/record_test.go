@@ -123,6 +123,7 @@ var recordTests = []struct {
 	{"new thread", record(unix.PERF_RECORD_FORK, 0, append(u32s(11, 11, 13, 11), u64s(98)...)), Event{}},
 	{"exit", record(unix.PERF_RECORD_EXIT, 0, append(u32s(11, 10, 11, 10), u64s(98)...)), Event{Time: 99, Kind: EventExit, PID: 11, PPID: 10, TID: 11}},
 	{"lost", record(unix.PERF_RECORD_LOST, 0, u64s(1, 42)), Event{Time: 99, Kind: EventLost, Lost: 42}},
+	{"BPF program", record(unix.PERF_RECORD_KSYMBOL, 0, slices.Concat(u64s(0xffffffffc0001000), u32s(300, 1), []byte("bpf_prog_a\x00"))), Event{Time: 99, Kind: EventKernelCode}},
 	{"something else", record(unix.PERF_RECORD_THROTTLE, 0, u64s(1, 2, 3)), Event{}},
 }
 

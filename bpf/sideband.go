@@ -14,6 +14,10 @@ import (
 // ID instead of the inode (Linux 5.12).
 const perfBitBuildID = 1 << 34
 
+// perfBitKsymbol is perf_event_attr.ksymbol: records of code that the kernel
+// makes or removes while it runs, BPF programs above all (Linux 5.1).
+const perfBitKsymbol = 1 << 29
+
 // sideband is the ring of one CPU on which the kernel reports forks, execs,
 // mappings and exits of all processes. It belongs to one reader.
 type sideband struct {
@@ -34,7 +38,7 @@ func openSideband(cpu, size int) (*sideband, error) {
 		Config:      unix.PERF_COUNT_SW_DUMMY,
 		Sample_type: unix.PERF_SAMPLE_TID | unix.PERF_SAMPLE_TIME,
 		Bits: unix.PerfBitMmap | unix.PerfBitMmap2 | unix.PerfBitComm | unix.PerfBitCommExec | unix.PerfBitTask |
-			unix.PerfBitSampleIDAll | unix.PerfBitUseClockID | unix.PerfBitWatermark | perfBitBuildID,
+			unix.PerfBitSampleIDAll | unix.PerfBitUseClockID | unix.PerfBitWatermark | perfBitBuildID | perfBitKsymbol,
 		Wakeup:  uint32(size / 4),
 		Clockid: unix.CLOCK_MONOTONIC,
 	}

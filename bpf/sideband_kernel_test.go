@@ -2,8 +2,11 @@ package bpf
 
 import (
 	"runtime"
+	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,5 +61,25 @@ func TestKernelSidebandCountsLost(t *testing.T) {
 	t.Logf("%d of %d records seen, %d lost", seen, records, lost)
 	if lost == 0 || uint64(seen)+lost < records {
 		t.Errorf("%d records seen and %d lost, want %d or more in all", seen, lost, records)
+	}
+}
+
+// TestKernelSidebandTellsOfPrograms loads a BPF program, which is code that the kernel did not have before.
+func TestKernelSidebandTellsOfPrograms(t *testing.T) {
+	s := open(t, Options{Frequency: 1})
+	finish := follow(t, s)
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:         ebpf.SocketFilter,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, events := finish()
+	if !slices.ContainsFunc(events, func(ev Event) bool { return ev.Kind == EventKernelCode }) {
+		t.Errorf("no event of it in %d", len(events))
 	}
 }

@@ -403,6 +403,8 @@ func (a *Agent) event(ev *bpf.Event) {
 		if ev.TID == ev.PID {
 			a.unwinder.forget(ev.PID)
 		}
+	case bpf.EventKernelCode:
+		a.symbols.kernel.changed.Store(true)
 	case bpf.EventLost:
 		if !a.lost && a.snapshots.ready(ev.Time) {
 			a.table.Lost() // for the samples until then

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"pilotlight/symbolize"
@@ -33,15 +34,18 @@ type kernelSymbols struct {
 	read    time.Time
 	buildID string
 	named   map[uint64][]symbolize.Frame
+	// changed is set when BPF programs came or went since. Kallsyms has no sizes: a new
+	// one may lie where those that were read before seem to go on.
+	changed atomic.Bool
 }
 
 // resolve returns the frame at pc. There is always one.
 func (k *kernelSymbols) resolve(pc uint64) []symbolize.Frame {
+	if k.read.IsZero() || k.changed.Load() && time.Since(k.read) > kernelInterval && k.isBPF(pc) {
+		k.load()
+	}
 	if frames, ok := k.named[pc]; ok {
 		return frames
-	}
-	if k.read.IsZero() {
-		k.load()
 	}
 	frames := k.lookup(pc)
 	if len(frames) == 0 && k.symbols != nil && time.Since(k.read) > kernelInterval {
@@ -65,9 +69,19 @@ func (k *kernelSymbols) lookup(pc uint64) []symbolize.Frame {
 	return k.symbols.Resolve(nil, pc)
 }
 
+// isBPF reports whether pc was in a BPF program, or seemed to be.
+func (k *kernelSymbols) isBPF(pc uint64) bool {
+	if k.symbols == nil {
+		return false
+	}
+	m, ok := k.symbols.Module(pc)
+	return ok && m.Name == "bpf"
+}
+
 // load reads the kernel's symbols. Without them the kernel's frames have no names.
 func (k *kernelSymbols) load() {
 	k.read, k.named = time.Now(), make(map[uint64][]symbolize.Frame)
+	k.changed.Store(false)
 	f, err := k.proc.Open("kallsyms")
 	if err == nil {
 		k.symbols, err = symbolize.ReadKallsyms(f)

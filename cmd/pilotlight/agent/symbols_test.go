@@ -78,6 +78,32 @@ ffffffffc0100200 t xfs_second\t[xfs]
 	}
 }
 
+// TestProgramsThatComeLater has a BPF program come where the one before it seems to go on.
+func TestProgramsThatComeLater(t *testing.T) {
+	const first, second = "ffffffffc0001000 t bpf_prog_first\t[bpf]\n", "ffffffffc0001200 t bpf_prog_second\t[bpf]\n"
+	const pc = 0xffffffffc0001204
+	list := &fstest.MapFile{Data: []byte(first)}
+	s := newSymbols(fstest.MapFS{"kallsyms": list}, fstest.MapFS{}, quiet)
+	a := &Agent{symbols: s}
+	expect := func(when, want string) {
+		t.Helper()
+		if got := s.kernel.resolve(pc)[0].Function; got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	expect("at first", "bpf_prog_first")
+	list.Data = []byte(first + second)
+	a.event(&bpf.Event{Kind: bpf.EventKernelCode})
+	expect("within a minute", "bpf_prog_first")
+	s.kernel.read = s.kernel.read.Add(-2 * kernelInterval)
+	expect("later", "bpf_prog_second")
+	list.Data = []byte(second)
+	s.kernel.read = s.kernel.read.Add(-2 * kernelInterval)
+	if s.kernel.resolve(pc); s.kernel.symbols.Functions() != 2 {
+		t.Error("symbols are read again although nothing has changed")
+	}
+}
+
 // TestWhatIsRememberedIsBounded holds what others decide the number of: kernel
 // addresses that they make it run, files that they map.
 func TestWhatIsRememberedIsBounded(t *testing.T) {
