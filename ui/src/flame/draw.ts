@@ -26,23 +26,46 @@ const fontSize = 12;
 export const font = `${fontSize}px ui-sans-serif, system-ui, sans-serif`;
 const padding = 4;
 const minLabel = 24;
+/** Frames that are wider have a hairline of background behind them. */
+const touching = 3;
 
 export class Painter {
   private readonly hatches = new Map<string, CanvasPattern>();
   private order = new Uint32Array(0);
   private keys = new Uint16Array(0);
   private readonly widths = new Map<string, number>();
+  private image: ImageData | null = null;
+  private colors: { of: Palette; rgba: Uint32Array } | null = null;
 
-  constructor(private readonly c: CanvasRenderingContext2D) {}
+  /** All but the outlines, kept: a pointer that moves changes nothing of it. */
+  private readonly c: CanvasRenderingContext2D;
 
-  paint(scene: Scene, rects: Rects, palette: Palette, dpr: number): void {
+  constructor(private readonly target: CanvasRenderingContext2D) {
+    const c = document.createElement("canvas").getContext("2d", { alpha: false });
+    if (!c) throw new Error("this browser gives no 2D canvas");
+    this.c = c;
+  }
+
+  /** Draws a scene; with `outlinesOnly` nothing but those has changed since it was drawn last. */
+  paint(scene: Scene, rects: Rects, palette: Palette, dpr: number, outlinesOnly: boolean): void {
+    const { target } = this;
+    if (!outlinesOnly) this.picture(scene, rects, palette, dpr);
+    target.setTransform(1, 0, 0, 1, 0, 0);
+    target.drawImage(this.c.canvas, 0, 0);
+    target.setTransform(dpr, 0, 0, dpr, 0, 0);
+    this.outlines(scene, rects, palette);
+  }
+
+  private picture(scene: Scene, rects: Rects, palette: Palette, dpr: number): void {
     const { c } = this;
+    const { width, height } = this.target.canvas;
+    if (c.canvas.width !== width || c.canvas.height !== height) {
+      c.canvas.width = width;
+      c.canvas.height = height;
+    }
     const { view, tree } = scene;
     const h = view.rowHeight;
     c.setTransform(dpr, 0, 0, dpr, 0, 0);
-    c.fillStyle = palette.background;
-    c.fillRect(0, 0, view.width, view.height);
-
     // Fills, batched by colour: a counting sort, then one fillStyle per colour.
     const hatched = palette.fill.length;
     const faded = hatched + 1;
@@ -64,6 +87,7 @@ export class Painter {
     const at = starts.slice();
     for (let i = 0; i < rects.count; i++) this.order[at[this.keys[i]!]!++] = i;
 
+    this.slivers(rects, palette, h, dpr);
     for (let k = 0; k <= faded; k++) {
       if (starts[k] === starts[k + 1]) continue;
       if (k === hatched) c.fillStyle = this.hatch(palette, palette.hatchGround, dpr);
@@ -72,8 +96,7 @@ export class Painter {
       for (let o = starts[k]!; o < starts[k + 1]!; o++) {
         const i = this.order[o]!;
         const width = rects.width[i]!;
-        // A hairline of background between frames, while there is room for one.
-        c.fillRect(rects.x[i]!, rects.y[i]!, width > 3 ? width - 1 : width, h - 1);
+        if (width > touching) c.fillRect(rects.x[i]!, rects.y[i]!, width - 1, h - 1);
       }
     }
 
@@ -91,7 +114,48 @@ export class Painter {
       if (rects.width[i]! < minLabel || rects.kind[i] === Kind.Run) continue;
       this.label(scene, rects, i, palette);
     }
-    this.outlines(scene, rects, palette);
+  }
+
+  /**
+   * The background, and the frames that are a few pixels wide. There are tens of thousands of them in a large graph, and
+   * a call of the canvas for each costs ten times what it does to set their pixels.
+   */
+  private slivers(rects: Rects, palette: Palette, h: number, dpr: number): void {
+    const { c } = this;
+    const { width, height } = c.canvas;
+    if (this.image?.width !== width || this.image.height !== height) this.image = c.createImageData(width, height);
+    const pixels = new Uint32Array(this.image.data.buffer);
+    const rgba = this.rgba(palette);
+    pixels.fill(rgba[rgba.length - 1]!);
+    for (let i = 0; i < rects.count; i++) {
+      if (rects.width[i]! > touching) continue;
+      const color = rgba[this.keys[i]!]!;
+      const left = Math.round(rects.x[i]! * dpr);
+      const right = Math.min(width, Math.max(left + 1, Math.round((rects.x[i]! + rects.width[i]!) * dpr)));
+      const bottom = Math.min(height, Math.round((rects.y[i]! + h - 1) * dpr));
+      for (let y = Math.max(0, Math.round(rects.y[i]! * dpr)); y < bottom; y++) {
+        for (let x = left; x < right; x++) pixels[y * width + x] = color;
+      }
+    }
+    c.putImageData(this.image, 0, 0);
+  }
+
+  /** The palette as pixels: its fills, what stands for the hatched and the faded ones, and at the end the background. */
+  private rgba(palette: Palette): Uint32Array {
+    if (this.colors?.of === palette) return this.colors.rgba;
+    const all = [...palette.fill, palette.hatchGround, palette.faded, palette.background];
+    const strip = document.createElement("canvas");
+    strip.width = all.length;
+    strip.height = 1;
+    const s = strip.getContext("2d", { willReadFrequently: true });
+    all.forEach((color, i) => {
+      if (!s) return;
+      s.fillStyle = color;
+      s.fillRect(i, 0, 1, 1);
+    });
+    const rgba = s ? new Uint32Array(s.getImageData(0, 0, all.length, 1).data.buffer) : new Uint32Array(all.length);
+    this.colors = { of: palette, rgba };
+    return rgba;
   }
 
   private label(scene: Scene, rects: Rects, i: number, palette: Palette): void {
@@ -155,7 +219,7 @@ export class Painter {
   }
 
   private outlines(scene: Scene, rects: Rects, palette: Palette): void {
-    const { c } = this;
+    const c = this.target;
     const { tree } = scene;
     const h = scene.view.rowHeight;
     for (let i = 0; i < rects.count; i++) {

@@ -30,6 +30,8 @@ export class FlameView {
   private colorMode: ColorMode = "binary";
   private colors = palette(false);
   private frame = 0;
+  /** Something besides the outlines has changed since the last paint. */
+  private changed = true;
   private hovered: Hit | null = null;
 
   /**
@@ -125,7 +127,7 @@ export class FlameView {
     if (!this.scene) return;
     const { names } = this.scene.tree;
     this.scene.selected = new Set(name === "" ? [] : names.flatMap((n, id) => (n === name ? [id] : [])));
-    this.draw();
+    this.outline();
   }
 
   /** Marks the keyboard's node and scrolls to it. */
@@ -138,7 +140,7 @@ export class FlameView {
       const bottom = top + rowHeight - this.view.height;
       if (bottom > this.scroller.scrollTop) this.scroller.scrollTop = bottom;
     }
-    this.draw();
+    this.outline();
   }
 
   setColors(mode: ColorMode, dark: boolean): void {
@@ -172,6 +174,7 @@ export class FlameView {
     if (this.view.flipped) this.scroller.scrollTop = this.scroller.scrollHeight;
     this.view.scrollTop = this.scroller.scrollTop - this.ground();
     // At once: a resized canvas is blank until it is painted.
+    this.changed = true;
     this.paint();
   }
 
@@ -193,7 +196,7 @@ export class FlameView {
     this.scene.hovered = found && found.kind !== Kind.Above && found.kind !== Kind.Pruned ? found.node : -1;
     this.canvas.style.cursor = found ? "pointer" : "";
     this.events.hover(found);
-    this.draw();
+    this.outline();
   };
 
   private readonly onLeave = () => {
@@ -201,7 +204,7 @@ export class FlameView {
     this.hovered = null;
     this.scene.hovered = -1;
     this.events.hover(null);
-    this.draw();
+    this.outline();
   };
 
   private readonly onClick = (event: MouseEvent) => {
@@ -230,13 +233,20 @@ export class FlameView {
   }
 
   private draw(): void {
+    this.changed = true;
+    this.outline();
+  }
+
+  /** Draws when only what is outlined has changed. */
+  private outline(): void {
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => this.paint());
   }
 
   private paint(): void {
     if (!this.scene || this.view.width === 0) return;
-    layout(this.scene.tree, this.view, this.rects);
-    this.painter.paint(this.scene, this.rects, this.colors, window.devicePixelRatio || 1);
+    if (this.changed) layout(this.scene.tree, this.view, this.rects);
+    this.painter.paint(this.scene, this.rects, this.colors, window.devicePixelRatio || 1, !this.changed);
+    this.changed = false;
   }
 }
