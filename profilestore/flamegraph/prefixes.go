@@ -159,15 +159,15 @@ func (w *treeWriter) append(dst []byte, label uint32, i int, self int64) []byte 
 	head := uint64(label) << 2
 	switch w.chain[i] {
 	case forked:
-		dst = binary.AppendUvarint(dst, head|forks)
+		dst = binary.AppendUvarint(dst, head+forks)
 		dst = binary.AppendUvarint(dst, uint64(w.totals[i]))
 		dst = binary.AppendUvarint(dst, uint64(self))
 		return binary.AppendUvarint(dst, uint64(w.below[i]))
 	case 0:
-		dst = binary.AppendUvarint(dst, head|ends)
+		dst = binary.AppendUvarint(dst, head+ends)
 		return binary.AppendUvarint(dst, uint64(w.totals[i]))
 	}
-	return binary.AppendUvarint(dst, head|chained)
+	return binary.AppendUvarint(dst, head+chained)
 }
 
 func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
