@@ -90,18 +90,17 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
   };
   const whole = Math.max(top.total, (top.total_b ?? 0) * scale);
   const select = (row: TopRow) => onSelect(row.function === state.name ? "" : row.function);
-  const columns = 5 + (wide ? 2 : 0);
   return (
     <div class={`top-table${diff ? " diff" : ""}${wide ? " with-files" : ""}`} ref={scroller} tabIndex={-1}
       onScroll={(e) => setView({ top: e.currentTarget.scrollTop, height: e.currentTarget.clientHeight })}>
       <table aria-label="Functions" aria-rowcount={rows.length + 1}>
         <thead>
           {diff
-            ? <tr>{header("self", "Of self", 1)}{header("change", "Change", 1)}{header("total", "Total A", 1)}<th scope="col" class="num plain">Total B</th>{header("function", "Function", 1)}</tr>
+            ? <tr>{header("self", "Δ self", 1)}{header("change", "Δ total", 1)}{header("total", "Total A", 1)}<th scope="col" class="num plain">Total B</th>{header("function", "Function", 1)}</tr>
             : <tr>{header("self", "Self", 2)}{header("total", "Total", 2)}{header("function", "Function", 1)}{wide && <><th scope="col" class="plain">Binary</th><th scope="col" class="plain">File</th></>}</tr>}
         </thead>
         <tbody onPointerLeave={() => onHover("")}>
-          {first > 0 && <tr aria-hidden="true" class="pad"><td colSpan={columns} height={first * rowHeight} /></tr>}
+          {first > 0 && <tr aria-hidden="true" class="pad"><td height={first * rowHeight} /></tr>}
           {rows.slice(first, last).map((row, i) => (
             <tr key={row.function} aria-rowindex={first + i + 2} aria-selected={row.function === state.name}
               onClick={() => select(row)} onPointerEnter={() => onHover(row.function)}>
@@ -125,7 +124,7 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
               {wide && !diff && <><td class="muted" title={row.binary}>{row.binary}</td><td class="muted" title={row.file}>{row.file}</td></>}
             </tr>
           ))}
-          {last < rows.length && <tr aria-hidden="true" class="pad"><td colSpan={columns} height={(rows.length - last) * rowHeight} /></tr>}
+          {last < rows.length && <tr aria-hidden="true" class="pad"><td height={(rows.length - last) * rowHeight} /></tr>}
         </tbody>
       </table>
       {rows.length === 0 && <p class="muted pad">No function matches the search.</p>}
