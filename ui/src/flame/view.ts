@@ -11,6 +11,17 @@ export interface Above {
   binary: string;
 }
 
+/** What a panel shows: the whole graph, or a subtree that was fetched by itself. */
+export interface Shown {
+  tree: Tree;
+  /** The total of the whole graph. */
+  whole: number;
+  above: readonly Above[];
+  /** The path of the tree's root. */
+  base: readonly string[];
+  focus: number;
+}
+
 export interface Events {
   hover(hit: Hit | null): void;
   click(hit: Hit): void;

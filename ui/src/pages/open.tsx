@@ -1,11 +1,11 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 import { openFile } from "../flame/client";
 import { findPath } from "../flame/tree";
-import type { FlameView } from "../flame/view";
+import type { FlameView, Shown } from "../flame/view";
 import { bytes, value } from "../format";
 import { useLoad } from "../load";
 import { change } from "../location";
-import { FlamePanel, type Shown } from "../parts/flamepanel";
+import { FlamePanel } from "../parts/flamepanel";
 import { Busy, Empty, ErrorNote } from "../parts/notices";
 import { SearchField, SearchShare, useMatches } from "../parts/search";
 import { TopTable } from "../parts/toptable";

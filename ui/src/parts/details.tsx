@@ -4,8 +4,8 @@ import { percent, value } from "../format";
 import { changeText } from "../flame/draw";
 import { Kind, type Hit } from "../flame/layout";
 import { delta } from "../flame/tree";
+import type { Shown } from "../flame/view";
 import type { TopRow } from "../wire";
-import type { Shown } from "./flamepanel";
 
 /** What is known of a function beside the tree: its row of the table. */
 export type Rows = ReadonlyMap<string, TopRow>;

@@ -4,24 +4,13 @@ import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks"
 import { percent, value } from "../format";
 import { Kind, type Hit } from "../flame/layout";
 import { nextMatch } from "../flame/search";
-import { firstChild, nextSibling, pathOf, previousSibling, type Tree } from "../flame/tree";
-import { FlameView, type Above } from "../flame/view";
+import { firstChild, nextSibling, pathOf, previousSibling } from "../flame/tree";
+import { FlameView, type Shown } from "../flame/view";
 import type { State } from "../url";
 import { commands } from "./commands";
 import { Details, type Rows } from "./details";
 import { typing } from "./help";
 import { Menu, type Opened } from "./menu";
-
-/** What a panel shows: the whole graph, or a subtree that was fetched by itself. */
-export interface Shown {
-  tree: Tree;
-  /** The total of the whole graph. */
-  whole: number;
-  above: readonly Above[];
-  /** The path of the tree's root. */
-  base: readonly string[];
-  focus: number;
-}
 
 interface Props {
   label: string;

@@ -1,13 +1,14 @@
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import type { Hit } from "../flame/layout";
 import { loadSandwich } from "../flame/client";
+import type { Shown } from "../flame/view";
 import { percent, value } from "../format";
 import { useLoad } from "../load";
 import { change } from "../location";
 import type { State } from "../url";
 import type { Call } from "../wire";
 import { Details, type Rows } from "./details";
-import { FlamePanel, type Shown } from "./flamepanel";
+import { FlamePanel } from "./flamepanel";
 import { Busy, ErrorNote } from "./notices";
 import { useMatches } from "./search";
 

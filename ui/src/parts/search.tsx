@@ -3,7 +3,7 @@ import { match, PatternError } from "../flame/client";
 import { matchedShare } from "../flame/search";
 import { percent } from "../format";
 import { change } from "../location";
-import type { Shown } from "./flamepanel";
+import type { Shown } from "../flame/view";
 import { typing } from "./help";
 
 const typingPauseMs = 150;
