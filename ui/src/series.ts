@@ -2,7 +2,10 @@
 
 import type { Series, SeriesAnswer } from "./wire";
 
-/** Multiples of the 10 s that one profile covers: other steps would beat with it. */
+/** The time that one profile covers. */
+export const windowSeconds = 10;
+
+/** Multiples of it: other steps would beat with it. */
 const steps = [10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400];
 
 /** The step in seconds for at most `points` points. */
@@ -31,6 +34,13 @@ export function rate(value: number, unit: string, stepMs: number): number {
 
 export function rateUnit(unit: string): string {
   return unit === "nanoseconds" ? "cores" : "per s";
+}
+
+/** The rate of each series in the newest step. Other machines may still be filling that one, so it is the step before where there is one. */
+export function latest(answer: SeriesAnswer, by: string): Map<string, number> {
+  const times = [...new Set(answer.series.flatMap((s) => s.points.map(([t]) => t)))].sort((a, b) => b - a);
+  const at = times[1] ?? times[0];
+  return new Map(answer.series.map((s) => [s.labels[by] ?? "", rate(s.points.find(([t]) => t === at)?.[1] ?? 0, answer.unit, answer.step_ms)]));
 }
 
 /** Puts series on a common grid of whole steps in [from, to), largest sum first. A last step that is not over yet is left out. */

@@ -8,12 +8,14 @@ import { Empty, ErrorNote } from "../parts/notices";
 import { SearchField, useMatches } from "../parts/search";
 import { RangePicker, Refresh, type Range } from "../parts/querybar";
 import { equals } from "../selector";
-import { rate, rateUnit, stepFor } from "../series";
+import { latest, rate, rateUnit, stepFor, windowSeconds } from "../series";
 import { agoText, parseTime, unixSeconds } from "../time";
 import { defaults, type State } from "../url";
 import type { SeriesAnswer } from "../wire";
 
 const points = 60;
+/** What goes on now is read from the last windows of this time: a step of the picture is a minute and more. */
+const recentMs = 60e3;
 const by = "service_name";
 /** A machine that builds software has hundreds of services; the busy ones are what one comes for. */
 const firstRows = 100;
@@ -22,6 +24,7 @@ interface Service {
   name: string;
   /** Per step of the window, as a rate. */
   line: number[];
+  /** The rate in the last 10 s that every machine has sent. */
   now: number;
   mean: number;
   /** Mean of the window before; null if nothing at all was stored then. */
@@ -31,7 +34,7 @@ interface Service {
 }
 
 /** Splits an answer over two windows into the present one and the one before. Busiest of the present one first. */
-export function services(answer: SeriesAnswer, range: Range): Service[] {
+export function services(answer: SeriesAnswer, recent: SeriesAnswer, range: Range): Service[] {
   const step = answer.step_ms;
   const first = Math.floor(range.from / step) * step;
   const n = Math.ceil((range.to - first) / step);
@@ -43,8 +46,9 @@ export function services(answer: SeriesAnswer, range: Range): Service[] {
       oldest = Math.min(oldest, t);
     }
   }
-  // The newest step is still being filled: the one before it is what is going on now.
-  const present = newest - step >= Math.max(oldest, first) ? newest - step : newest;
+  // The newest step is still being filled, and would look like a fall.
+  const last = newest - step >= Math.max(oldest, first) ? newest - step : newest;
+  const now = latest(recent, by);
   const comparable = oldest < first - (range.to - range.from) / 2;
   const out: Service[] = [];
   for (const s of answer.series) {
@@ -52,11 +56,9 @@ export function services(answer: SeriesAnswer, range: Range): Service[] {
     let sum = 0;
     let sumBefore = 0;
     let seen = 0;
-    let now = 0;
     for (const [t, v] of s.points) {
       const r = rate(v, answer.unit, step);
       seen = Math.max(seen, t + step);
-      if (t === present) now = r;
       if (t < first) sumBefore += r;
       else if (t < range.to) {
         line[Math.floor((t - first) / step)] = r;
@@ -64,8 +66,9 @@ export function services(answer: SeriesAnswer, range: Range): Service[] {
       }
     }
     if (sum === 0) continue;
-    if (newest === present + step) line.length = Math.min(n, (present - first) / step + 1);
-    out.push({ name: s.labels[by] ?? "", line, now, mean: sum / n, before: comparable ? sumBefore / n : null, seen: Math.min(seen, range.to) });
+    if (newest === last + step) line.length = Math.min(n, (last - first) / step + 1);
+    const name = s.labels[by] ?? "";
+    out.push({ name, line, now: now.get(name) ?? 0, mean: sum / n, before: comparable ? sumBefore / n : null, seen: Math.min(seen, range.to) });
   }
   return out.sort((a, b) => b.mean - a.mean || (a.name < b.name ? -1 : 1));
 }
@@ -79,13 +82,15 @@ export function Services({ state }: { state: State }) {
     const now = Date.now();
     return { from: parseTime(state.from, now) ?? now, to: parseTime(state.to, now) ?? now };
   }, [state.from, state.to, tick]);
-  const url = apiUrl("series", {
-    type: state.type, by, step: `${stepFor(range.from, range.to, points)}s`,
-    from: unixSeconds(2 * range.from - range.to), to: unixSeconds(range.to),
-  });
+  const seriesUrl = (from: number, step: number) =>
+    apiUrl("series", { type: state.type, by, step: `${step}s`, from: unixSeconds(from), to: unixSeconds(range.to) });
+  const url = seriesUrl(2 * range.from - range.to, stepFor(range.from, range.to, points));
   const loaded = useLoad(url, async (signal) => {
-    const answer = await getJson<SeriesAnswer>(url, signal);
-    return { answer, list: services(answer, range) };
+    const [answer, recent] = await Promise.all([
+      getJson<SeriesAnswer>(url, signal),
+      getJson<SeriesAnswer>(seriesUrl(range.to - recentMs, windowSeconds), signal),
+    ]);
+    return { answer, list: services(answer, recent, range) };
   });
   const list = loaded.data?.list ?? none;
   const names = useMemo(() => list.map((s) => s.name), [list]);
@@ -111,7 +116,7 @@ export function Services({ state }: { state: State }) {
               <th scope="col">Service</th>
               <th scope="col" class="spark">CPU</th>
               <th scope="col" class="num" title="Of the whole range">Mean, {rateUnit(loaded.data!.answer.unit)}</th>
-              <th scope="col" class="num now">Now</th>
+              <th scope="col" class="num now" title="Of the last ten seconds that are in">Now</th>
               <th scope="col" class="num" title="Mean against the window of the same length before">Change</th>
               <th scope="col" class="num seen">Last seen</th>
             </tr>

@@ -4,7 +4,7 @@ import { lastName, shortName } from "../../src/flame/draw";
 import { count, percent, value } from "../../src/format";
 import { losses } from "../../src/losses";
 import { and, complete, completionAt, equals } from "../../src/selector";
-import { grid, largest, rate, stepFor } from "../../src/series";
+import { grid, largest, latest, rate, stepFor } from "../../src/series";
 
 describe("selector completion", () => {
   // "|" is the caret.
@@ -64,6 +64,13 @@ describe("series", () => {
     const lines = [5, 3, 2, 1].map((n) => ({ label: String(n), values: Float64Array.of(n), sum: n }));
     expect(largest(lines, 2).map((l) => [l.label, l.sum, l.values[0]])).toEqual([["5", 5, 5], ["3 others", 6, 6]]);
     expect(largest(lines, 4)).toBe(lines);
+  });
+  test("the latest rates are of the step before the newest, if there is one", () => {
+    const of = (a: [number, number][], b: [number, number][]) =>
+      latest({ unit: "nanoseconds", step_ms: 10e3, series: [{ labels: { s: "a" }, points: a }, { labels: { s: "b" }, points: b }] }, "s");
+    expect([...of([[10e3, 20e9], [20e3, 1e9]], [[0, 7e9]])]).toEqual([["a", 2], ["b", 0]]);
+    expect([...of([[10e3, 5e9]], [])]).toEqual([["a", 0.5], ["b", 0]]);
+    expect([...of([], [])]).toEqual([["a", 0], ["b", 0]]);
   });
   test("steps are whole windows", () => {
     expect(stepFor(0, 900e3, 300)).toBe(10);
