@@ -36,7 +36,7 @@ if (shots) {
       for (const [name, path] of [["services", "/"], ["explore", "/explore"], ["table", "/explore?view=table"], ["inverted", "/explore?inv=1"], ["sandwich", "/explore?view=sandwich&name=main"], ["source", "/explore?view=source&name=main.rank"], ["diff", "/diff"], ["fn", "/fn?name=main"], ["open", "/open"], ["targets", "/targets"]]) {
         const page = await open({ viewport: { width: width ?? 0, height: height ?? 0 } });
         await page.goto(`${origin}${path}${path?.includes("?") ? "&" : "?"}${query}&theme=${theme}`);
-        await page.locator("td, .empty").first().waitFor();
+        await page.locator("td:visible, .empty:visible").first().waitFor();
         await page.waitForTimeout(600);
         await page.screenshot({ path: join(shots, `${name}-${width}-${theme}.png`), fullPage: width === 390 });
         await page.context().close();
