@@ -359,8 +359,12 @@ func (b *pprofBuilder) location(id uint32) *profile.Location {
 	if at.mapping > 0 {
 		l.Mapping = b.mapping(at.mapping - 1)
 	}
-	for _, one := range b.linesOf(id) {
+	best := b.named(id)
+	for _, one := range b.linesOf(best) {
 		l.Line = append(l.Line, profile.Line{Function: b.function(one.function), Line: one.line, Column: one.column})
+	}
+	if best != id && len(l.Line) > 0 {
+		l.Mapping.HasFunctions = true // or pprof would look for names itself
 	}
 	b.locations[id] = l
 	b.profile.Location = append(b.profile.Location, l)

@@ -455,6 +455,7 @@ func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
 	if len(s.callers) == 0 {
 		return nil, missing(symbolsDir, id)
 	}
+	s.findBetter()
 	return s, nil
 }
 

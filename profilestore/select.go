@@ -328,7 +328,7 @@ func (t *namer) frames(l uint32) []int32 {
 	}
 	if t.ends[l] == 0 {
 		t.starts[l] = int32(len(t.known))
-		lines := t.linesOf(l)
+		lines := t.linesOf(t.named(l))
 		for i := len(lines) - 1; i >= 0; i-- {
 			f := t.frame(l, &lines[i])
 			f.Inlined = i < len(lines)-1

@@ -18,6 +18,7 @@ type symbols struct {
 	functions []function
 	locations []location
 	lines     []line
+	better    []uint32 // of a location the one, +1, that its names are read from, see named; nil: each has its own
 
 	// Stacks are a tree: a stack is its callers, and the location that they called. The first is the empty stack.
 	// Callers come before what they call.
@@ -87,7 +88,7 @@ func validUTF8(s string) string { return strings.ToValidUTF8(s, "?") }
 
 // size estimates the memory held, in bytes.
 func (s *symbols) size() int64 {
-	return 48*int64(len(s.mappings)) + 24*int64(len(s.functions)+len(s.locations)+len(s.lines)+len(s.labels)) + 40*int64(len(s.strings)) + 8*int64(len(s.callers)) + 4*int64(len(s.setEnds))
+	return 48*int64(len(s.mappings)) + 24*int64(len(s.functions)+len(s.locations)+len(s.lines)+len(s.labels)) + 40*int64(len(s.strings)) + 8*int64(len(s.callers)) + 4*int64(len(s.setEnds)+len(s.better))
 }
 
 // locationKey tells locations apart: lines holds those of inlined calls.
@@ -127,6 +128,7 @@ type dictionary struct {
 	content map[uint64]uint32
 	seed    maphash.Seed
 	start   uint64 // the hash of the empty stack: nobody can foresee the others
+	places  places
 
 	saved extent // what the segments on disk hold; belongs to the flush
 
@@ -152,6 +154,7 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 		setIDs:      make(map[string]uint32),
 		content:     make(map[uint64]uint32),
 		seed:        seed,
+		places:      places{seed: seed},
 		start:       maphash.String(seed, service),
 	}
 }
@@ -161,6 +164,7 @@ func (d *dictionary) view() *symbols {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.symbols
+	s.better = slices.Clone(s.better) // the other columns only grow
 	return &s
 }
 
@@ -371,7 +375,8 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
 		id = uint32(len(d.locations))
 		d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
 		d.locationIDs[key] = id
-		d.bytes += 190 + int64(len(key.lines)) + 24*int64(len(lines))
+		d.places.add(&d.symbols, id)
+		d.bytes += 210 + int64(len(key.lines)) + 24*int64(len(lines))
 	}
 	return id
 }
