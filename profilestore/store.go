@@ -230,8 +230,9 @@ func prepare(fsys fileSystem, dir string) (version int, err error) {
 		return 0, fmt.Errorf("read the data directory: %w", err)
 	}
 	for _, n := range names {
-		// lost+found is there when the directory is a file system of its own, FORMAT.tmp after a crash below.
-		if n != "lost+found" && n != formatFile+tmpSuffix {
+		// lost+found is there when the directory is a file system of its own, FORMAT.tmp after a crash below, and spool
+		// where an agent has the same one.
+		if n != "lost+found" && n != formatFile+tmpSuffix && n != "spool" {
 			return 0, &Error{Code: BadRequest, Message: fmt.Sprintf("it holds other files (%.60q) and is not a profile store: name an empty directory with --data", n)}
 		}
 	}

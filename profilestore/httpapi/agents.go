@@ -27,9 +27,13 @@ type AgentReport struct {
 	BPFBytes     int64   `json:"bpf_memory_bytes"` // of its maps and programs
 	Level        int     `json:"governor_level"`   // how much work it sheds to keep to its limits; 0: none
 	TableBytes   int64   `json:"unwind_table_bytes"`
+	Off          bool    `json:"off"`            // it takes no samples: its off file is there
+	SpoolBytes   int64   `json:"spool_bytes"`    // of profiles that wait for the server
 	Window       Account `json:"window"`         // this window
 	Total        Account `json:"total"`          // since the agent started
-	LastReportMS int64   `json:"last_report_ms"` // Unix ms when the server got it; what the agent sends is replaced
+	SentMS       int64   `json:"sent_ms"`        // Unix ms of the agent's clock when it was sent; 0: by an agent of this process
+	LastReportMS int64   `json:"last_report_ms"` // Unix ms when the server got it; what the agent sends is replaced, as is
+	ClockSkewMS  int64   `json:"clock_skew_ms"`  // by how much the agent's clock is ahead of the server's, less the way here
 }
 
 // Account says what became of the samples of a span of time, and what they cost.
@@ -49,6 +53,7 @@ const (
 	maxAgents      = 4096
 	agentExpiry    = time.Hour
 	maxReportBytes = 64 << 10
+	maxUnixMS      = 1 << 50 // that does not overflow
 )
 
 // Agents keeps the last report of each agent, told apart by host and start. A report is forgotten after one hour,
@@ -70,7 +75,10 @@ func (a *Agents) Put(r AgentReport) error {
 		return err
 	}
 	now := time.Now()
-	r.LastReportMS = now.UnixMilli()
+	r.LastReportMS, r.ClockSkewMS = now.UnixMilli(), 0
+	if r.SentMS != 0 {
+		r.ClockSkewMS = r.SentMS - r.LastReportMS
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.last == nil {
@@ -123,6 +131,9 @@ func (r *AgentReport) check() error {
 	}
 	if r.StartMS <= 0 {
 		return badRequest("", "agent report: start_ms %d: send when the agent started, in Unix milliseconds", r.StartMS)
+	}
+	if r.SentMS < 0 || r.SentMS > maxUnixMS {
+		return badRequest("", "agent report: sent_ms %d: send the time in Unix milliseconds", r.SentMS)
 	}
 	for _, a := range []*Account{&r.Window, &r.Total} {
 		if len(a.Outcomes) > 64 {

@@ -50,6 +50,25 @@ func TestAgents(t *testing.T) {
 	})
 }
 
+// TestClockSkew compares the clocks of both ends.
+func TestClockSkew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, ahead := range []time.Duration{0, 3 * time.Second, -time.Hour} {
+			var a Agents
+			if err := a.Put(AgentReport{Version: "1", Hostname: "h", StartMS: 1, SentMS: time.Now().Add(ahead).UnixMilli(), ClockSkewMS: 7}); err != nil {
+				t.Fatal(err)
+			}
+			if got := a.List()[0].ClockSkewMS; got != ahead.Milliseconds() {
+				t.Errorf("skew %d ms, want %v", got, ahead)
+			}
+		}
+		var a Agents
+		if err := a.Put(AgentReport{Version: "1", Hostname: "h", StartMS: 1}); err != nil || a.List()[0].ClockSkewMS != 0 {
+			t.Errorf("an agent of this process: %v, skew %d", err, a.List()[0].ClockSkewMS)
+		}
+	})
+}
+
 func TestAgentReportCheck(t *testing.T) {
 	many := make(map[string]int64)
 	for i := range 65 {
@@ -64,6 +83,7 @@ func TestAgentReportCheck(t *testing.T) {
 		{"no host", func(r *AgentReport) { r.Hostname = "" }, "hostname"},
 		{"long host", func(r *AgentReport) { r.Hostname = strings.Repeat("x", 256) }, "hostname"},
 		{"not UTF-8", func(r *AgentReport) { r.Version = "\xff" }, "version"},
+		{"sent at no time", func(r *AgentReport) { r.SentMS = -1 << 63 }, "sent_ms"},
 		{"no start", func(r *AgentReport) { r.StartMS = 0 }, "start_ms"},
 		{"outcomes", func(r *AgentReport) { r.Total.Outcomes = many }, "65 outcomes"},
 		{"long outcome", func(r *AgentReport) { r.Window.Outcomes = map[string]int64{strings.Repeat("x", 65): 1} }, "65 bytes"},

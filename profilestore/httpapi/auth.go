@@ -61,14 +61,21 @@ func (t *Tokens) refresh() error {
 		if len(token) == 0 || token[0] == '#' {
 			continue
 		}
-		if len(token) < minToken || len(token) > maxToken || bytes.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		if err := checkToken(string(token)); err != nil {
 			t.sums = nil
-			return t.file.unusable(fmt.Errorf("token file %s: a token has %d to %d printable characters without spaces: make one with openssl rand -hex 32", t.file.path, minToken, maxToken))
+			return t.file.unusable(fmt.Errorf("token file %s: %w", t.file.path, err))
 		}
 		t.sums = append(t.sums, sha256.Sum256(token))
 	}
 	if len(t.sums) == 0 {
 		return t.file.unusable(fmt.Errorf("token file %s is empty: write a token into it, as openssl rand -hex 32 makes one", t.file.path))
+	}
+	return nil
+}
+
+func checkToken(token string) error {
+	if len(token) < minToken || len(token) > maxToken || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return fmt.Errorf("a token has %d to %d printable characters without spaces: make one with openssl rand -hex 32", minToken, maxToken)
 	}
 	return nil
 }

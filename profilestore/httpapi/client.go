@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -25,19 +28,27 @@ type Client struct {
 
 // ClientOptions tune a client. The zero value is the documented default.
 type ClientOptions struct {
-	HTTP  *http.Client // nil: http.DefaultClient
-	Token string       // sent as bearer; "": none
+	HTTP      *http.Client // nil: http.DefaultClient
+	Token     string       // sent as bearer; "": none
+	TokenFile *TokenFile   // in place of Token; nil: none
 }
 
 // withToken adds a token to each request.
 type withToken struct {
 	next  http.RoundTripper
-	token string
+	token func() (string, error)
 }
 
 func (t withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	token, err := t.token()
+	if err != nil {
+		if r.Body != nil {
+			r.Body.Close() // as a RoundTripper has to
+		}
+		return nil, err
+	}
 	r = r.Clone(r.Context()) // the caller's is not ours to change
-	r.Header.Set("Authorization", "Bearer "+t.token)
+	r.Header.Set("Authorization", "Bearer "+token)
 	return t.next.RoundTrip(r)
 }
 
@@ -53,12 +64,16 @@ func NewClient(server string, o ClientOptions) (*Client, error) {
 	}
 	hc := *o.HTTP
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	if o.Token != "" {
+	token := func() (string, error) { return o.Token, nil }
+	if o.TokenFile != nil {
+		token = o.TokenFile.Token
+	}
+	if o.Token != "" || o.TokenFile != nil {
 		next := hc.Transport
 		if next == nil {
 			next = http.DefaultTransport
 		}
-		hc.Transport = withToken{next, o.Token}
+		hc.Transport = withToken{next, token}
 	}
 	server = strings.TrimSuffix(server, "/")
 	return &Client{
@@ -70,8 +85,12 @@ func NewClient(server string, o ClientOptions) (*Client, error) {
 }
 
 // Append sends a batch and returns when the server has made it durable. Time and Duration travel inside the pprof.
-// Sending a batch again is safe where its profiles have IDs. connect.CodeOf tells a refusal
-// (CodeInvalidArgument) from what may pass (CodeUnavailable, CodeResourceExhausted).
+// Sending a batch again is safe where its profiles have IDs.
+//
+// An error is a [profilestore.Error] too, with the server's words: its code tells what is refused for what is in the
+// batch (BadRequest, PayloadTooLarge; TooManyRequests: too many series) from what may pass (Unavailable, which is also
+// that of a server that does not answer, and all others). It has RetryAfter() time.Duration, which is how long the server
+// wants to be left alone, if it says. connect.CodeOf knows it too.
 func (c *Client) Append(ctx context.Context, batch []profilestore.Encoded) error {
 	msg := &pyroscope.PushRequest{Series: make([]*pyroscope.RawProfileSeries, len(batch))}
 	for i, e := range batch {
@@ -87,13 +106,46 @@ func (c *Client) Append(ctx context.Context, batch []profilestore.Encoded) error
 		msg.Series[i] = s
 	}
 	if _, err := c.push.CallUnary(ctx, connect.NewRequest(msg)); err != nil {
-		return fmt.Errorf("push %d profiles to %s: %w", len(batch), c.server, err)
+		return fmt.Errorf("push %d profiles to %s: %w", len(batch), c.server, newPushError(err))
 	}
 	return nil
 }
 
-// Report sends an agent's report.
+// pushError is why a push was not taken.
+type pushError struct {
+	refusal *profilestore.Error
+	after   time.Duration
+	cause   error
+}
+
+func (e *pushError) Error() string             { return e.cause.Error() }
+func (e *pushError) Unwrap() []error           { return []error{e.refusal, e.cause} }
+func (e *pushError) RetryAfter() time.Duration { return e.after }
+
+// newPushError finds out what Connect's few codes stand for.
+func newPushError(err error) *pushError {
+	e := &pushError{refusal: &profilestore.Error{Code: profilestore.Unavailable, Message: err.Error(), Err: err}, cause: err}
+	var answer *connect.Error
+	if !errors.As(err, &answer) {
+		return e
+	}
+	e.refusal.Message = answer.Message()
+	if seconds, err := strconv.Atoi(answer.Meta().Get("Retry-After")); err == nil && seconds > 0 {
+		e.after = time.Duration(min(seconds, 3600)) * time.Second
+	}
+	switch code := profilestore.Code(answer.Meta().Get(codeHeader)); {
+	case code == profilestore.TooManyRequests && e.after > 0: // it is busy
+	case code != "":
+		e.refusal.Code = code
+	case answer.Code() == connect.CodeInvalidArgument: // another server's
+		e.refusal.Code = profilestore.BadRequest
+	}
+	return e
+}
+
+// Report sends an agent's report, with the time at which it does.
 func (c *Client) Report(ctx context.Context, r AgentReport) error {
+	r.SentMS = time.Now().UnixMilli()
 	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("marshal agent report: %w", err)

@@ -24,6 +24,9 @@ const (
 	codeCanceled         profilestore.Code = "canceled" // the client is gone: seen by the log alone
 )
 
+// codeHeader has the code of an error where the answer's form has another's codes, which are fewer.
+const codeHeader = "Pilotlight-Error"
+
 // statusCanceled is what the log shows for a request whose client hung up; nginx made it customary.
 const statusCanceled = 499
 
@@ -88,6 +91,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 		}{status.connect.String(), e.Message}
 	}
 	h := w.Header()
+	h.Set(codeHeader, string(e.Code))
 	switch e.Code {
 	case profilestore.TooManyRequests, profilestore.Unavailable:
 		h.Set("Retry-After", "5")

@@ -44,6 +44,14 @@ func NewHandler(store *profilestore.Store, o Options) http.Handler {
 	return a.record(a.trust(a.router()))
 }
 
+// NewStatusHandler serves /metrics, /-/healthy and /-/ready alone, as [NewHandler] does, for a process without a store.
+func NewStatusHandler(o Options) http.Handler {
+	a := newAPI(nil, o)
+	r := a.newRouter()
+	a.status(r)
+	return a.record(a.trust(r))
+}
+
 // NewServer returns a server for h with the timeouts that keep a slow or silent client from holding a connection
 // for good. Set Addr, or call Serve with a listener. Shutdown it to let answers under way end.
 func NewServer(h http.Handler) *http.Server {
@@ -137,24 +145,56 @@ func newAPI(store *profilestore.Store, o Options) *api {
 }
 
 // router maps methods and paths to handlers, all of them plain http.Handlers: echo does nothing else here.
-func (a *api) router() *echo.Echo {
-	e := echo.New()
-	add := func(ac access, method, path string, h http.Handler) {
-		h = a.require(ac, h)
-		e.Add(method, path, func(c echo.Context) error {
-			r := c.Request()
-			for _, name := range c.ParamNames() {
-				r.SetPathValue(name, c.Param(name))
-			}
-			h.ServeHTTP(c.Response().Writer, r)
-			return nil
-		})
-	}
-	get := func(ac access, path string, h http.Handler) {
-		add(ac, http.MethodGet, path, h)
-		add(ac, http.MethodHead, path, h)
-	}
+type router struct {
+	*echo.Echo
+	api *api
+}
 
+func (a *api) newRouter() router {
+	e := echo.New()
+	// Only the router itself returns errors: for a method that the path does not have, and for an unknown path.
+	e.HTTPErrorHandler = func(err error, c echo.Context) {
+		allowed := ""
+		if err == echo.ErrMethodNotAllowed {
+			allowed = c.Response().Header().Get(echo.HeaderAllow)
+		}
+		a.require(accessRead, a.elsewhere(allowed)).ServeHTTP(c.Response().Writer, c.Request())
+	}
+	return router{e, a}
+}
+
+func (r router) add(ac access, method, path string, h http.Handler) {
+	h = r.api.require(ac, h)
+	r.Add(method, path, func(c echo.Context) error {
+		r := c.Request()
+		for _, name := range c.ParamNames() {
+			r.SetPathValue(name, c.Param(name))
+		}
+		h.ServeHTTP(c.Response().Writer, r)
+		return nil
+	})
+}
+
+func (r router) get(ac access, path string, h http.Handler) {
+	r.add(ac, http.MethodGet, path, h)
+	r.add(ac, http.MethodHead, path, h)
+}
+
+// status has the routes of every process.
+func (a *api) status(r router) {
+	r.get(accessRead, "/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(a.log.Handler(), slog.LevelError),
+		MaxRequestsInFlight: 4,
+	}))
+	r.get(accessOpen, "/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, r, "healthy\n") }))
+	r.get(accessOpen, "/-/ready", errorFunc(a.serveReady))
+}
+
+// router has all routes.
+func (a *api) router() router {
+	e := a.newRouter()
+	a.status(e)
+	get, add := e.get, e.add
 	for _, q := range []struct {
 		path string
 		at   places
@@ -183,27 +223,12 @@ func (a *api) router() *echo.Echo {
 		add(accessRead, http.MethodPost, querierPrefix+name, h)
 	}
 
-	get(accessRead, "/metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(a.log.Handler(), slog.LevelError),
-		MaxRequestsInFlight: 4,
-	}))
 	get(accessRead, "/debug/pprof/*", http.HandlerFunc(pprof.Index))
 	get(accessRead, "/debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
 	get(accessRead, "/debug/pprof/profile", http.HandlerFunc(pprof.Profile))
 	get(accessRead, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
 	add(accessRead, http.MethodPost, "/debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
 	get(accessRead, "/debug/pprof/trace", http.HandlerFunc(pprof.Trace))
-	get(accessOpen, "/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, r, "healthy\n") }))
-	get(accessOpen, "/-/ready", errorFunc(a.serveReady))
-
-	// Only the router itself returns errors: for a method that the path does not have, and for an unknown path.
-	e.HTTPErrorHandler = func(err error, c echo.Context) {
-		allowed := ""
-		if err == echo.ErrMethodNotAllowed {
-			allowed = c.Response().Header().Get(echo.HeaderAllow)
-		}
-		a.require(accessRead, a.elsewhere(allowed)).ServeHTTP(c.Response().Writer, c.Request())
-	}
 	return e
 }
 
