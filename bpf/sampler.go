@@ -70,6 +70,7 @@ type Sampler struct {
 	exits     link.Link
 	memory    uint64 // bytes of all maps
 	started   bool
+	paused    bool
 	stopped   bool
 	closed    bool
 	woken     bool // since Read began to wait last
@@ -258,6 +259,28 @@ func (s *Sampler) SetFrequency(hz int) error {
 	return nil
 }
 
+// SetSampling stops taking samples on all CPUs, also on those to come, or goes on
+// with it. Events are told either way, so that it goes on with what processes are
+// by then. An error may leave some of the CPUs as they were.
+func (s *Sampler) SetSampling(on bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = !on
+	request := uint(unix.PERF_EVENT_IOC_ENABLE)
+	if s.paused {
+		request = unix.PERF_EVENT_IOC_DISABLE
+	}
+	for _, c := range s.cpus {
+		if c.event < 0 {
+			continue
+		}
+		if err := unix.IoctlSetInt(c.event, request, 0); err != nil {
+			return fmt.Errorf("switch sampling on CPU %d: %w", c.id, err)
+		}
+	}
+	return nil
+}
+
 // Start begins to sample on every online CPU. The side-band records of all
 // CPUs are on before the first sample is taken, so whoever reads /proc after
 // Start misses no process. CPUs that come online later are followed by Read.
@@ -397,6 +420,9 @@ func (s *Sampler) sampleOn(c *cpu) error {
 	c.link, err = link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: s.objs.Sample, Attach: ebpf.AttachPerfEvent})
 	if err != nil {
 		return fmt.Errorf("attach sampler to CPU %d: %w", c.id, explain(err))
+	}
+	if s.paused {
+		return nil
 	}
 	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
 		return fmt.Errorf("enable sampler on CPU %d: %w", c.id, err)

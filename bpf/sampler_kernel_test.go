@@ -232,6 +232,39 @@ func TestKernelFrequencyChanges(t *testing.T) {
 	}
 }
 
+// TestKernelSampling switches sampling off and on.
+func TestKernelSampling(t *testing.T) {
+	s := open(t, Options{Frequency: 997})
+	finish := follow(t, s)
+	taken := func() uint64 {
+		t.Helper()
+		st, err := s.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Taken
+	}
+	for range 2 {
+		if err := s.SetSampling(false); err != nil {
+			t.Fatal(err)
+		}
+		before := taken()
+		burn(1, 200*time.Millisecond)
+		if n := taken() - before; n > 0 {
+			t.Errorf("%d samples while sampling was off", n)
+		}
+		if err := s.SetSampling(true); err != nil {
+			t.Fatal(err)
+		}
+		before = taken()
+		burn(1, 200*time.Millisecond)
+		if taken() == before {
+			t.Error("no sample while sampling was on")
+		}
+	}
+	finish()
+}
+
 // gap returns the median time between samples of a thread that follow each other
 // on one CPU.
 func gap(samples []Sample, tid uint32) time.Duration {

@@ -27,6 +27,7 @@ type Report struct {
 	WindowStart time.Time
 	Frequency   int     // Hz, when the window began
 	Level       int     // of what is shed to keep to the limits, when the window ended; 0: nothing
+	Off         bool    // no samples are taken, as SetSampling was told
 	CPUs        int     // online
 	RSS         uint64  // bytes
 	BPFMemory   uint64  // bytes
@@ -103,6 +104,7 @@ type account struct {
 	reported   Account
 	table      process.TableStats
 	level      int
+	off        bool // no samples are taken
 	unwind     unwindStats
 }
 
@@ -122,6 +124,7 @@ var (
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
+	descSampling  = prometheus.NewDesc("pilotlight_sampling", "1 while samples are taken, 0 while the off file is there.", nil, nil)
 	descFrequency = prometheus.NewDesc("pilotlight_agent_frequency_hertz", "Samples per second of each busy CPU, at present.", nil, nil)
 	descTables    = prometheus.NewDesc("pilotlight_unwind_tables_total", "Unwind tables by where they came from; of a failed one, frames are walked by frame pointers; a damaged one was on disk and is built again.", []string{"source"}, nil)
 	descFinished  = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
@@ -173,7 +176,7 @@ func (a *account) begin() error {
 }
 
 // count adds what has become due since it was called last. The frequency must
-// not have changed in between.
+// not have changed in between, nor whether samples are taken.
 func (a *account) count() error {
 	busy, err := process.ReadBusy(a.proc)
 	if err != nil {
@@ -181,7 +184,9 @@ func (a *account) count() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.due += max(0, busy.Total-a.busy) * float64(a.sampler.Frequency())
+	if !a.off {
+		a.due += max(0, busy.Total-a.busy) * float64(a.sampler.Frequency())
+	}
 	a.busy = busy.Total
 	return nil
 }
@@ -253,6 +258,20 @@ func (a *account) settle(w *window) {
 	a.skipped += w.skipped
 }
 
+// sampling reports whether samples are taken.
+func (a *account) sampling() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.off
+}
+
+// setSampling tells whether samples are taken.
+func (a *account) setSampling(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.off = !on
+}
+
 // setLevel tells the governor's level.
 func (a *account) setLevel(level int) {
 	a.mu.Lock()
@@ -295,6 +314,7 @@ func (a *account) report(w *window) (Report, error) {
 		WindowStart: w.start,
 		Frequency:   w.frequency,
 		Level:       w.level,
+		Off:         a.off,
 		CPUs:        runtime.NumCPU(),
 		RSS:         rss,
 		BPFMemory:   st.Memory,
@@ -314,7 +334,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descSampling, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
 		ch <- d
 	}
 }
@@ -332,7 +352,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	a.mu.Lock()
-	missed, totals, frames, table, level, unwind := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.unwind
+	missed, totals, frames, table, level, off, unwind := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.off, a.unwind
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
@@ -373,6 +393,11 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	gauge(descTabBytes, float64(st.TableBytes))
 	gauge(descIdxBytes, float64(indexed.bytes))
 	gauge(descLevel, float64(level))
+	sampling := 1.0
+	if off {
+		sampling = 0
+	}
+	gauge(descSampling, sampling)
 	gauge(descFrequency, float64(a.sampler.Frequency()))
 }
 

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +65,7 @@ type Sampler interface {
 	Stats() (bpf.Stats, error)
 	Frequency() int // Hz
 	SetFrequency(hz int) error
+	SetSampling(on bool) error // off: no samples are taken; what becomes of processes is told all the same
 
 	// As of bpf.Sampler: what the kernel knows of code.
 	LoadTable(*unwind.Table) (bpf.TableID, error)
@@ -131,6 +133,8 @@ type Agent struct {
 	symbols *symbols
 	account *account
 	run     [16]byte // names this run of the agent in profile IDs
+
+	off atomic.Bool // what SetSampling was told last
 }
 
 // clock tells the time on both clocks, so that tests can tell another.
@@ -297,8 +301,34 @@ func (a *Agent) drain(windows chan *window) error {
 	}
 }
 
+// SetSampling has no samples taken while it is off. Windows go on to end, without profiles. It may be called from any
+// goroutine, before and during Run, and does not wait for its effect.
+func (a *Agent) SetSampling(on bool) {
+	a.off.Store(!on)
+	a.sampler.Wake()
+}
+
+// switchSampling does what SetSampling was told.
+func (a *Agent) switchSampling() error {
+	on := !a.off.Load()
+	if on == a.account.sampling() {
+		return nil
+	}
+	if err := a.account.count(); err != nil {
+		return err
+	}
+	if err := a.sampler.SetSampling(on); err != nil {
+		return err
+	}
+	a.account.setSampling(on)
+	return nil
+}
+
 // take does what is to be done after each read.
 func (a *Agent) take(b *bpf.Batch, windows chan *window) error {
+	if err := a.switchSampling(); err != nil {
+		return err
+	}
 	if a.tables.collect() {
 		a.unwinder.arrived()
 		a.finisher.retry(false, a.add)

@@ -31,6 +31,7 @@ type replay struct {
 	batches   []bpf.Batch
 	stats     bpf.Stats
 	frequency int // 0: 100
+	off       bool
 }
 
 func (r *replay) Read(b *bpf.Batch) error {
@@ -49,6 +50,7 @@ func (r *replay) UnloadTable(bpf.TableID) error                { return nil }
 func (r *replay) SetProcess(bpf.ProcessID, []bpf.Code) error   { return nil }
 func (r *replay) Forget(uint32) error                          { return nil }
 func (r *replay) Wake()                                        {}
+func (r *replay) SetSampling(on bool) error                    { r.off = !on; return nil }
 func (r *replay) SetFrequency(hz int) error                    { r.frequency = hz; return nil }
 
 // collector is an Appender that keeps everything, unless fail is set.
@@ -406,6 +408,24 @@ func TestRefusedProfileCostsNoOther(t *testing.T) {
 	}
 	if o := report.Total.Outcomes; o[bpf.NoTable] != 3 || o[bpf.DroppedUser] != 2 {
 		t.Errorf("outcomes %v, want 3 no_table and 2 dropped_user", o)
+	}
+}
+
+// TestSamplingOff has an agent that is off from the start.
+func TestSamplingOff(t *testing.T) {
+	sampler := &replay{batches: []bpf.Batch{{Upto: second / 2}, {Upto: second}}}
+	var last Report
+	a, err := New(sampler, new(collector), Options{Hostname: "host", Logger: slog.New(slog.DiscardHandler), OnReport: func(r Report) { last = r }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.clock = func() (uint64, time.Time) { return 0, wallStart }
+	a.SetSampling(false)
+	if err := a.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !sampler.off || !last.Off {
+		t.Errorf("sampler off %v, report %+v", sampler.off, last)
 	}
 }
 
