@@ -252,7 +252,7 @@ func TestKernelBadRequest(t *testing.T) {
 			}
 		})
 	}
-	for name, pid := range map[string]int{"store half": s.store, "agent half": s.cmd.Process.Pid} {
+	for name, pid := range map[string]int{"store half": s.other, "agent half": s.cmd.Process.Pid} {
 		st, err := procStatus(pid)
 		if err != nil {
 			t.Fatal(err)

@@ -400,9 +400,9 @@ func TestVerifyForkStorm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storeBefore := cpuOf(t, s.store)
+	storeBefore := cpuOf(t, s.other)
 	machine := s.accountOf(t, from, to)
-	storeCPU := cpuOf(t, s.store) - storeBefore
+	storeCPU := cpuOf(t, s.other) - storeBefore
 	report, err := load.Wait()
 	if err != nil {
 		t.Fatal(err)

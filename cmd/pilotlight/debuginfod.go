@@ -45,12 +45,15 @@ func (f debuginfodFlags) open(cache string, g *globals) (agent.FetchDebug, error
 	fetch := func(ctx context.Context, id debuginfod.BuildID, out *os.File) error {
 		return fetchFile(ctx, id, out, g.version)
 	}
-	c, err := debuginfod.OpenCache(filepath.Join(cache, "debuginfod"), fetch, debuginfod.CacheOptions{})
+	c, err := debuginfod.OpenCache(filepath.Join(cache, debuginfodName), fetch, debuginfod.CacheOptions{})
 	if err != nil {
 		return nil, err
 	}
 	return c.Open, nil
 }
+
+// debuginfodName is the directory, within the cache directory, of what servers sent.
+const debuginfodName = "debuginfod"
 
 // fetchOutFD is the descriptor of the file that the child is to fill.
 const fetchOutFD = 3
@@ -64,11 +67,6 @@ const (
 	fetchMemory = 200 << 20
 )
 
-// fetchEnv is what the child is told of the environment: where servers are, how to reach them and whom to trust.
-var fetchEnv = []string{
-	"DEBUGINFOD_URLS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
-}
-
 // fetchReport is how the child went, if it was told what there is.
 type fetchReport struct {
 	Absent, TooLarge bool
@@ -80,21 +78,16 @@ func fetchFile(ctx context.Context, id debuginfod.BuildID, out *os.File, version
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "fetch-child", "--agent", "pilotlight/"+version, string(id))
 	cmd.Args[0] = "pilotlight"
-	cmd.Env = []string{}
-	for _, name := range fetchEnv {
-		if value, ok := os.LookupEnv(name); ok {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd.Env = environment(append([]string{"DEBUGINFOD_URLS"}, httpEnv...))
 	cmd.ExtraFiles = []*os.File{out}
 	said, diagnosis := capped{limit: 4 << 10}, capped{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &said, &diagnosis
-	owner, err := storeUser()
+	owner, err := otherUser()
 	if err != nil {
 		return err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
-	if err := startWithoutNewPrivileges(cmd); err != nil {
+	if err := startWithoutPrivileges(cmd); err != nil {
 		return fmt.Errorf("start fetch child: %w", err)
 	}
 	if err := cmd.Wait(); err != nil {

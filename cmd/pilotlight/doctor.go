@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -118,7 +119,7 @@ func (c *doctorCmd) examine() ([]check, error) {
 	if err != nil {
 		return nil, err
 	}
-	owner, err := storeUser()
+	owner, err := otherUser()
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +140,17 @@ func (c *doctorCmd) examine() ([]check, error) {
 		checkKallsyms(root, caps, exe),
 		checkMemory(root),
 		checkDisk(lookAtDisk(data, owner)),
-		checkCache(lookAtDisk(cache, nil), agent.CheckCacheDir(cache)),
+		checkCache(lookAtDisk(cache, nil), agent.CheckCacheDir(cache, agentUser(owner))),
 		checkFiles(files.Cur, runtime.NumCPU()),
 	), nil
+}
+
+// agentUser is who the agent runs as once it samples.
+func agentUser(other *syscall.Credential) int {
+	if other == nil {
+		return os.Geteuid()
+	}
+	return int(other.Uid)
 }
 
 // text reads a small file of /proc or /sys without the spaces around it.

@@ -108,7 +108,7 @@ func (c capabilities) lacksToLoad(exe string) string {
 // notTried is the detail of a check that the kernel allows only to those who may load the sampler.
 const notTried = "not tried without CAP_BPF and CAP_PERFMON"
 
-// needed lists the capabilities that `run` takes; of root also those with which it makes its store another user's.
+// needed lists the capabilities that `run` and `agent` take; of root also those with which they become another user.
 var needed = []struct {
 	name    string
 	bit     int
@@ -123,9 +123,9 @@ var needed = []struct {
 	{"CAP_DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH, []int{unix.CAP_DAC_OVERRIDE}, statusWarn, "functions of programs that only their owners may read have no names", false},
 	{"CAP_CHECKPOINT_RESTORE", unix.CAP_CHECKPOINT_RESTORE, []int{unix.CAP_SYS_ADMIN}, statusWarn, "functions of deleted and in-memory programs have no names", false},
 	{"CAP_SYSLOG", unix.CAP_SYSLOG, nil, statusWarn, "kernel functions have no names unless perf_event_paranoid and kptr_restrict allow it", false},
-	{"CAP_SETUID", unix.CAP_SETUID, nil, statusFail, "run cannot start its store as an unprivileged user", true},
-	{"CAP_SETGID", unix.CAP_SETGID, nil, statusFail, "run cannot start its store as an unprivileged user", true},
-	{"CAP_CHOWN", unix.CAP_CHOWN, nil, statusFail, "run cannot give a new data directory to its store", true},
+	{"CAP_SETUID", unix.CAP_SETUID, nil, statusWarn, "what needs no privileges runs without capabilities, but as root all the same", true},
+	{"CAP_SETGID", unix.CAP_SETGID, nil, statusWarn, "what needs no privileges runs without capabilities, but as root all the same", true},
+	{"CAP_CHOWN", unix.CAP_CHOWN, nil, statusWarn, "a new data directory cannot be given to another user", true},
 }
 
 // checkCapabilities has one check for each needed capability.
@@ -165,8 +165,10 @@ func (c capabilities) mend(bit int, exe string) string {
 	case c.root:
 		return "start it without dropping capabilities; in systemd: AmbientCapabilities=" + list
 	default:
-		return fmt.Sprintf("start it with sudo; or for every user: sudo setcap %s=ep %s; in systemd: AmbientCapabilities=%s",
-			strings.ToLower(strings.Join(names, ",")), exe, list)
+		// Kubernetes gives capabilities to root alone.
+		return fmt.Sprintf("start it with sudo; or for every user: sudo setcap %s=ep %s; in systemd: AmbientCapabilities=%s CapabilityBoundingSet=%[3]s NoNewPrivileges=yes; "+
+			"in Kubernetes: securityContext: {runAsUser: 0, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL], add: [%s]}}",
+			strings.ToLower(strings.Join(names, ",")), exe, list, strings.Join(short, ", "))
 	}
 }
 

@@ -113,11 +113,11 @@ func pilotlight(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// server is a `pilotlight run`.
+// server is a `pilotlight run`, `agent` or `server`.
 type server struct {
 	url   string // http://127.0.0.1:port
 	data  string
-	store int // pid of the store half
+	other int // pid of the store half or send half
 	cmd   *exec.Cmd
 	log   *log
 	ended chan struct{} // closed when it has ended
@@ -151,7 +151,23 @@ func startServer(data, listen string, frequency int, more ...string) (*server, e
 	if err != nil {
 		return nil, err
 	}
-	s := &server{data: data, cmd: cmd, log: new(log), ended: make(chan struct{})}
+	s, err := launch(cmd, servingURL, "store-half")
+	if err != nil {
+		return nil, err
+	}
+	s.data = data
+	return s, nil
+}
+
+// launch starts a command that says in its log by which URL it is reached, and has another half unless that is "", and
+// returns when it is ready.
+func launch(cmd *exec.Cmd, url *regexp.Regexp, half string) (*server, error) {
+	return launchWith(http.DefaultClient, cmd, url, half)
+}
+
+// launchWith is launch with a client of one's own.
+func launchWith(client *http.Client, cmd *exec.Cmd, url *regexp.Regexp, half string) (*server, error) {
+	s := &server{cmd: cmd, log: new(log), ended: make(chan struct{})}
 	cmd.Stderr = s.log
 	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	started := make(chan error)
@@ -168,10 +184,10 @@ func startServer(data, listen string, frequency int, more ...string) (*server, e
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	err = eventually(20*time.Second, "run is ready", func() bool {
-		if m := servingURL.FindStringSubmatch(s.log.String()); m != nil {
+	err := eventually(20*time.Second, "pilotlight is ready", func() bool {
+		if m := url.FindStringSubmatch(s.log.String()); m != nil {
 			s.url = m[1]
-			answer, err := http.Get(s.url + "/-/ready")
+			answer, err := client.Get(s.url + "/-/ready")
 			if err == nil {
 				answer.Body.Close()
 				return answer.StatusCode == http.StatusOK
@@ -179,8 +195,8 @@ func startServer(data, listen string, frequency int, more ...string) (*server, e
 		}
 		return false
 	})
-	if err == nil {
-		s.store, err = storeHalfOf(cmd.Process.Pid)
+	if err == nil && half != "" {
+		s.other, err = halfOf(cmd.Process.Pid, half)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, s.log), s.stop())
@@ -194,11 +210,16 @@ func start(t *testing.T, data, listen string, frequency int) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.killAtEnd(t)
+	return s
+}
+
+// killAtEnd sees to it that nothing of s is left when the test has ended.
+func (s *server) killAtEnd(t *testing.T) {
 	t.Cleanup(func() {
 		s.signal(unix.SIGKILL)
 		<-s.ended
 	})
-	return s
 }
 
 // signal sends a signal to the agent half, if it still runs.
@@ -219,7 +240,7 @@ func (s *server) stop() error {
 	case <-time.After(20 * time.Second):
 		s.signal(unix.SIGKILL)
 		<-s.ended
-		return errors.New("run did not end within 20 s of SIGTERM")
+		return errors.New("pilotlight did not end within 20 s of SIGTERM")
 	}
 }
 
@@ -232,7 +253,7 @@ func (s *server) waitEnd(t *testing.T, atMost time.Duration) time.Duration {
 	case <-time.After(atMost):
 		t.Fatalf("the agent half still runs after %v\n%s", atMost, s.log)
 	}
-	if err := eventually(max(0, atMost-time.Since(begun)), "the store half has ended", func() bool { return !runs(s.store) }); err != nil {
+	if err := eventually(max(0, atMost-time.Since(begun)), "the other half has ended", func() bool { return !runs(s.other) }); err != nil {
 		t.Fatalf("%v\n%s", err, s.log)
 	}
 	return time.Since(begun)
@@ -301,8 +322,8 @@ func procStatus(pid int) (map[string]string, error) {
 	return st, nil
 }
 
-// storeHalfOf returns the store half of a run, which may have another child for a while.
-func storeHalfOf(pid int) (int, error) {
+// halfOf returns the child of a run or agent that is its other half. It may have more children for a while.
+func halfOf(pid int, half string) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -316,12 +337,12 @@ func storeHalfOf(pid int) (int, error) {
 		// One that is gone by now is not a child that matters.
 		st, err := procStatus(p)
 		cmdline, cerr := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
-		if err == nil && cerr == nil && st["PPid"] == strconv.Itoa(pid) && bytes.Contains(cmdline, []byte("store-half")) {
+		if err == nil && cerr == nil && st["PPid"] == strconv.Itoa(pid) && bytes.Contains(cmdline, []byte(half)) {
 			children = append(children, p)
 		}
 	}
 	if len(children) != 1 {
-		return 0, fmt.Errorf("process %d has the store halves %v, want one", pid, children)
+		return 0, fmt.Errorf("process %d has the children %s %v, want one", pid, half, children)
 	}
 	return children[0], nil
 }

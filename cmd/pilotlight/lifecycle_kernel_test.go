@@ -180,7 +180,7 @@ func kill9(t *testing.T, rounds int, moment time.Duration) {
 func TestKernelKill9StoreHalf(t *testing.T) {
 	needRoot(t)
 	s := start(t, filepath.Join(makeDir(t), "data"), "127.0.0.1:0", 19)
-	if err := unix.Kill(s.store, unix.SIGKILL); err != nil {
+	if err := unix.Kill(s.other, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("ended after %v", s.waitEnd(t, 5*time.Second).Round(time.Millisecond))
@@ -241,38 +241,60 @@ func ownCPU(t *testing.T) time.Duration {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
-// TestKernelPrivileges looks at what the two halves may do.
-func TestKernelPrivileges(t *testing.T) {
-	s := needShared(t)
-	owner, err := storeUser()
+// agentHalfCaps is the mask of CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_CHECKPOINT_RESTORE and
+// CAP_SYSLOG, as /proc/PID/status has it.
+const agentHalfCaps, noCaps = "000001c400080004", "0000000000000000"
+
+// checkPrivileges wants all threads of a process to be those of a user, and to have these capabilities and no others, nor
+// more in the bounding set.
+func checkPrivileges(t *testing.T, pid int, uid, gid, caps, bound string) {
+	t.Helper()
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := procStatus(s.store)
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := procStatus(tid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"Uid":        strings.Join([]string{uid, uid, uid, uid}, "\t"),
+			"Gid":        strings.Join([]string{gid, gid, gid, gid}, "\t"),
+			"Groups":     "",
+			"CapInh":     noCaps,
+			"CapPrm":     caps,
+			"CapEff":     caps,
+			"CapBnd":     bound,
+			"CapAmb":     noCaps,
+			"NoNewPrivs": "1",
+		} {
+			if status[name] != want {
+				t.Errorf("thread %d of process %d: %s is %q, want %q", tid, pid, name, status[name], want)
+			}
+		}
+	}
+}
+
+// TestKernelPrivileges looks at what the two halves may do.
+func TestKernelPrivileges(t *testing.T) {
+	s := needShared(t)
+	owner, err := otherUser()
 	if err != nil {
 		t.Fatal(err)
 	}
 	uid, gid := fmt.Sprint(owner.Uid), fmt.Sprint(owner.Gid)
-	for name, want := range map[string]string{
-		"Uid":        strings.Join([]string{uid, uid, uid, uid}, "\t"),
-		"Gid":        strings.Join([]string{gid, gid, gid, gid}, "\t"),
-		"Groups":     "",
-		"CapInh":     "0000000000000000",
-		"CapPrm":     "0000000000000000",
-		"CapEff":     "0000000000000000",
-		"CapBnd":     "0000000000000000",
-		"CapAmb":     "0000000000000000",
-		"NoNewPrivs": "1",
-	} {
-		if store[name] != want {
-			t.Errorf("store half: %s is %q, want %q", name, store[name], want)
-		}
-	}
+	checkPrivileges(t, s.cmd.Process.Pid, uid, gid, agentHalfCaps, agentHalfCaps)
+	checkPrivileges(t, s.other, uid, gid, noCaps, noCaps)
 	for _, half := range []struct {
 		name string
 		pid  int
 		want int
-	}{{"agent half", s.cmd.Process.Pid, 0}, {"store half", s.store, 1}} {
+	}{{"agent half", s.cmd.Process.Pid, 0}, {"store half", s.other, 1}} {
 		listening, err := listeners(half.pid)
 		if err != nil {
 			t.Fatal(err)

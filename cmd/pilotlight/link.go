@@ -18,12 +18,11 @@ import (
 	"pilotlight/profilestore"
 )
 
-// The link joins the two halves of `run`: the agent, which is root, and the
-// store with its HTTP server, which is nobody. It is a socket pair. The agent
-// half believes nothing that comes over it: it reads answers of a fixed form and
-// a bounded size.
+// The link joins the agent half, which has capabilities, and the other half, which
+// speaks HTTP and has none. It is a socket pair. The agent half believes nothing
+// that comes over it: it reads answers of a fixed form and a bounded size.
 //
-// A message to the store half:
+// A message to the other half:
 //
 //	u8 kind | u32 length | payload
 //
@@ -45,13 +44,13 @@ const (
 // Results in an answer.
 const (
 	resultFailed  = 0
-	resultStored  = 1
+	resultStored  = 1 // durably, here or elsewhere
 	resultRefused = 2 // for what is in the batch
 )
 
 const (
 	linkHeader = 5
-	// maxMessage bounds what the store half takes at once: far more than the
+	// maxMessage bounds what the other half takes at once: far more than the
 	// profiles of one window.
 	maxMessage = 256 << 20
 	maxAnswer  = 1 << 10
@@ -65,14 +64,14 @@ type agentLink struct {
 	sequence uint64
 
 	answers chan answer   // of batches
-	started chan struct{} // gets one value when the store half serves
+	started chan struct{} // gets one value when the other half has started
 	broken  chan struct{} // closed when no answer can come any more
 	refused error         // why it did not start, if it said so; set before broken is closed
 }
 
-// errStoreGone is the error of all that is asked of a store half that has ended.
-// Why it did, storeHalf.stop tells.
-var errStoreGone = errors.New("store half is gone")
+// errPeerGone is the error of all that is asked of another half that has ended.
+// Why it did, peer.stop tells.
+var errPeerGone = errors.New("the other half is gone")
 
 type answer struct {
 	sequence uint64
@@ -165,14 +164,14 @@ func (l *agentLink) send(ctx context.Context, kind byte, payload []byte) error {
 
 func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) error {
 	if len(payload) > maxMessage {
-		return fmt.Errorf("message of %d bytes to the store half, at most %d are taken", len(payload), maxMessage)
+		return fmt.Errorf("message of %d bytes to the other half, at most %d are taken", len(payload), maxMessage)
 	}
 	err := l.conn.SetWriteDeadline(time.Time{})
 	if errors.Is(err, net.ErrClosed) {
-		return errStoreGone
+		return errPeerGone
 	}
 	if err != nil {
-		return fmt.Errorf("write to store half: %w", err)
+		return fmt.Errorf("write to other half: %w", err)
 	}
 	interrupted := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { interrupted <- l.conn.SetWriteDeadline(time.Unix(1, 0)) })
@@ -184,16 +183,17 @@ func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) e
 	}
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		<-l.broken // soon: read comes to the end of what was answered before
-		return errStoreGone
+		return errPeerGone
 	}
 	if err != nil {
 		// Half a message may have gone out: the other end cannot find the next.
-		return errors.Join(fmt.Errorf("write to store half: %w", err), l.conn.Close())
+		return errors.Join(fmt.Errorf("write to other half: %w", err), l.conn.Close())
 	}
 	return nil
 }
 
-// Append implements agent.Appender. The profiles are durable when it returns nil.
+// Append implements agent.Appender. The profiles are durable when it returns nil: in the store, here or on a server, or in
+// the spool.
 func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) error {
 	payload := profilestore.MarshalBatch(nil, batch)
 	l.write.Lock()
@@ -211,21 +211,21 @@ func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) er
 				return a.err
 			}
 		case <-l.broken:
-			return errStoreGone
+			return errPeerGone
 		case <-ctx.Done():
-			return fmt.Errorf("wait for store half: %w", ctx.Err())
+			return fmt.Errorf("wait for other half: %w", ctx.Err())
 		}
 	}
 }
 
-// end tells the store half to close the store and end. It does, or is killed,
+// end tells the other half to end in good order. It does, or is killed,
 // before the deadline of ctx.
 func (l *agentLink) end(ctx context.Context) error {
 	err := l.send(ctx, messageEnd, nil)
 	select {
 	case <-l.broken:
 	case <-ctx.Done():
-		err = errors.Join(err, fmt.Errorf("store half does not end: %w", ctx.Err()))
+		err = errors.Join(err, fmt.Errorf("other half does not end: %w", ctx.Err()))
 	}
 	return errors.Join(err, l.conn.Close())
 }
@@ -248,7 +248,7 @@ func readMessage(r io.Reader) (kind byte, payload []byte, err error) {
 }
 
 // socketPair returns the two ends of a link: a connection, and the file that the
-// store half is to inherit.
+// other half is to inherit.
 func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

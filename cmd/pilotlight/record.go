@@ -182,6 +182,14 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 		}()
 	}
 
+	user, err := otherUser()
+	if err != nil {
+		return fail(err)
+	}
+	giveCache(cache, user, g)
+	if err := keepCapabilities(agentCapabilities, user); err != nil {
+		return fail(err)
+	}
 	var kept collector
 	var report agent.Report
 	a, err := agent.New(sampler, &kept, agent.Options{

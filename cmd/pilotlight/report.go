@@ -18,6 +18,7 @@ func agentReport(r agent.Report) httpapi.AgentReport {
 		RSSBytes:    int64(r.RSS),
 		BPFBytes:    int64(r.BPFMemory),
 		Level:       r.Level,
+		Off:         r.Off,
 		TableBytes:  int64(r.TableBytes),
 		Window:      agentAccount(r.Window),
 		Total:       agentAccount(r.Total),

@@ -2,10 +2,12 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 
 	"pilotlight/profilestore"
 	"pilotlight/profilestore/httpapi"
@@ -77,4 +79,11 @@ func serve(s *http.Server, l net.Listener) error {
 		return s.ServeTLS(l, "", "")
 	}
 	return s.Serve(l)
+}
+
+func explainListen(addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen on %s: the port is in use: stop what listens there, or choose another with --listen", addr)
+	}
+	return fmt.Errorf("listen on %s: %w: choose another address with --listen", addr, err)
 }

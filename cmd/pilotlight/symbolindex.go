@@ -168,12 +168,12 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 	}
 	out, diagnosis := capped{limit: maxIndexReport}, capped{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &out, &diagnosis
-	owner, err := storeUser()
+	owner, err := otherUser()
 	if err != nil {
 		return agent.IndexResult{}, indexReport{}, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
-	if err := startWithoutNewPrivileges(cmd); err != nil {
+	if err := startWithoutPrivileges(cmd); err != nil {
 		return agent.IndexResult{}, indexReport{}, fmt.Errorf("start index child: %w", err)
 	}
 	err = cmd.Wait()

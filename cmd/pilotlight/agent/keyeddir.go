@@ -93,12 +93,12 @@ func (c *keyedDir) check() error {
 	if err != nil {
 		return err
 	}
-	return checkOwner(info)
+	return checkOwner(info, os.Geteuid())
 }
 
-// CheckCacheDir says what keeps an agent from using dir as its cache directory.
-// One that is not there is made when it is wanted.
-func CheckCacheDir(dir string) error {
+// CheckCacheDir says what keeps an agent that runs as the user uid from using dir as its cache directory.
+// One that is not there is made when it is wanted, and what is root's is given to the agent by [GiveCacheDir].
+func CheckCacheDir(dir string, uid int) error {
 	parent, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -113,7 +113,7 @@ func CheckCacheDir(dir string) error {
 			continue
 		}
 		if err == nil {
-			err = checkOwner(info)
+			err = checkOwner(info, os.Geteuid(), uid)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(dir, name), err)
@@ -122,15 +122,72 @@ func CheckCacheDir(dir string) error {
 	return nil
 }
 
-func checkOwner(info fs.FileInfo) error {
+// GiveCacheDir makes what an agent keeps its files in below dir, and has it and the directories of these other names be
+// the user uid's, as far as they are this user's and nobody else may write them.
+func GiveCacheDir(dir string, uid, gid int, others ...string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make cache directory: %w", err)
+	}
+	parent, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open cache directory: %w", err)
+	}
+	defer parent.Close() // nothing is written through it
+	for _, name := range []string{tablesName, indexesName} {
+		if err := parent.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make cache directory: %w", err)
+		}
+		others = append(others, name)
+	}
+	for _, name := range others {
+		sub, err := parent.OpenRoot(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(giveAll(sub, uid, gid), sub.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("give %s to user %d: %w", filepath.Join(dir, name), uid, err)
+		}
+	}
+	return nil
+}
+
+// giveAll gives a directory with its files to a user, unless it is the user's.
+func giveAll(dir *os.Root, uid, gid int) error {
+	info, err := dir.Stat(".")
+	if err != nil {
+		return err
+	}
+	if checkOwner(info, uid) == nil {
+		return nil
+	}
+	if err := checkOwner(info, os.Geteuid()); err != nil { // or its files may be links to others' (link(2))
+		return err
+	}
+	entries, err := fs.ReadDir(dir.FS(), ".")
+	for _, e := range entries {
+		if err == nil && e.Type().IsRegular() {
+			err = dir.Lchown(e.Name(), uid, gid)
+		}
+	}
+	if err == nil {
+		err = dir.Lchown(".", uid, gid) // last: from now on it is theirs
+	}
+	return err
+}
+
+// checkOwner reports what is wrong with a directory that is to be one user's of owners and nobody else's.
+func checkOwner(info fs.FileInfo, owners ...int) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:
 		return errors.ErrUnsupported
 	case !info.IsDir():
 		return errors.New("not a directory")
-	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("belongs to user %d, not to %d", st.Uid, os.Geteuid())
+	case !slices.Contains(owners, int(st.Uid)):
+		return fmt.Errorf("belongs to user %d, not to %d", st.Uid, owners[len(owners)-1])
 	case info.Mode().Perm()&0o022 != 0:
 		return fmt.Errorf("others may write it (mode %v)", info.Mode().Perm())
 	}
