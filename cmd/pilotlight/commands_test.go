@@ -35,6 +35,8 @@ func TestCommands(t *testing.T) {
 		{[]string{"--help"}, "record"},
 		{[]string{"run", "--help"}, "--retention"},
 		{[]string{"record", "--help"}, "--output"},
+		{[]string{"agent", "--help"}, "--off-file"},
+		{[]string{"server", "--help"}, "--retention-size"},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			cmd, err := pilotlight(t.Context(), tc.args...)

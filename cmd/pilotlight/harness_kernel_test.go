@@ -142,7 +142,10 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-var servingURL = regexp.MustCompile(`msg=serving url=(\S+)`)
+var (
+	servingURL = regexp.MustCompile(`msg=serving url=(\S+)`)
+	metricsURL = regexp.MustCompile(`msg=sending server=\S+ metrics=(\S+)/metrics`)
+)
 
 // startServer starts a run and returns when it is ready.
 func startServer(data, listen string, frequency int, more ...string) (*server, error) {

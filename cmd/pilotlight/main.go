@@ -30,6 +30,8 @@ type cli struct {
 	Version  kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
 	Run     runCmd     `cmd:"" help:"Profile this machine, keep the profiles and serve them to browsers and go tool pprof."`
+	Agent   agentCmd   `cmd:"" help:"Profile this machine and send the profiles to a server."`
+	Server  serverCmd  `cmd:"" help:"Keep the profiles that agents send, and serve them."`
 	Record  recordCmd  `cmd:"" help:"Profile for a while and write a file for pprof or another tool."`
 	Query   queryCmd   `cmd:"" help:"Ask a server or a data directory for what is stored, or a pprof file."`
 	Diff    diffCmd    `cmd:"" help:"Compare profiles; for tests that are to fail when something got slower."`
@@ -38,6 +40,8 @@ type cli struct {
 	Vers    versionCmd `cmd:"" name:"version" help:"Print the version."`
 
 	Store storeCmd      `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
+	Send  sendCmd       `cmd:"" name:"send-half" hidden:"" help:"The unprivileged half of agent, which starts it."`
+	Serve serverHalfCmd `cmd:"" name:"server-half" hidden:"" help:"What a server that was started as root becomes."`
 	Index indexChildCmd `cmd:"" name:"index-child" hidden:"" help:"Indexes debug information for those who start it."`
 	Fetch fetchChildCmd `cmd:"" name:"fetch-child" hidden:"" help:"Gets debug information over HTTP for those who start it."`
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -41,5 +42,24 @@ func (m *serviceManager) stopping() { m.tell(daemon.SdNotifyStopping) }
 func (m *serviceManager) alive() {
 	if m.watchdog > 0 {
 		m.tell(daemon.SdNotifyWatchdog)
+	}
+}
+
+// watch gives a sign of life as long as healthy says so, often enough, until ctx is done.
+func (m *serviceManager) watch(ctx context.Context, healthy func() bool) {
+	if m.watchdog == 0 {
+		return
+	}
+	tick := time.NewTicker(m.watchdog / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if healthy() {
+				m.alive()
+			}
+		case <-ctx.Done():
+			return
+		}
 	}
 }

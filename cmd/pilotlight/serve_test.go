@@ -37,3 +37,35 @@ func TestServeFlags(t *testing.T) {
 		t.Errorf("a certificate without its key: %v", err)
 	}
 }
+
+// TestSendFlags has the send half read what agent passes on.
+func TestSendFlags(t *testing.T) {
+	parse := func(args ...string) (*cli, error) {
+		var c cli
+		_, err := kong.Must(&c, kong.Vars{"version": ""}).Parse(args)
+		return &c, err
+	}
+	agent, err := parse("agent", "--server", "https://host:7100", "--token-file=token", "--tls-ca", "ca.pem", "--tls-cert", "cert.pem", "--tls-key", "/etc/key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	half, err := parse(append([]string{"send-half", "--data", "/d"}, agent.Agent.sendFlags.args()...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := agent.Agent.sendFlags; half.Send.sendFlags != f || !strings.HasPrefix(f.TokenFile, "/") || f.Server != "https://host:7100" {
+		t.Errorf("agent has %+v, the send half %+v", f, half.Send.sendFlags)
+	}
+	if _, err := parse("agent"); err == nil || !strings.Contains(err.Error(), "--server") {
+		t.Errorf("an agent without a server: %v", err)
+	}
+}
+
+func TestFraction(t *testing.T) {
+	for text, want := range map[string]fraction{"2%": 0.02, "0.5%": 0.005, "100%": 1, "2": 0, "0%": 0, "-1%": 0, "101%": 0, "NaN%": 0, "x%": 0, "": 0} {
+		var s fraction
+		if err := s.UnmarshalText([]byte(text)); s != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %v, %v, want %v", text, s, err, want)
+		}
+	}
+}

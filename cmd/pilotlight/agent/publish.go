@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"pilotlight/cmd/pilotlight/process"
@@ -52,7 +53,24 @@ func (a *Agent) publishWindow(ctx, flush context.Context, enc *encoder, w *windo
 	if err != nil || len(batch) == 0 {
 		return err
 	}
-	return a.deliver(ctx, flush, batch, w.order)
+	if err := a.deliver(ctx, flush, batch, w.order); err != nil {
+		return err
+	}
+	if a.log.Enabled(ctx, slog.LevelDebug) {
+		a.log.Debug("profiles acknowledged", "start", w.start, "ids", kept(batch, w.order))
+	}
+	return nil
+}
+
+// kept lists the profiles that an appender has taken.
+func kept(batch []profilestore.Encoded, of []*stacks) []string {
+	var ids []string
+	for i, st := range of {
+		if st.kept {
+			ids = append(ids, batch[i].ID.String())
+		}
+	}
+	return ids
 }
 
 // deliver appends the profiles of processes. A batch that is refused for what is
