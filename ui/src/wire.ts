@@ -126,10 +126,18 @@ export interface AgentReport {
   /** How much work the agent sheds to keep to its limits; 0: none. */
   governor_level: number;
   unwind_table_bytes: number;
+  /** It takes no samples: its off file is there. */
+  off: boolean;
+  /** Profiles that wait on its disk for the server. */
+  spool_bytes: number;
   /** The last window, and everything since the agent started. */
   window: Account;
   total: Account;
+  /** By the agent's clock; 0 from one in the server's own process. */
+  sent_ms: number;
   last_report_ms: number;
+  /** By how much the agent's clock is ahead of the server's. */
+  clock_skew_ms: number;
 }
 
 export interface Account {

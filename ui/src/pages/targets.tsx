@@ -1,6 +1,6 @@
 import { useCallback, useState } from "preact/hooks";
 import { apiUrl, getJson } from "../api";
-import { bytes, count, percent } from "../format";
+import { bytes, count, percent, value } from "../format";
 import { useLoad } from "../load";
 import { isLate, outcomeText } from "../losses";
 import { Empty, ErrorNote } from "../parts/notices";
@@ -29,6 +29,8 @@ export function Targets() {
                 <th scope="col">Version</th>
                 <th scope="col" class="num">Started</th>
                 <th scope="col" class="num">Last report</th>
+                <th scope="col" class="num">Clock</th>
+                <th scope="col" class="num">Waiting</th>
                 <th scope="col" class="num">CPUs</th>
                 <th scope="col" class="num">Frequency</th>
                 <th scope="col" class="num">Taken</th>
@@ -52,6 +54,14 @@ export function Targets() {
   );
 }
 
+/** From here on a clock is wrong: what happened at one time on two machines is seconds apart on the page. */
+const clockMs = 2000;
+
+function frequency(a: AgentReport): string {
+  if (a.off) return "switched off";
+  return a.governor_level > 0 ? `${a.frequency_hz} Hz, sheds work: level ${a.governor_level}` : `${a.frequency_hz} Hz`;
+}
+
 function Row({ agent: a }: { agent: AgentReport }) {
   const now = Date.now();
   const t = a.total;
@@ -63,8 +73,10 @@ function Row({ agent: a }: { agent: AgentReport }) {
       <td class="mono">{a.version}</td>
       <td class="num" title={`since ${localInput(a.start_ms).replace("T", " ")}`}>{agoText(a.start_ms, now)}</td>
       <td class={isLate(a, now) ? "num bad" : "num"}>{agoText(a.last_report_ms, now)}</td>
+      <td class={Math.abs(a.clock_skew_ms) >= clockMs ? "num bad" : "num"} title="ahead of the server's clock">{a.sent_ms ? value(a.clock_skew_ms * 1e6, "nanoseconds") : "–"}</td>
+      <td class="num" title="profiles on its disk that the server has not taken yet">{bytes(a.spool_bytes)}</td>
       <td class="num">{a.cpus}</td>
-      <td class="num">{a.frequency_hz} Hz</td>
+      <td class={a.off || a.governor_level > 0 ? "num bad" : "num"}>{frequency(a)}</td>
       <td class="num">{count(t.samples_taken)}</td>
       <td class="num">{count(t.samples_missed)} <span class="muted">{percent(t.samples_missed, t.samples_taken + t.samples_missed)}</span></td>
       <td class="outcomes">{outcomes.map(([outcome, n]) => <span key={outcome}>{outcomeText(outcome)} <b>{percent(n, t.samples_taken)}</b></span>)}</td>
