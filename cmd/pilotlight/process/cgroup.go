@@ -15,9 +15,12 @@ type Cgroup struct {
 	// ContainerID is the 64 hexadecimal digits, or what the runtime uses
 	// instead, of the innermost container.
 	ContainerID string
-	// ContainerName is the container's name, for the runtimes (LXC) that put it
-	// into the path.
+	// ContainerName is the container's name. The path has it for LXC; of others,
+	// who asks their runtimes fills it in.
 	ContainerName string
+	// Pod and Namespace are those of Kubernetes. No path has them: they are
+	// filled in, too.
+	Pod, Namespace string
 	// Unit is the systemd service, "nginx.service" or "getty@tty1.service", of
 	// the system's or of a user's manager. Scopes are not units here: their
 	// names hold session numbers, pids and random digits, so that each would be

@@ -2,6 +2,7 @@ package process
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -15,15 +16,12 @@ type Label struct {
 const maxLabelValue = 1024
 
 // Labels returns the labels of the series that p's profiles belong to, sorted by
-// name: those of service_name, exe, container_id, container_name, unit and
-// cgroup that apply. Values are valid UTF-8 and at most 1024 bytes long.
-//
-// pod and namespace are not among them: the path of a Kubernetes container has
-// the pod's UID, but not its name.
+// name: those of service_name, exe, container_id, container_name, pod, namespace,
+// unit and cgroup that apply. Values are valid UTF-8 and at most 1024 bytes long.
 func (p *Process) Labels() []Label {
 	var ls []Label
 	add := func(name, value string) {
-		if value = clean(value); value != "" {
+		if value = LabelValue(value); value != "" {
 			ls = append(ls, Label{name, value})
 		}
 	}
@@ -33,6 +31,8 @@ func (p *Process) Labels() []Label {
 		add("cgroup", p.Cgroup.Path)
 		add("container_id", p.Cgroup.ContainerID)
 		add("container_name", p.Cgroup.ContainerName)
+		add("pod", p.Cgroup.Pod)
+		add("namespace", p.Cgroup.Namespace)
 		add("unit", p.Cgroup.Unit)
 	}
 	slices.SortFunc(ls, func(a, b Label) int { return strings.Compare(a.Name, b.Name) })
@@ -54,7 +54,7 @@ func (p *Process) serviceName() string {
 		p.executable(),
 		p.Comm,
 	} {
-		if clean(name) != "" {
+		if LabelValue(name) != "" {
 			return name
 		}
 	}
@@ -79,8 +79,29 @@ func (p *Process) executable() string {
 	return name
 }
 
-// clean makes s fit for a label.
-func clean(s string) string {
+// Meta returns what relabeling rules may look at beside the labels, under the
+// names that Parca's agent has for it: pid, parent, command line, cgroup and
+// executable. Values are as those of Labels. Comm, which may change at any time,
+// is not among it.
+func (p *Process) Meta() []Label {
+	ls := []Label{
+		{"__meta_process_pid", strconv.FormatUint(uint64(p.PID), 10)},
+		{"__meta_process_ppid", strconv.FormatUint(uint64(p.PPID), 10)},
+	}
+	for _, l := range []Label{
+		{"__meta_process_cmdline", strings.Join(p.Cmdline, " ")},
+		{"__meta_process_cgroup", p.Cgroup.Path},
+		{"__meta_process_executable_name", baseName(p.Exe)},
+	} {
+		if l.Value = LabelValue(l.Value); l.Value != "" {
+			ls = append(ls, l)
+		}
+	}
+	return ls
+}
+
+// LabelValue makes s fit for a label: valid UTF-8 of at most 1024 bytes.
+func LabelValue(s string) string {
 	s = strings.ToValidUTF8(s, string(utf8.RuneError))
 	if len(s) > maxLabelValue {
 		cut := maxLabelValue

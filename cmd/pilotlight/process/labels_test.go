@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -98,6 +99,8 @@ func TestLabels(t *testing.T) {
 			`cgroup="/docker/1" container_id="1" exe="/x" service_name="x"`},
 		{"a container with name", Process{Exe: "/x", Cgroup: Cgroup{Path: "/lxc/w/a.service", ContainerName: "w", Unit: "a.service"}},
 			`cgroup="/lxc/w/a.service" container_name="w" exe="/x" service_name="w" unit="a.service"`},
+		{"a container whose runtime was asked", Process{Exe: "/x", Cgroup: Cgroup{Path: "/kubepods/1", ContainerID: "1", ContainerName: "server", Pod: "api-7d9", Namespace: "shop"}},
+			`cgroup="/kubepods/1" container_id="1" container_name="server" exe="/x" namespace="shop" pod="api-7d9" service_name="server"`},
 		{"its own name", Process{Exe: "/x", OTelService: "shop", Cgroup: Cgroup{Path: "/lxc/w", ContainerName: "w"}},
 			`cgroup="/lxc/w" container_name="w" exe="/x" service_name="shop"`},
 		{"not UTF-8", Process{Exe: "/\xff\xfe/\xc3x"}, "exe=\"/\uFFFD/\uFFFDx\" service_name=\"\uFFFDx\""},
@@ -113,5 +116,20 @@ func TestLabels(t *testing.T) {
 		if s := strings.Join(got, " "); s != tc.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", tc.name, s, tc.want)
 		}
+	}
+}
+
+func TestMeta(t *testing.T) {
+	p := Process{Key: Key{PID: 42}, PPID: 7, Exe: "/usr/bin/app", Cmdline: []string{"app", "--x", "\xff"}, Cgroup: Cgroup{Path: "/a.slice"}}
+	want := []Label{
+		{"__meta_process_pid", "42"}, {"__meta_process_ppid", "7"}, {"__meta_process_cmdline", "app --x \uFFFD"},
+		{"__meta_process_cgroup", "/a.slice"}, {"__meta_process_executable_name", "app"},
+	}
+	if got := p.Meta(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	kernel := Process{Key: Key{PID: 2}, KernelThread: true}
+	if got := kernel.Meta(); !slices.Equal(got, []Label{{"__meta_process_pid", "2"}, {"__meta_process_ppid", "0"}}) {
+		t.Errorf("kernel thread: %q", got)
 	}
 }
