@@ -144,6 +144,23 @@ func NewTable(proc fs.FS, o Options) *Table {
 	return &Table{proc: proc, options: o, pids: make(map[uint32]*entry), epoch: 1}
 }
 
+// ReadEnviron allows, or forbids from now on, what Options.ReadEnviron does. What
+// processes call themselves in their environment is read, or forgotten, when they
+// are looked up next.
+func (t *Table) ReadEnviron(allowed bool) {
+	if allowed == t.options.ReadEnviron {
+		return
+	}
+	t.options.ReadEnviron = allowed
+	for _, e := range t.pids {
+		for ; e != nil; e = e.previous {
+			e.image.read = e.image.read && !allowed
+			e.image.otelService = ""
+			e.view = nil
+		}
+	}
+}
+
 // Stats returns the present figures.
 func (t *Table) Stats() TableStats { return t.stats }
 

@@ -182,6 +182,30 @@ func TestTableEnvironNotAllowed(t *testing.T) {
 	}
 }
 
+// TestTableReadEnviron allows it when processes are known already, and forbids it again.
+func TestTableReadEnviron(t *testing.T) {
+	proc := newProc()
+	p := shell()
+	p.environ = "OTEL_SERVICE_NAME=shop\x00"
+	proc.put(shellPID, p)
+	table := NewTable(proc, Options{})
+	snapshot(t, table)
+	table.Fork(5, shellPID, 101, 101) // shares what was read
+	for i, allowed := range []bool{false, true, true, false} {
+		table.ReadEnviron(allowed)
+		want := ""
+		if allowed {
+			want = "shop"
+		}
+		for _, s := range []Sample{sample(101, shellStart+5, 3, "sh"), sample(shellPID, shellStart, 3, "sh")} {
+			p := table.Lookup(uint64(10+i), s)
+			if p.OTelService != want || p.Exe == "" || p.Cgroup.Unit == "" {
+				t.Errorf("allowed %v: %+v, want the service %q", allowed, p, want)
+			}
+		}
+	}
+}
+
 // recording notes which files are opened.
 type recording struct {
 	fakeProc
