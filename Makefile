@@ -79,8 +79,8 @@ verify: build ## the long tests (TestVerify*, build tag verify); each prints its
 	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
 
 .PHONY: generate
-generate: ## BPF objects and their Go bindings, with clang-19; messages of Pyroscope's API, with protoc
-	$(GO) generate ./bpf ./profilestore/httpapi/pyroscope
+generate: ## BPF objects and their Go bindings, with clang-19; messages of Pyroscope's API and of runtimes', with protoc
+	$(GO) generate ./bpf ./profilestore/httpapi/pyroscope ./cmd/pilotlight/containers/api
 
 .PHONY: ui
 ui: ui-modules ## the UI's bundle in ui/dist
