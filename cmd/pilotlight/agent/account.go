@@ -41,7 +41,7 @@ type Account struct {
 	Taken    uint64                  // samples the kernel took
 	Missed   uint64                  // samples it did not take: busy CPU time x frequency, less Taken
 	Outcomes [bpf.NumOutcomes]uint64 // of the samples; sums to Taken but for those still on their way
-	Skipped  uint64                  // left out by Options.PID
+	Skipped  uint64                  // left out by Options.PID or a relabeling rule
 	Frames   uint64                  // of the samples kept, weighted
 	Unnamed  uint64                  // of Frames, those that no symbol names
 	// Unfinished are the samples whose stack the kernel could not walk to its end for want of a table or a mapping, and
@@ -119,8 +119,9 @@ var (
 	descTaken     = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
 	descMissed    = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
 	descOutcomes  = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
+	descSkipped   = prometheus.NewDesc("pilotlight_samples_skipped_total", "Samples of processes that a filter leaves out. They have no outcome.", nil, nil)
 	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind, by whether a symbol names them, and by what their process runs: an interpreter, go, native or kernel.", []string{"kind", "named", "language"}, nil)
-	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information for it, in user space and in the kernel.", nil, nil)
+	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information and ask container runtimes for it, in user space and in the kernel.", nil, nil)
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
@@ -227,7 +228,7 @@ func (a *account) cost() (cost, error) {
 		return cost{}, err
 	}
 	rss, err := ownRSS(a.proc)
-	return cost{cpu: cpu + st.Run, indexes: a.indexed().cpu, memory: rss + st.Memory}, err
+	return cost{cpu: cpu + st.Run + a.opts.Names.CPU(), indexes: a.indexed().cpu, memory: rss + st.Memory}, err
 }
 
 // indexed returns what was counted of indexes.
@@ -237,6 +238,9 @@ func (a *account) indexed() indexStats {
 	}
 	return a.indexes.current()
 }
+
+// children returns the CPU time of the children that work for the agent.
+func (a *account) children() time.Duration { return a.indexed().cpu + a.opts.Names.CPU() }
 
 // settle counts what became of the samples of a window: those of a profile that
 // was not kept are lost.
@@ -293,7 +297,7 @@ func (a *account) report(w *window) (Report, error) {
 	defer a.mu.Unlock()
 	st := w.stats
 	total := Account{
-		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu + a.indexed().cpu, BPF: st.Run,
+		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu + a.children(), BPF: st.Run,
 	}
 	for k, n := range a.frames {
 		total.Frames += n
@@ -334,7 +338,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descSampling, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descSkipped, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descSampling, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
 		ch <- d
 	}
 }
@@ -352,13 +356,14 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	a.mu.Lock()
-	missed, totals, frames, table, level, off, unwind := a.missed, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.off, a.unwind
+	missed, skipped, totals, frames, table, level, off, unwind := a.missed, a.skipped, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.off, a.unwind
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	counter(descTaken, float64(st.Taken))
 	counter(descMissed, float64(missed))
+	counter(descSkipped, float64(skipped))
 	for o, n := range totals {
 		counter(descOutcomes, float64(n), bpf.Outcome(o).String())
 	}
@@ -386,7 +391,7 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	counter(descIndexes, float64(indexed.killed), "killed")
 	counter(descIndexes, float64(indexed.failed), "failed")
 	counter(descIndexes, float64(indexed.damaged), "damaged")
-	counter(descCPU, (cpu + indexed.cpu).Seconds())
+	counter(descCPU, (cpu + a.children()).Seconds())
 	counter(descBPFRun, st.Run.Seconds())
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(descBPFMemory, float64(st.Memory))

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/containers"
 	"pilotlight/cmd/pilotlight/process"
 	"pilotlight/profilestore"
 	"pilotlight/unwind"
@@ -86,11 +87,13 @@ type Options struct {
 	Version     string       // of the agent, in profiles and reports
 	Hostname    string       // empty: the machine's
 	PID         uint32       // keep samples of this process and its descendants only; 0: of all
-	ReadEnviron bool         // allow OTEL_SERVICE_NAME to name a service
 	CacheDir    string       // where unwind tables and indexes of symbols are kept from one run to the next; empty: nowhere
 	CPULimit    float64      // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
 	MemoryLimit int64        // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
 	OnReport    func(Report) // called once a window; nil: nobody wants to know
+
+	Settings Settings          // until Configure is called
+	Names    *containers.Names // of containers; nil: they have none but those that a path has
 
 	// Index builds the index of a file's debug information, bounded in time and
 	// memory; nil, or without a CacheDir: there are no inlined calls and lines of
@@ -131,10 +134,12 @@ type Agent struct {
 	snapshots backoff
 
 	symbols *symbols
+	labeler *labeler
 	account *account
 	run     [16]byte // names this run of the agent in profile IDs
 
-	off atomic.Bool // what SetSampling was told last
+	off         atomic.Bool // what SetSampling was told last
+	readEnviron atomic.Bool // as of Settings, for the goroutine that drains
 }
 
 // clock tells the time on both clocks, so that tests can tell another.
@@ -174,7 +179,7 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		log:      opts.Logger,
 		clock:    systemClock,
 		rates:    rates{{hz: s.Frequency()}},
-		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.ReadEnviron}),
+		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.Settings.ReadEnviron}),
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
 	}
@@ -187,7 +192,18 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 	if ag.account, err = newAccount(s, proc, opts); err != nil {
 		return nil, err
 	}
+	if ag.labeler, err = newLabeler(opts); err != nil {
+		return nil, err
+	}
+	ag.readEnviron.Store(opts.Settings.ReadEnviron)
 	return ag, nil
+}
+
+// Configure has other settings apply, to what has not been published yet. It may
+// be called while the agent runs.
+func (a *Agent) Configure(s Settings) {
+	a.labeler.configure(s)
+	a.readEnviron.Store(s.ReadEnviron)
 }
 
 // Run samples until ctx is done, then flushes what was sampled and returns nil.
@@ -207,7 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 
-	enc, err := newEncoder(a.symbols, a.opts)
+	enc, err := newEncoder(a.symbols, a.labeler, a.opts)
 	if err != nil {
 		return err
 	}
@@ -329,6 +345,7 @@ func (a *Agent) take(b *bpf.Batch, windows chan *window) error {
 	if err := a.switchSampling(); err != nil {
 		return err
 	}
+	a.table.ReadEnviron(a.readEnviron.Load())
 	if a.tables.collect() {
 		a.unwinder.arrived()
 		a.finisher.retry(false, a.add)
@@ -451,6 +468,10 @@ func (a *Agent) sample(s *bpf.Sample) {
 		PID: s.PID, TID: s.TID, Start: s.ProcessStart, Exec: s.ExecID, Comm: s.Comm.String(),
 	})
 	if a.opts.PID != 0 && !a.table.Descends(p, a.opts.PID) {
+		a.window.skipped++
+		return
+	}
+	if a.labeler.drops(p) {
 		a.window.skipped++
 		return
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"reflect"
@@ -83,12 +82,17 @@ var wallStart = time.Date(2026, 1, 2, 3, 4, 59, 0, time.UTC)
 // batch it read.
 func play(t *testing.T, to *collector, batches ...bpf.Batch) Report {
 	t.Helper()
+	return playWith(t, Options{}, to, batches...)
+}
+
+// playWith does it with options.
+func playWith(t *testing.T, o Options, to *collector, batches ...bpf.Batch) Report {
+	t.Helper()
 	r := &replay{batches: batches}
 	var last Report
-	a, err := New(r, to, Options{
-		Version: "test", Hostname: "host", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		OnReport: func(r Report) { last = r },
-	})
+	o.Version, o.Hostname, o.Logger = "test", "host", slog.New(slog.DiscardHandler)
+	o.OnReport = func(r Report) { last = r }
+	a, err := New(r, to, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ const ProfileName = "process_cpu"
 // encoder turns windows into profiles. It belongs to the publishing goroutine.
 type encoder struct {
 	symbols  *symbols
+	labeler  *labeler
 	hostname string
 	version  string
 	patience time.Duration // for indexes
@@ -29,18 +30,19 @@ type encoder struct {
 	gzip     *gzip.Writer
 }
 
-func newEncoder(s *symbols, o Options) (*encoder, error) {
+func newEncoder(s *symbols, l *labeler, o Options) (*encoder, error) {
 	gz, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	if err != nil {
 		return nil, err
 	}
-	return &encoder{symbols: s, hostname: o.Hostname, version: o.Version, patience: o.IndexWait, gzip: gz}, nil
+	return &encoder{symbols: s, labeler: l, hostname: o.Hostname, version: o.Version, patience: o.IndexWait, gzip: gz}, nil
 }
 
-// encode names the locations of w and returns a profile for each process. id
-// names the profiles.
+// encode names the locations of w and returns a profile for each process that no
+// rule leaves out. id names the profiles.
 func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]profilestore.Encoded, error) {
 	e.symbols.takeIndexes()
+	e.label(w)
 	names := e.name(w)
 	e.symbols.weigh(w, names)
 	if e.symbols.awaitIndexes(&e.patience) {
@@ -62,13 +64,30 @@ func (e *encoder) encode(w *window, id func(process.Key) profilestore.ID) ([]pro
 		batch = append(batch, profilestore.Encoded{
 			ID:       id(st.process.Key),
 			Name:     ProfileName,
-			Labels:   e.labels(st.process),
+			Labels:   st.labels,
 			Time:     w.start.UnixNano(),
 			Duration: w.length,
 			Pprof:    packed,
 		})
 	}
 	return batch, nil
+}
+
+// label gives processes their labels, and leaves out those that rules drop.
+func (e *encoder) label(w *window) {
+	kept := w.order[:0]
+	for _, st := range w.order {
+		labels, ok := e.labeler.labels(st.process)
+		if !ok {
+			w.skipped += st.samples
+			continue
+		}
+		st.labels = labels
+		kept = append(kept, st)
+	}
+	clear(w.order[len(kept):])
+	w.order = kept
+	e.labeler.turn()
 }
 
 // language says what a process runs, for metrics.
@@ -109,15 +128,6 @@ func (e *encoder) name(w *window) []named {
 		names[i] = n
 	}
 	return names
-}
-
-// labels are those of the series that a process belongs to.
-func (e *encoder) labels(p *process.Process) profilestore.Labels {
-	m := map[string]string{"hostname": e.hostname}
-	for _, l := range p.Labels() {
-		m[l.Name] = l.Value
-	}
-	return profilestore.NewLabels(m)
 }
 
 func (e *encoder) profile(w *window, st *stacks, names []named) *profile.Profile {

@@ -6,6 +6,7 @@ import (
 
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/profilestore"
 )
 
 // codeBinary is what a pprof Mapping says: a piece of code and where it comes
@@ -78,6 +79,7 @@ type stacks struct {
 	outcomes [bpf.NumOutcomes]uint64 // of the samples
 
 	// Of the publishing goroutine.
+	labels profilestore.Labels
 	frames frameCounts
 	kept   bool // the appender has the profile
 }
@@ -100,7 +102,7 @@ type window struct {
 	labels    interned[labels]
 
 	samples uint64
-	skipped uint64    // left out by Options.PID
+	skipped uint64    // left out by Options.PID or a relabeling rule
 	stats   bpf.Stats // at the window's end
 
 	// The stack under construction.
