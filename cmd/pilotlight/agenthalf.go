@@ -35,6 +35,7 @@ type agentFlags struct {
 	CPULimit    fraction `name:"cpu-limit" help:"Share of the machine's CPU time that sampling may take. Above it, less is done." default:"2%" placeholder:"PERCENT"`
 	MemoryLimit byteSize `help:"Memory that it may take, with the kernel's for it." default:"256MiB" placeholder:"SIZE"`
 	OffFile     string   `type:"path" help:"While this file exists, no samples are taken." default:"/run/pilotlight.off" placeholder:"FILE"`
+	configFlags
 	debuginfodFlags
 }
 
@@ -56,6 +57,7 @@ func (s *fraction) UnmarshalText(text []byte) error {
 type agentHalf struct {
 	*globals
 	flags    *agentFlags
+	settings *configuration
 	cache    string
 	fetch    agent.FetchDebug
 	sampler  *bpf.Sampler
@@ -72,6 +74,9 @@ func (f *agentFlags) run(g *globals, p peerOptions, serving func(net.Addr)) (err
 	}
 	h := &agentHalf{globals: g, flags: f, registry: prometheus.NewRegistry()}
 	if h.manager, err = findServiceManager(g.log); err != nil {
+		return err
+	}
+	if h.settings, err = f.configFlags.open(g); err != nil {
 		return err
 	}
 	if h.cache, err = cacheDir(f.Cache); err != nil {
@@ -145,7 +150,9 @@ func (h *agentHalf) part(listener net.Listener, p peerOptions) error {
 		return err
 	}
 	if owner != nil { // who had to be able to become owner until now
-		if err := keepCapabilities(agentCapabilities, owner); err != nil {
+		user := *owner
+		user.Groups = runtimeGroups(h.settings.current.Runtimes)
+		if err := keepCapabilities(agentCapabilities, &user); err != nil {
 			return errors.Join(err, h.peer.stop())
 		}
 	}
@@ -174,6 +181,10 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 		return err
 	}
 	start := startUp{log: h.log}
+	who, err := newWhoIsWho(h.settings, h.registry, h.log)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(h.sampler, link, agent.Options{
 		Version:     h.version,
 		CacheDir:    h.cache,
@@ -181,6 +192,8 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 		FetchDebug:  h.fetch,
 		CPULimit:    float64(h.flags.CPULimit),
 		MemoryLimit: int64(h.flags.MemoryLimit),
+		Settings:    agentSettings(h.settings.current),
+		Names:       who.names,
 		Registerer:  h.registry,
 		Logger:      h.log,
 		OnReport: func(r agent.Report) {
@@ -206,5 +219,6 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 	case <-time.After(time.Second): // a store half that reads a long log
 	}
 	go h.peer.reportFirstSample(ctx, h.sampler, h.registry, serving)
+	defer who.follow(ctx, a)()
 	return a.Run(ctx)
 }

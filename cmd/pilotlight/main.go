@@ -44,6 +44,7 @@ type cli struct {
 	Serve serverHalfCmd `cmd:"" name:"server-half" hidden:"" help:"What a server that was started as root becomes."`
 	Index indexChildCmd `cmd:"" name:"index-child" hidden:"" help:"Indexes debug information for those who start it."`
 	Fetch fetchChildCmd `cmd:"" name:"fetch-child" hidden:"" help:"Gets debug information over HTTP for those who start it."`
+	Names namesChildCmd `cmd:"" name:"names-child" hidden:"" help:"Asks container runtimes for those who start it."`
 }
 
 // globals is what every command gets.

@@ -16,7 +16,7 @@ import (
 var agentCapabilities = []cap.Value{cap.BPF, cap.PERFMON, cap.SYS_PTRACE, cap.DAC_READ_SEARCH, cap.CHECKPOINT_RESTORE, cap.SYSLOG}
 
 // keepCapabilities has this process, with all its threads, give up all others for good, and go without those that it does
-// not have. Root becomes user; nil: it stays who it is.
+// not have. Root becomes user, with its groups; nil: it stays who it is.
 func keepCapabilities(capabilities []cap.Value, user *syscall.Credential) error {
 	has, keep := cap.GetProc(), cap.NewSet()
 	for _, capability := range capabilities {
@@ -30,7 +30,11 @@ func keepCapabilities(capabilities []cap.Value, user *syscall.Credential) error 
 	}
 	err := limitBoundingSet(capabilities)
 	if err == nil && user != nil {
-		if err = cap.SetGroups(int(user.Gid)); err == nil {
+		groups := make([]int, len(user.Groups))
+		for i, g := range user.Groups {
+			groups[i] = int(g)
+		}
+		if err = cap.SetGroups(int(user.Gid), groups...); err == nil {
 			err = cap.SetUID(int(user.Uid))
 		}
 	}

@@ -117,6 +117,27 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestReadme holds that the example that everybody copies is right.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(readme), "\n## Configuration\n")
+	var example strings.Builder
+	for line := range strings.Lines(text) {
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			example.WriteString(code)
+		} else if strings.HasPrefix(line, "## ") {
+			break
+		}
+	}
+	c, err := Parse([]byte(example.String()))
+	if err != nil || len(c.RelabelConfigs) != 5 || !c.Runtimes.CRI.Given {
+		t.Errorf("%+v, %v, of\n%s", c, err, &example)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{complete, "", "runtimes: {docker: \"\"}", "relabel_configs: [{action: labelmap, regex: (.+), replacement: x_$1}]",
 		"relabel_configs: &a [*a]", "a: &a {b: *a}", "<<: {read_environ: true}", "relabel_configs:\n-\n-", "--- a\n--- b", "relabel_configs: [{modulus: 8, action: hashmod, target_label: a}]"} {
