@@ -33,6 +33,7 @@ type doctorCmd struct {
 	Data  string `help:"Data directory to look at. Default: the one of run." placeholder:"DIR"`
 	Cache string `help:"Cache directory to look at. Default: the one of run." placeholder:"DIR"`
 	JSON  bool   `name:"json" help:"Print JSON."`
+	configFlags
 }
 
 // status is how a check ended.
@@ -54,7 +55,7 @@ type check struct {
 
 // Run prints the checks. It returns exitError(1) if one fails.
 func (c *doctorCmd) Run(g *globals) error {
-	checks, err := c.examine()
+	checks, err := c.examine(g)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func printChecks(w io.Writer, checks []check) error {
 }
 
 // examine looks at the machine.
-func (c *doctorCmd) examine() ([]check, error) {
+func (c *doctorCmd) examine(g *globals) ([]check, error) {
 	root := os.DirFS("/")
 	exe, err := os.Executable()
 	if err != nil {
@@ -132,7 +133,7 @@ func (c *doctorCmd) examine() ([]check, error) {
 	caps.confined = userNamespace.Status != statusOK
 	checks := []check{checkKernel(root), checkBTF(root), pidNamespace, userNamespace}
 	checks = append(checks, checkCapabilities(caps, exe)...)
-	return append(checks,
+	checks = append(checks,
 		checkParanoid(root, caps, exe),
 		checkPerfEvent(openClockEvent(root), caps, exe),
 		checkFeatures(probeFeatures(), caps, exe),
@@ -142,7 +143,8 @@ func (c *doctorCmd) examine() ([]check, error) {
 		checkDisk(lookAtDisk(data, owner)),
 		checkCache(lookAtDisk(cache, nil), agent.CheckCacheDir(cache, agentUser(owner))),
 		checkFiles(files.Cur, runtime.NumCPU()),
-	), nil
+	)
+	return append(checks, checkNames(c.configFlags, g)...), nil
 }
 
 // agentUser is who the agent runs as once it samples.

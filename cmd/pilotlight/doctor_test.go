@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pilotlight/bpf"
+	"pilotlight/cmd/pilotlight/config"
 )
 
 // machine is a root directory of files with the given texts. A text that begins with -> is a link.
@@ -138,6 +139,15 @@ func TestChecks(t *testing.T) {
 		{"unreachable cache", checkCache(disk{dir: "/c", err: denied}, nil), statusWarn, "not permitted", "--cache"},
 
 		{"files", checkFiles(4096, 2), statusOK, "at most 4096, 2576 are needed", ""},
+		{"configuration", checkConfiguration(&configuration{path: "/c", current: &config.Config{}}, nil), statusOK, "/c: relabel_configs has 0 rules", ""},
+		{"no configuration", checkConfiguration(&configuration{path: "/c", optional: true}, nil), statusOK, "/c is not there, and need not be", ""},
+		{"absent configuration", checkConfiguration(nil, fs.ErrNotExist), statusFail, "not exist", "--config"},
+		{"secret configuration", checkConfiguration(nil, denied), statusFail, "not permitted", "read it"},
+		{"wrong configuration", checkConfiguration(nil, errors.New("/c: line 3: unknown key x")), statusFail, "line 3", "that line"},
+		{"no runtimes", checkRuntimes([]runtimeSocket{{"docker", []string{"/nowhere"}}}, anybody), statusOK, "none is here", ""},
+		{"runtimes", checkRuntimes([]runtimeSocket{{"docker", []string{"/nowhere", "/dev/null"}}, {"cri", []string{"/dev/null"}}}, anybody), statusOK, "docker at /dev/null, cri at /dev/null", ""},
+		{"runtime that may not be asked", checkRuntimes([]runtimeSocket{{"docker", []string{"/dev/null"}}}, func(string) error { return unix.EACCES }),
+			statusWarn, "/dev/null: permission denied: its containers have no names", `runtimes: {docker: ""}`},
 		{"few files for many CPUs", checkFiles(1024, 128), statusFail, "128 CPUs take up to 3584", "LimitNOFILE"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -148,6 +158,8 @@ func TestChecks(t *testing.T) {
 		})
 	}
 }
+
+func anybody(string) error { return nil }
 
 func meminfo(lines string) fs.FS { return machine(map[string]string{"proc/meminfo": lines}) }
 
@@ -371,8 +383,8 @@ func TestKernelDoctor(t *testing.T) {
 			if !slices.Equal(failed, test.failed) {
 				t.Errorf("failed %q, want %q", failed, test.failed)
 			}
-			if len(r.Checks) != 22 {
-				t.Errorf("got %d checks, want 22", len(r.Checks))
+			if len(r.Checks) != 24 {
+				t.Errorf("got %d checks, want 24", len(r.Checks))
 			}
 			if code := cmd.ProcessState.ExitCode(); r.OK != (test.failed == nil) || (code == 0) != r.OK || code > 1 {
 				t.Errorf("ok is %t and the exit code %d after failures %q", r.OK, code, failed)

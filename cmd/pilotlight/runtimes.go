@@ -110,7 +110,7 @@ func (r *runtimes) ask(ctx context.Context, ids []string) (containers.Answer, er
 	for _, s := range *r.sockets.Load() {
 		conn, err := s.connect(ctx)
 		if errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf(`%w: put the agent's user into the socket's group, or have runtimes: {%s: ""} in the configuration`, err, s.kind)
+			err = fmt.Errorf("%w: "+runtimesMend, err, s.kind)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("connect to %s: %w", s.kind, err))
