@@ -36,6 +36,7 @@ type cli struct {
 	Query   queryCmd   `cmd:"" help:"Ask a server or a data directory for what is stored, or a pprof file."`
 	Diff    diffCmd    `cmd:"" help:"Compare profiles; for tests that are to fail when something got slower."`
 	Doctor  doctorCmd  `cmd:"" help:"Say whether this machine can be profiled, and what mends it if not."`
+	Health  healthCmd  `cmd:"" help:"Say whether the Pilotlight of this machine answers; for container runtimes."`
 	Inspect inspectCmd `cmd:"" help:"Show what Pilotlight sees in a file."`
 	Vers    versionCmd `cmd:"" name:"version" help:"Print the version."`
 
