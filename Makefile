@@ -41,7 +41,8 @@ test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL
 	$(MAKE) -C testdata/loads GO=$(GO)
 	$(MAKE) -C testdata/stacks
 	$(GO) build -o bin/testsummary ./testdata/testsummary
-	$(GO) test -json -count=1 -timeout 12m -bench . -benchtime 1x $(testexec) $(packages) \
+	{ $(GO) test -json -count=1 -timeout 12m -bench . -benchtime 1x $(testexec) $(packages); \
+		$(GO) -C packaging/tools test -json -count=1 ./...; } \
 		| bin/testsummary -ui bin/ui-test.log -browser bin/browser-test.log
 
 .PHONY: test-kernel
@@ -91,7 +92,9 @@ lint: ui-modules ## gofmt, go mod tidy, go vet, staticcheck, tsc
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs $$($(GO) env GOROOT)/bin/gofmt -l); \
 		if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
 	$(GO) mod tidy -diff
+	$(GO) -C packaging/tools mod tidy -diff
 	$(GO) vet -tags verify $(packages)
+	$(GO) -C packaging/tools vet ./...
 	$(GO) tool staticcheck -tags verify $(packages)
 	cd ui && npm run check
 
