@@ -12,9 +12,19 @@ FUZZTIME ?= 30s
 BENCH_SECONDS ?= 60
 # Arguments for `make run`, such as ARGS="--frequency 99".
 ARGS     ?=
+# What is built for others is built for these, and takes the time of the commit: the same commit gives the same bytes.
+ARCHES   ?= amd64 arm64
+DIST     ?= bin/dist
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+export SOURCE_DATE_EPOCH
+# What builds container images; podman and buildah do as well as docker.
+ENGINE   ?= $(or $(shell command -v docker || command -v podman || command -v buildah),docker)
 
 # Patterns like ./... leave testdata out.
 packages := ./... ./testdata/loads/... ./testdata/kernel/... ./testdata/stacks ./testdata/debian ./testdata/testsummary ./testdata/pageserver
+
+# Makes packages. It is of another module, so that the binary's has none of its dependencies.
+nfpm     := $(GO) tool -modfile=packaging/tools/go.mod nfpm
 
 # What looks at the kernel runs as root, what builds does not, so that nobody's files become root's.
 sudo     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
@@ -31,6 +41,43 @@ build: ## bin/pilotlight: one static binary; needs Go alone
 .PHONY: run
 run: build ## profile this machine and show it at http://127.0.0.1:7100; needs root or sudo
 	$(sudo) bin/pilotlight run $(ARGS)
+
+.PHONY: binaries
+binaries: $(ARCHES:%=bin/linux-%/pilotlight) ## bin/linux-ARCH/pilotlight for amd64 and arm64, as packages have them
+
+# Without DWARF and symbol table, a third of it: Go's own tables have names and lines for panics and profiles.
+bin/linux-%/pilotlight: FORCE
+	GOOS=linux GOARCH=$* $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pilotlight
+.PHONY: FORCE
+FORCE:
+
+# Written anew each time: what is in the binary may have changed.
+bin/NOTICES: FORCE
+	mkdir -p bin
+	packaging/notices $(GO) >$@
+
+.PHONY: package
+package: binaries bin/NOTICES ## Debian packages for amd64 and arm64 in bin/dist
+	mkdir -p $(DIST)
+	@for arch in $(ARCHES); do \
+		ARCH=$$arch DEB_VERSION=$$(packaging/debian/version '$(VERSION)' $(SOURCE_DATE_EPOCH)) \
+			$(nfpm) package --config packaging/debian/nfpm.yaml --packager deb --target $(DIST)/; \
+	done
+
+.PHONY: dist
+dist: ## all of a release in bin/dist: archives, packages, SBOMs and checksums
+	rm -rf $(DIST)
+	$(MAKE) package
+	$(GO) -C packaging/tools build -o ../../bin/sbom ./sbom
+	packaging/dist $(DIST) '$(VERSION)' $(ARCHES)
+	sums=$$(cd $(DIST) && LC_ALL=C sha256sum *) && echo "$$sums" >$(DIST)/SHA256SUMS
+
+.PHONY: image
+image: ARCHES := $(shell $(GO) env GOARCH)
+image: ## the container image pilotlight:VERSION, with docker, podman or buildah; takes nothing from a registry
+	$(MAKE) binaries ARCHES=$(ARCHES)
+	packaging/container/root $(ARCHES) '$(GO) -C packaging/tools run ./roots'
+	$(ENGINE) build -f packaging/container/Dockerfile --build-arg VERSION='$(VERSION)' -t pilotlight:'$(VERSION)' bin/image-$(ARCHES)
 
 .PHONY: test
 test: deps ui-modules ## all tests, after installing what they need; REQUIRE_ALL=1 allows no skip
@@ -74,7 +121,7 @@ bench-ui: ui-modules ## figures of the page beside go tool pprof -http and speed
 
 .PHONY: verify
 verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
-	.ci/deps bench
+	.ci/deps bench packages
 	$(MAKE) -C testdata/loads GO=$(GO) all
 	$(MAKE) -C testdata/stacks all
 	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
