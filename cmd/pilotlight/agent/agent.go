@@ -26,6 +26,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
+	timerate "golang.org/x/time/rate"
 
 	"pilotlight/bpf"
 	"pilotlight/cmd/pilotlight/containers"
@@ -133,10 +134,11 @@ type Agent struct {
 	records   uint64 // that were lost in this window
 	snapshots backoff
 
-	symbols *symbols
-	labeler *labeler
-	account *account
-	run     [16]byte // names this run of the agent in profile IDs
+	symbols  *symbols
+	labeler  *labeler
+	account  *account
+	refusals timerate.Sometimes // that are logged: a wrong clock has all profiles refused
+	run      [16]byte           // names this run of the agent in profile IDs
 
 	off         atomic.Bool // what SetSampling was told last
 	readEnviron atomic.Bool // as of Settings, for the goroutine that drains
@@ -182,6 +184,7 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.Settings.ReadEnviron}),
 		files:    process.NewFiles(proc, "/proc", process.Host{}),
 		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
+		refusals: timerate.Sometimes{First: 3, Interval: time.Minute},
 	}
 	ag.tables = newTables(ag.files, s.Wake, ag.log)
 	ag.unwinder = newUnwinder(s, ag.table, ag.tables, ag.log)

@@ -87,7 +87,9 @@ func (a *Agent) deliver(ctx, flush context.Context, batch []profilestore.Encoded
 	case !Refused(err):
 		return err
 	case len(batch) == 1:
-		a.log.Warn("profile refused", "pid", of[0].process.PID, "samples", of[0].samples, "err", err)
+		a.refusals.Do(func() {
+			a.log.Warn("profile refused", "pid", of[0].process.PID, "samples", of[0].samples, "err", err)
+		})
 		return nil
 	}
 	half := len(batch) / 2
