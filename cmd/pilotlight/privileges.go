@@ -94,6 +94,13 @@ func onLostThread(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread never ends, and what /proc says of the process is what that may do.
+			// While this goroutine has it, another is taken.
+			defer runtime.UnlockOSThread()
+			result <- onLostThread(f)
+			return
+		}
 		result <- f()
 	}()
 	return <-result

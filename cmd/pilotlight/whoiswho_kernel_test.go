@@ -149,6 +149,9 @@ func enterCgroup(t *testing.T, pid int, name string) {
 func fakeDocker(t *testing.T, path string, containers ...map[string]any) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o660) // dockerd's
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
