@@ -41,9 +41,9 @@ func TestKernelWhoIsWho(t *testing.T) {
 	const leaveOut = "- {source_labels: [__meta_process_cmdline], regex: .*nobody-wants-this.*, action: drop}\n"
 	configure(leaveOut + "- {source_labels: [__meta_docker_container_label_com_example_team], target_label: team}\n")
 
-	inside := spin(t, "in a container")
+	inside := spinningShell(t, "in a container")
 	enterCgroup(t, inside, "docker-"+id+".scope")
-	unwanted := spin(t, "nobody-wants-this")
+	unwanted := spinningShell(t, "nobody-wants-this")
 	s, err := startServer(filepath.Join(dir, "data"), "127.0.0.1:0", 99, "--config", path)
 	if err != nil {
 		t.Fatal(err)
@@ -93,8 +93,8 @@ func TestKernelWhoIsWho(t *testing.T) {
 	}
 }
 
-// spin starts a shell that uses a CPU until the test is over.
-func spin(t *testing.T, argument string) (pid int) {
+// spinningShell starts a shell that uses a CPU until the test is over.
+func spinningShell(t *testing.T, argument string) (pid int) {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "while :; do :; done", argument)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
