@@ -114,7 +114,7 @@ func unpin(entries []*entry) {
 // is pinned. What comes from the log
 // was acknowledged: its time is not looked at again.
 func (s *Store) newEntry(r *profileReader, enc Encoded, fresh bool) (*entry, error) {
-	if !validName(enc.Name) || len(enc.Name) > maxLabelName {
+	if !validName(enc.Name) || len(enc.Name) > MaxLabelName {
 		return nil, fmt.Errorf("profile name %.40q: use [a-zA-Z_][a-zA-Z0-9_]*, as in process_cpu", enc.Name)
 	}
 	if err := enc.Labels.check(); err != nil {

@@ -536,8 +536,8 @@ func (d *decoded) checkTypes() error {
 	for i, v := range d.types {
 		typ, unit := d.str(v.typ), d.str(v.unit)
 		for _, s := range []string{typ, unit, d.str(d.period.typ), d.str(d.period.unit)} {
-			if len(s) > maxLabelName || strings.Contains(s, ":") || !utf8.ValidString(s) {
-				return fmt.Errorf("sample or period type %.40q: use UTF-8 without colons, at most %d bytes", s, maxLabelName)
+			if len(s) > MaxLabelName || strings.Contains(s, ":") || !utf8.ValidString(s) {
+				return fmt.Errorf("sample or period type %.40q: use UTF-8 without colons, at most %d bytes", s, MaxLabelName)
 			}
 		}
 		double := false
@@ -702,8 +702,8 @@ func (d *decoded) readLabel(b []byte) error {
 		return errString
 	}
 	l := rawLabel{name: uint32(s[1]), str: uint32(s[2]), num: int64(s[3]), unit: uint32(s[4])}
-	if len(d.strings[l.name]) > maxLabelName || len(d.strings[l.str]) > maxLabelValue || len(d.strings[l.unit]) > maxLabelName {
-		return fmt.Errorf("label %.40q on a sample: its name and unit may have %d bytes, its value %d", d.strings[l.name], maxLabelName, maxLabelValue)
+	if len(d.strings[l.name]) > MaxLabelName || len(d.strings[l.str]) > maxLabelValue || len(d.strings[l.unit]) > MaxLabelName {
+		return fmt.Errorf("label %.40q on a sample: its name and unit may have %d bytes, its value %d", d.strings[l.name], MaxLabelName, maxLabelValue)
 	}
 	if l.str != 0 {
 		l.num, l.unit = 0, 0

@@ -50,23 +50,24 @@ func (ls Labels) String() string {
 	return string(append(b, '}'))
 }
 
+// What labels of a series may be.
 const (
-	maxLabels     = 32   // contract: limits
-	maxLabelName  = 128  // bytes
+	MaxLabels     = 32   // in a set
+	MaxLabelName  = 128  // bytes of a name
 	maxLabelValue = 4096 // bytes; a cgroup path is at most PATH_MAX
 )
 
 // check refuses what could not be selected again, or not be told apart from another set.
 func (ls Labels) check() error {
-	if len(ls) > maxLabels {
-		return fmt.Errorf("%d labels: send at most %d", len(ls), maxLabels)
+	if len(ls) > MaxLabels {
+		return fmt.Errorf("%d labels: send at most %d", len(ls), MaxLabels)
 	}
 	for i, l := range ls {
 		if i > 0 && ls[i-1].Name >= l.Name {
 			return fmt.Errorf("labels %q and %q are not in order: sort them by name and send each name once", ls[i-1].Name, l.Name)
 		}
-		if !validName(l.Name) || len(l.Name) > maxLabelName {
-			return fmt.Errorf("label name %.40q: use [a-zA-Z_][a-zA-Z0-9_]*, at most %d bytes", l.Name, maxLabelName)
+		if !validName(l.Name) || len(l.Name) > MaxLabelName {
+			return fmt.Errorf("label name %.40q: use [a-zA-Z_][a-zA-Z0-9_]*, at most %d bytes", l.Name, MaxLabelName)
 		}
 		switch {
 		case l.Value == "":

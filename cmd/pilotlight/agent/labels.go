@@ -36,18 +36,12 @@ var seriesLabels = []string{
 
 const (
 	serviceName = "service_name"
-	// maxSeriesLabels and maxLabelName are what a store takes.
-	maxSeriesLabels = 32
-	maxLabelName    = 128
 	// commLabel is a sample's, and rules may look at it.
 	commLabel = "comm"
 	// unusedWindows is for how many windows the labels of a process are kept that
 	// is not sampled.
 	unusedWindows = 6
 )
-
-// sampleLabels are those that samples have, or may have.
-var sampleLabels = []string{"pid", commLabel, "thread", "tid", "cpu"}
 
 // labeler says which labels the profiles of a process have. It remembers them, so
 // that rules cost nothing from the second window of a process on. All methods may
@@ -227,18 +221,18 @@ func (l *labeler) settle(b *prom.Builder, r *rules) profilestore.Labels {
 	b.Range(func(label prom.Label) {
 		switch {
 		case strings.HasPrefix(label.Name, model.ReservedLabelPrefix):
-		case !model.LegacyValidation.IsValidLabelName(label.Name) || len(label.Name) > maxLabelName || slices.Contains(sampleLabels, label.Name):
+		case !model.LegacyValidation.IsValidLabelName(label.Name) || len(label.Name) > profilestore.MaxLabelName || process.SampleLabel(label.Name):
 			refused++
 		default:
 			settled = append(settled, profilestore.Label{Name: label.Name, Value: process.LabelValue(label.Value)})
 		}
 	})
 	byName := func(a, b profilestore.Label) int { return strings.Compare(a.Name, b.Name) }
-	if len(settled) > maxSeriesLabels {
-		refused += len(settled) - maxSeriesLabels
+	if len(settled) > profilestore.MaxLabels {
+		refused += len(settled) - profilestore.MaxLabels
 		slices.SortFunc(settled, byName)
 		slices.SortStableFunc(settled, func(a, b profilestore.Label) int { return rank(a.Name) - rank(b.Name) })
-		settled = settled[:maxSeriesLabels]
+		settled = settled[:profilestore.MaxLabels]
 	}
 	slices.SortFunc(settled, byName)
 	if refused > 0 {

@@ -14,6 +14,7 @@ import (
 	"pilotlight/cmd/pilotlight/config"
 	"pilotlight/cmd/pilotlight/containers"
 	"pilotlight/cmd/pilotlight/process"
+	"pilotlight/profilestore"
 )
 
 // settings reads those of a configuration file.
@@ -131,8 +132,8 @@ func TestRelabelLimits(t *testing.T) {
 	}
 	l := testLabeler(t, nil, "relabel_configs:"+rules.String())
 	labels, _ := l.labels(webProcess())
-	if len(labels) != maxSeriesLabels {
-		t.Errorf("%d labels, want %d", len(labels), maxSeriesLabels)
+	if len(labels) != profilestore.MaxLabels {
+		t.Errorf("%d labels, want %d", len(labels), profilestore.MaxLabels)
 	}
 	for _, name := range []string{"service_name", "hostname", "exe", "cgroup", "container_id", "a00", "a26"} {
 		if labels.Get(name) == "" || len(labels.Get(name)) > 1024 {

@@ -9,12 +9,13 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/relabel"
 	"go.yaml.in/yaml/v3"
+
+	"pilotlight/cmd/pilotlight/process"
 )
 
 // Config is what a configuration file says. The zero value is that of an empty
@@ -46,10 +47,6 @@ type Socket struct {
 
 // maxBytes bounds a file.
 const maxBytes = 1 << 20
-
-// sampleLabels are on every sample. A series with one of them would hide those of
-// its samples.
-var sampleLabels = []string{"pid", "comm", "thread", "tid", "cpu"}
 
 // Load reads the file at path. The error names it, and the line that is wrong.
 func Load(path string) (*Config, error) {
@@ -145,8 +142,8 @@ func (r *rule) check() error {
 	if err := r.Validate(model.LegacyValidation); err != nil {
 		return err
 	}
-	if slices.Contains(sampleLabels, r.TargetLabel) {
-		return fmt.Errorf("target_label %s: every sample has that label already: choose another name", r.TargetLabel)
+	if process.SampleLabel(r.TargetLabel) {
+		return fmt.Errorf("target_label %s: samples have a label of that name, which it would hide: choose another", r.TargetLabel)
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func TestParseErrors(t *testing.T) {
 		{"no target", "\n\nrelabel_configs:\n- source_labels: [a]\n", "line 4: relabel_configs: rule 1: relabel configuration for replace action requires 'target_label' value"},
 		{"name", "relabel_configs: [{source_labels: [a], target_label: a-b}]\n", `line 1: relabel_configs: rule 1: "a-b" is invalid 'target_label' for replace action`},
 		{"label of samples", "relabel_configs:\n- source_labels: [__meta_process_pid]\n  target_label: pid\n",
-			"line 2: relabel_configs: rule 1: target_label pid: every sample has that label already: choose another name"},
+			"line 2: relabel_configs: rule 1: target_label pid: samples have a label of that name, which it would hide: choose another"},
 		{"no socket", "runtimes:\n  docker: tcp://127.0.0.1:2375\n  cri: unix://relative\n",
 			`line 2: "tcp://127.0.0.1:2375": write unix:///path/to/a.sock, or "" to ask none; line 3: "unix://relative": write unix:///path/to/a.sock, or "" to ask none`},
 		{"socket is no text", "runtimes:\n  docker: [a]\n", "line 2: cannot unmarshal !!seq into text"},

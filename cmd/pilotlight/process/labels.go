@@ -100,6 +100,16 @@ func (p *Process) Meta() []Label {
 	return ls
 }
 
+// SampleLabel reports whether samples have, or may have, a label of that name. A
+// series with one would hide that of its samples.
+func SampleLabel(name string) bool {
+	switch name {
+	case "pid", "comm", "thread", "tid", "cpu":
+		return true
+	}
+	return false
+}
+
 // LabelValue makes s fit for a label: valid UTF-8 of at most 1024 bytes.
 func LabelValue(s string) string {
 	s = strings.ToValidUTF8(s, string(utf8.RuneError))
