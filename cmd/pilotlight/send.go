@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,7 @@ func (c *sendCmd) Run(g *globals) error { return runHalf(g, c.Data, c.open) }
 
 // open opens the spool in the working directory.
 func (c *sendCmd) open(g *globals, listener net.Listener) (*half, error) {
+	runtime.GOMAXPROCS(1) // it has some milliseconds of work a window: more threads would only wake each other
 	client, err := c.newClient(g.log)
 	if err != nil {
 		return nil, err
