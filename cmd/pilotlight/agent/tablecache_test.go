@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -257,5 +258,59 @@ func TestTableCacheForgetsWhatWasNotUsed(t *testing.T) {
 		if _, err := c.dir.Stat(name); (err == nil) != want {
 			t.Errorf("%s: %v, want it kept: %v", name, err, want)
 		}
+	}
+}
+
+// TestGiveCacheDir gives root's cache to another user, and leaves alone what others may have put there.
+func TestGiveCacheDir(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("REQUIRE_ALL") != "1" {
+		t.Skip("giving files to others needs root")
+	}
+	const uid, gid = 12345, 12346
+	dir := t.TempDir()
+	cache, err := openTableCache(dir, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cache.put(process.FileKey{1}, testTable(1)), cache.close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"notes", "fetched"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owner := func(name string) uint32 {
+		t.Helper()
+		info, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Sys().(*syscall.Stat_t).Uid
+	}
+	for range 2 { // the second time it is theirs
+		if err := GiveCacheDir(dir, uid, gid, "fetched", "absent"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]uint32{"unwind": uid, "unwind/" + (process.FileKey{1}).String(): uid, "symbols": uid, "fetched": uid, "notes": 0} {
+		if got := owner(name); got != want {
+			t.Errorf("%s belongs to user %d, want %d", name, got, want)
+		}
+	}
+	if err := CheckCacheDir(dir, uid); err != nil {
+		t.Errorf("after it was given: %v", err)
+	}
+	if err := CheckCacheDir(dir, uid+1); err == nil {
+		t.Error("another user's cache is good enough")
+	}
+
+	// Where everybody may make links, files may be others' by another name.
+	dir = t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "unwind"), 0o700), os.Chmod(filepath.Join(dir, "unwind"), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if err := GiveCacheDir(dir, uid, gid); err == nil || owner("unwind") != 0 {
+		t.Errorf("gave away a directory that everybody may write: %v", err)
 	}
 }
