@@ -49,8 +49,8 @@ var childCalls = []uint32{
 	unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2, unix.SYS_GETRUSAGE, unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_DELETE,
 }
 
-// networkCalls are those that a child needs besides which asks a server: sockets, and files that say where the server
-// and whom to trust.
+// networkCalls are those that a child needs besides which asks a server: sockets, though not to programs of this machine
+// (its groups may be those of a container runtime's), and files that say where the server is and whom to trust.
 var networkCalls = []uint32{
 	unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKOPT,
 	unix.SYS_SENDTO, unix.SYS_RECVFROM, unix.SYS_SENDMSG, unix.SYS_RECVMSG, unix.SYS_OPENAT, unix.SYS_GETDENTS64, unix.SYS_READLINKAT,
@@ -69,15 +69,21 @@ func denySystemCalls(allowed []uint32) error {
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		ret   = unix.BPF_RET | unix.BPF_K
 		// Offsets in struct seccomp_data.
-		number, architecture = 0, 4
+		number, architecture, argument = 0, 4, 16
 	)
 	deny := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
 	filter := []unix.SockFilter{
 		{Code: load, K: architecture}, {Code: equal, K: arch, Jt: 1}, deny,
 		{Code: load, K: number},
 	}
+	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
 	for _, call := range allowed {
-		filter = append(filter, unix.SockFilter{Code: equal, K: call, Jf: 1}, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
+		if call == unix.SYS_SOCKET {
+			filter = append(filter, unix.SockFilter{Code: equal, K: call, Jf: 4},
+				unix.SockFilter{Code: load, K: argument}, unix.SockFilter{Code: equal, K: unix.AF_UNIX, Jf: 1}, deny, allow)
+			continue
+		}
+		filter = append(filter, unix.SockFilter{Code: equal, K: call, Jf: 1}, allow)
 	}
 	filter = append(filter, deny)
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
