@@ -39,7 +39,7 @@ func (f sendFlags) args() []string {
 
 // newClient returns a client of the server.
 func (f sendFlags) newClient(log *slog.Logger) (*httpapi.Client, error) {
-	transport, err := httpapi.NewTransport(httpapi.TransportFiles{CA: f.TLSCA, Cert: f.TLSCert, Key: f.TLSKey}, log)
+	transport, err := httpapi.NewTransport(httpapi.TLSFiles{CA: f.TLSCA, Cert: f.TLSCert, Key: f.TLSKey}, log)
 	if err != nil {
 		return nil, fmt.Errorf("--tls-ca, --tls-cert, --tls-key: %w", err)
 	}

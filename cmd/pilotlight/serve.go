@@ -17,6 +17,7 @@ import (
 type serveFlags struct {
 	TLSCert        string `name:"tls-cert" and:"tls" type:"path" help:"Serve HTTPS with the certificate of this PEM file. It is read again when it changes." placeholder:"FILE"`
 	TLSKey         string `name:"tls-key" and:"tls" type:"path" help:"Its key. Mode 600, or 640 with a group of its own." placeholder:"FILE"`
+	TLSClientCA    string `name:"tls-client-ca" type:"path" help:"Ask for a certificate of one of the authorities in this PEM file to store profiles, or for a token of --write-token-file." placeholder:"FILE"`
 	ReadTokenFile  string `type:"path" help:"Ask for one of the tokens in this file, one a line, to see profiles. Mode as of the key." placeholder:"FILE"`
 	WriteTokenFile string `type:"path" help:"Ask for one of the tokens in this file to store profiles." placeholder:"FILE"`
 	SourceRoot     string `type:"path" help:"Show source text of profiled functions from files below this directory. By default none is shown." placeholder:"DIR"`
@@ -26,7 +27,7 @@ type serveFlags struct {
 func (f serveFlags) args() []string {
 	var args []string
 	for _, flag := range []struct{ name, value string }{
-		{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--read-token-file", f.ReadTokenFile}, {"--write-token-file", f.WriteTokenFile}, {"--source-root", f.SourceRoot},
+		{"--tls-cert", f.TLSCert}, {"--tls-key", f.TLSKey}, {"--tls-client-ca", f.TLSClientCA}, {"--read-token-file", f.ReadTokenFile}, {"--write-token-file", f.WriteTokenFile}, {"--source-root", f.SourceRoot},
 	} {
 		if flag.value != "" {
 			args = append(args, flag.name, flag.value)
@@ -58,9 +59,13 @@ func (f serveFlags) newServer(store *profilestore.Store, o httpapi.Options, log 
 		}
 	}
 	var config *tls.Config
+	if f.TLSCert == "" && f.TLSClientCA != "" {
+		return nil, errors.New("--tls-client-ca: clients show certificates over TLS alone: give --tls-cert and --tls-key too")
+	}
+	o.ClientCertificates = f.TLSClientCA != ""
 	if f.TLSCert != "" {
-		if config, err = httpapi.TLSConfig(f.TLSCert, f.TLSKey, log); err != nil {
-			return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		if config, err = httpapi.TLSConfig(httpapi.TLSFiles{CA: f.TLSClientCA, Cert: f.TLSCert, Key: f.TLSKey}, log); err != nil {
+			return nil, fmt.Errorf("--tls-cert, --tls-key, --tls-client-ca: %w", err)
 		}
 		cert, err := config.GetCertificate(nil)
 		if err != nil {

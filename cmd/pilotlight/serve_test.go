@@ -14,7 +14,7 @@ func TestServeFlags(t *testing.T) {
 		_, err := kong.Must(&c, kong.Vars{"version": ""}).Parse(args)
 		return &c, err
 	}
-	run, err := parse("run", "--tls-cert=cert.pem", "--tls-key", "/etc/key.pem", "--read-token-file", "r", "--write-token-file", "w", "--retention", "2d")
+	run, err := parse("run", "--tls-cert=cert.pem", "--tls-key", "/etc/key.pem", "--tls-client-ca", "ca.pem", "--read-token-file", "r", "--write-token-file", "w", "--retention", "2d")
 	if err != nil {
 		t.Fatal(err)
 	}

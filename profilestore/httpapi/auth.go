@@ -166,10 +166,18 @@ func credential(r *http.Request) string {
 func (a *api) require(ac access, next http.Handler) http.Handler {
 	tokens := map[access]*Tokens{accessRead: a.readTokens, accessWrite: a.writeTokens}
 	own := tokens[ac]
-	if own == nil {
+	byCertificate := ac == accessWrite && a.clientCertificates
+	if own == nil && !byCertificate {
 		return next
 	}
 	return errorFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if byCertificate && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+			next.ServeHTTP(w, r)
+			return nil
+		}
+		if own == nil {
+			return &profilestore.Error{Code: codeUnauthenticated, Message: fmt.Sprintf("a client certificate is needed to %s: show one of the authorities that the server trusts", ac)}
+		}
 		token := credential(r)
 		ok, err := own.has(token)
 		if err != nil {
@@ -190,6 +198,9 @@ func (a *api) require(ac access, next http.Handler) http.Handler {
 		w.Header().Add("WWW-Authenticate", `Basic realm="pilotlight", charset="UTF-8"`) // a browser takes the first
 		w.Header().Add("WWW-Authenticate", `Bearer realm="pilotlight"`)
 		if token == "" {
+			if byCertificate {
+				return &profilestore.Error{Code: codeUnauthenticated, Message: fmt.Sprintf("a client certificate or a token is needed to %s: show the one, or send the other as Authorization: Bearer", ac)}
+			}
 			return &profilestore.Error{Code: codeUnauthenticated, Message: fmt.Sprintf("a token is needed to %s: send it as Authorization: Bearer, or as the password of Basic", ac)}
 		}
 		return &profilestore.Error{Code: codeUnauthenticated, Message: fmt.Sprintf("unknown token: use one of the %s token file", ac)}

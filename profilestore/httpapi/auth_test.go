@@ -292,11 +292,11 @@ func TestTLS(t *testing.T) {
 	put(keyFile, key, 0o644)
 	var logs logBuffer
 	log := slog.New(slog.NewTextHandler(&logs, nil))
-	if _, err := TLSConfig(certFile, keyFile, log); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := TLSConfig(TLSFiles{Cert: certFile, Key: keyFile}, log); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a key for everybody: %v", err)
 	}
 	put(keyFile, key, 0o600)
-	config, err := TLSConfig(certFile, keyFile, log)
+	config, err := TLSConfig(TLSFiles{Cert: certFile, Key: keyFile}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,37 +41,27 @@ func (t *TokenFile) Token() (string, error) {
 	return token, nil
 }
 
-// TransportFiles are the PEM files of a client. Each may be "".
-type TransportFiles struct {
-	CA        string // authorities that are trusted to say who the server is; "": those of the system
-	Cert, Key string // what the client shows, together or not at all. The key must not be readable by everybody
-}
-
-// NewTransport returns a transport that goes by files, which are read again when they change: what then does not fit is
-// not taken, and logged, and what was read before stays in use.
-func NewTransport(files TransportFiles, log *slog.Logger) (http.RoundTripper, error) {
-	t := &transport{
-		files: files, log: log,
-		ca:   watched{path: files.CA, limit: maxPEM},
-		pair: keyPair{cert: watched{path: files.Cert, limit: maxPEM}, key: watched{path: files.Key, secret: true, limit: maxPEM}},
-	}
+// NewTransport returns a transport that goes by files, each of which may be "": the system's authorities say then who the
+// server is, and nothing is shown to it. The files are read again when they change: what then does not fit is not taken,
+// and logged, and what was read before stays in use.
+func NewTransport(files TLSFiles, log *slog.Logger) (http.RoundTripper, error) {
+	t := &transport{files: files, log: log, ca: newAuthorities(files.CA), pair: newKeyPair(files)}
 	return t, t.refresh()
 }
 
 type transport struct {
-	files TransportFiles
+	files TLSFiles
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	ca      watched
-	roots   *x509.CertPool // nil: the system's
-	pair    keyPair
+	ca      authorities
+	pair    *keyPair
 	current *http.Transport
 	made    struct { // current, with these
 		roots *x509.CertPool
 		pair  *tls.Certificate
 	}
-	problem string // as it was logged last
+	problem problem
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -83,30 +73,15 @@ func (t *transport) CloseIdleConnections() { t.upToDate().CloseIdleConnections()
 func (t *transport) upToDate() *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	problem := ""
-	if err := t.refresh(); err != nil {
-		problem = err.Error()
-	}
-	if problem != "" && problem != t.problem {
-		t.log.Warn("the TLS files read before stay in use", "err", problem)
-	}
-	t.problem = problem
+	t.problem.note(t.refresh(), "the TLS files read before stay in use", t.log)
 	return t.current
 }
 
 // refresh makes a transport if the files are not as they were. Connections know the files that they were made with.
 func (t *transport) refresh() error {
 	if t.files.CA != "" {
-		content, changed, err := t.ca.read()
-		if err != nil {
-			return fmt.Errorf("TLS authorities: %w", err)
-		}
-		if changed {
-			roots := x509.NewCertPool()
-			if !roots.AppendCertsFromPEM(content) {
-				return t.ca.unusable(fmt.Errorf("TLS authorities %s: no certificate in PEM is in it", t.files.CA))
-			}
-			t.roots = roots
+		if err := t.ca.refresh(); err != nil {
+			return err
 		}
 	}
 	if t.files.Cert != "" {
@@ -115,14 +90,14 @@ func (t *transport) refresh() error {
 		}
 	}
 	if t.current != nil {
-		if t.roots == t.made.roots && t.pair.pair == t.made.pair {
+		if t.ca.pool == t.made.roots && t.pair.pair == t.made.pair {
 			return nil
 		}
 		t.current.CloseIdleConnections()
 	}
-	t.made.roots, t.made.pair = t.roots, t.pair.pair
+	t.made.roots, t.made.pair = t.ca.pool, t.pair.pair
 	t.current = http.DefaultTransport.(*http.Transport).Clone()
-	t.current.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots}
+	t.current.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.ca.pool}
 	if t.pair.pair != nil {
 		t.current.TLSClientConfig.Certificates = []tls.Certificate{*t.pair.pair}
 	}

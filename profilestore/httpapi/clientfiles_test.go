@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -88,7 +89,7 @@ func TestTransport(t *testing.T) {
 	defer s.Close()
 
 	var logs logBuffer
-	files := TransportFiles{CA: put("ca", cert), Cert: put("cert", clientCert), Key: put("key", clientKey)}
+	files := TLSFiles{CA: put("ca", cert), Cert: put("cert", clientCert), Key: put("key", clientKey)}
 	transport, err := NewTransport(files, slog.New(slog.NewTextHandler(&logs, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -123,8 +124,71 @@ func TestTransport(t *testing.T) {
 	if err := ask(); err != nil {
 		t.Errorf("the authority is back: %v", err)
 	}
-	if _, err := NewTransport(TransportFiles{CA: put("none", []byte("x"))}, slog.Default()); err == nil || !strings.Contains(err.Error(), "no certificate") {
+	if _, err := NewTransport(TLSFiles{CA: put("none", []byte("x"))}, slog.Default()); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("a file without a certificate: %v", err)
+	}
+}
+
+// TestClientCertificates asks for a certificate to store profiles, and for a token of who has none.
+func TestClientCertificates(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, content []byte) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cert, key := certificate(t, 1)
+	agentCert, agentKey := certificate(t, 10)
+	otherCert, otherKey := certificate(t, 11)
+	log := slog.New(slog.DiscardHandler)
+	config, err := TLSConfig(TLSFiles{CA: put("ca", agentCert), Cert: put("cert", cert), Key: put("key", key)}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := NewServer(NewHandler(newTestStore(t), Options{Logger: log, ClientCertificates: true, WriteTokens: openTokens(t, tokenFile(t, writeToken))}))
+	server.TLSConfig, server.ErrorLog = config, slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	served := make(chan error, 1)
+	go func() { served <- server.ServeTLS(listener, "", "") }()
+	defer func() { server.Close(); <-served }()
+
+	push := func(files TLSFiles, token string) error {
+		files.CA = put("server", cert)
+		transport, err := NewTransport(files, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hc := &http.Client{Transport: transport}
+		defer hc.CloseIdleConnections()
+		c, err := NewClient("https://"+listener.Addr().String(), ClientOptions{HTTP: hc, Token: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Get(t.Context(), "/api/v1/labels", nil); err != nil {
+			t.Errorf("reading takes no certificate: %v", err)
+		}
+		return c.Append(t.Context(), testBatch(t, testBase()))
+	}
+	agent := TLSFiles{Cert: put("agent", agentCert), Key: put("agentKey", agentKey)}
+	if err := push(agent, ""); err != nil {
+		t.Errorf("with a certificate: %v", err)
+	}
+	if err := push(TLSFiles{}, ""); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without one: %v", err)
+	}
+	if err := push(TLSFiles{}, writeToken); err != nil {
+		t.Errorf("with a token: %v", err)
+	}
+	put("ca", otherCert)
+	other := TLSFiles{Cert: put("other", otherCert), Key: put("otherKey", otherKey)}
+	if err := push(other, ""); err != nil {
+		t.Errorf("with a certificate of the new authority: %v", err)
 	}
 }
 

@@ -34,6 +34,10 @@ type Options struct {
 
 	ReadTokens  *Tokens // who may read; nil: everybody
 	WriteTokens *Tokens // who may write; nil: everybody
+
+	// ClientCertificates asks for a certificate to write, of an authority that the server's TLSConfig trusts. Who
+	// has none may use one of WriteTokens, if there are any.
+	ClientCertificates bool
 }
 
 // NewHandler serves a store: the API of the package comment, and beside it /metrics, /debug/pprof/, /-/healthy
@@ -79,6 +83,7 @@ type api struct {
 	sourceRoot string
 
 	readTokens, writeTokens *Tokens
+	clientCertificates      bool
 
 	merges   places
 	lookups  places
@@ -102,6 +107,8 @@ func newAPI(store *profilestore.Store, o Options) *api {
 		sourceRoot:  o.SourceRoot,
 		readTokens:  o.ReadTokens,
 		writeTokens: o.WriteTokens,
+
+		clientCertificates: o.ClientCertificates,
 
 		badLog:   rate.NewLimiter(rate.Every(6*time.Second), 10),
 		merges:   make(places, maxMerges),
