@@ -138,7 +138,7 @@ func TestUnitsVerify(t *testing.T) {
 	needProgram(t, "systemd-analyze")
 	root := t.TempDir()
 	for source, to := range map[string]string{
-		"/bin/true": "usr/bin/pilotlight", "/bin/kill": "bin/kill",
+		"/bin/true": "usr/bin/pilotlight", "/bin/kill": "bin/kill", "/bin/sh": "bin/sh",
 		"systemd/pilotlight.service":        "etc/systemd/system/pilotlight.service",
 		"systemd/pilotlight-agent.service":  "etc/systemd/system/pilotlight-agent.service",
 		"systemd/pilotlight-server.service": "etc/systemd/system/pilotlight-server.service",
