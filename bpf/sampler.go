@@ -181,7 +181,7 @@ func explain(err error) error {
 		var verifier *ebpf.VerifierError
 		if !errors.As(err, &verifier) {
 			// Not err itself: the library's guess at a limit is for its callers.
-			return fmt.Errorf("%w: run as root or with CAP_BPF and CAP_PERFMON", unix.EPERM)
+			return fmt.Errorf("%w: run as root, or with CAP_BPF and CAP_PERFMON and, on Debian and Ubuntu, sysctl kernel.perf_event_paranoid=2", unix.EPERM)
 		}
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) {

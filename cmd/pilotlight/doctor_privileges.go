@@ -172,7 +172,12 @@ func (c capabilities) mend(bit int, exe string) string {
 	}
 }
 
-// checkParanoid reads kernel.perf_event_paranoid, which binds only those without CAP_PERFMON.
+// mostParanoid is the largest kernel.perf_event_paranoid that Linux knows of. Kernels of Debian and Ubuntu have larger
+// ones, by which they refuse perf events to everybody without CAP_SYS_ADMIN.
+const mostParanoid = 2
+
+// checkParanoid reads kernel.perf_event_paranoid, which binds only those without CAP_PERFMON, unless it is larger than
+// mostParanoid.
 func checkParanoid(root fs.FS, caps capabilities, exe string) check {
 	c := check{Name: "perf_event_paranoid", Status: statusFail}
 	value, err := text(root, "proc/sys/kernel/perf_event_paranoid")
@@ -186,13 +191,20 @@ func checkParanoid(root fs.FS, caps capabilities, exe string) check {
 		c.Mend = "mount /proc"
 		return c
 	}
-	if level, err := strconv.Atoi(value); err == nil && level <= 0 {
+	level, err := strconv.Atoi(value)
+	if err == nil && level <= 0 {
 		return check{Name: c.Name, Status: statusOK, Detail: value}
 	}
 	if !caps.has(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN) {
 		c.Status = statusWarn
 		c.Detail = value + ": no event on a whole CPU without CAP_PERFMON"
 		c.Mend = caps.mend(unix.CAP_PERFMON, exe)
+		return c
+	}
+	if level > mostParanoid && !caps.has(unix.CAP_SYS_ADMIN) {
+		c.Status = statusWarn
+		c.Detail = value + ": kernels of Debian and Ubuntu refuse perf events then, with CAP_PERFMON too"
+		c.Mend = fmt.Sprintf("sysctl kernel.perf_event_paranoid=%d", mostParanoid)
 		return c
 	}
 	return check{Name: c.Name, Status: statusOK, Detail: value + ", does not bind CAP_PERFMON"}
