@@ -94,7 +94,7 @@ func TestUnits(t *testing.T) {
 			}
 			is("CacheDirectory", "pilotlight")
 			is("ProtectHome", "read-only")
-			for _, blinding := range []string{"ProtectProc", "ProcSubset", "PrivatePIDs", "PrivateUsers", "PrivateTmp", "ProtectKernelLogs", "PrivateNetwork"} {
+			for _, blinding := range []string{"ProtectProc", "ProcSubset", "PrivatePIDs", "PrivateUsers", "PrivateTmp", "ProtectKernelLogs", "ProtectKernelTunables", "PrivateNetwork"} {
 				if value, ok := service[blinding]; ok {
 					t.Errorf("%s=%v blinds the profiler", blinding, value)
 				}
@@ -160,7 +160,7 @@ func TestUnitsVerify(t *testing.T) {
 }
 
 // TestUnitsExposure bounds what systemd-analyze calls the exposure of a unit, which is 10 without any confinement. What
-// is left of a sampler's is the network (0.8), its capabilities (0.8) and that it looks at every process (0.5).
+// is left of a sampler's is the network (0.8), its capabilities (0.8) and that it looks at every process and the kernel (0.7).
 func TestUnitsExposure(t *testing.T) {
 	needProgram(t, "systemd-analyze")
 	for name, tenths := range map[string]string{"pilotlight.service": "32", "pilotlight-agent.service": "32", "pilotlight-server.service": "13"} {

@@ -9,8 +9,8 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 ok() { echo "ok: $1"; }
 failed() {
 	echo "FAILED: $1"
-	systemctl status --no-pager --full pilotlight.service 2>&1 | sed 's/^/note: /'
-	journalctl --no-pager -b -u pilotlight.service -n 30 2>&1 | sed 's/^/note: /'
+	systemctl status --no-pager --full --lines=0 'pilotlight*' 2>&1 | sed 's/^/note: /'
+	journalctl --no-pager -b -u 'pilotlight*' -n 30 2>&1 | sed 's/^/note: /'
 }
 # is NAME COMMAND: the command, a line of shell, succeeds, if need be after a while.
 is() {
@@ -91,6 +91,7 @@ for name in $(grep -o 'pilotlight_[a-z_]*' /usr/share/doc/pilotlight/monitoring/
 	esac
 done
 [ -z "$missing" ] && ok "dashboard and alerts ask for what is served" || failed "metrics that are not served:$missing"
+is "the kernel's functions have names" "! journalctl --no-pager -b -u pilotlight.service | grep 'kernel functions will have no names'"
 is "the log has no errors" "! grep -E 'level=ERROR' <(journalctl --no-pager -b -u pilotlight.service)"
 echo "note: $(systemctl show -p MemoryCurrent,CPUUsageNSec,TasksCurrent pilotlight.service | tr '\n' ' ')"
 echo "note: $(systemd-analyze security --no-pager pilotlight.service | tail -1)"
