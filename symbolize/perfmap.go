@@ -22,12 +22,18 @@ import (
 // in hexadecimal, addresses being those of the process. Of pieces that overlap the later line counts: code moves, and
 // its place is used again. In memory are 16 bytes a piece; names are read from the file when they are asked for.
 //
+// It reads a jitdump in place of that (see jitdump.go), without the lines in it.
+//
 // A PerfMap belongs to one goroutine.
 type PerfMap struct {
 	in   io.ReaderAt
 	done int64  // bytes that were read
 	tail []byte // the last of them, to tell a file that grew from one that was written anew
 	long bool   // in a line that has not ended yet and is too long to be one
+
+	jitdump bool
+	records int // of a jitdump, that were read
+
 	// runs have the pieces of code, without overlaps within a run; the later runs count. Each is less than half as long
 	// as the one before, so that there are few.
 	runs [][]perfEntry
@@ -68,6 +74,12 @@ func NewPerfMap(r io.ReaderAt) *PerfMap { return &PerfMap{in: r} }
 func (m *PerfMap) Update(size int64) error {
 	if err := m.check(size); err != nil {
 		return err
+	}
+	if m.done == 0 {
+		m.jitdump = m.isJitdump()
+	}
+	if m.jitdump {
+		return m.updateJitdump(size)
 	}
 	var added []perfEntry
 	var err error
@@ -237,23 +249,31 @@ func (m *PerfMap) MemoryBytes() int {
 // Resolve implements Resolver for addresses of the process. A frame has rank Symtab; SystemName is what the file says.
 // Where that tells a source file, as V8's and Python's do, Function, File and StartLine are taken from it.
 func (m *PerfMap) Resolve(dst []Frame, addr uint64) []Frame {
+	e, ok := m.find(addr)
+	if !ok {
+		return dst
+	}
+	buf := make([]byte, maxPerfName)
+	n, err := m.in.ReadAt(buf, int64(e.name))
+	if err != nil && err != io.EOF {
+		return dst
+	}
+	name := m.cutName(buf[:n])
+	if name == "" {
+		return dst
+	}
+	return append(dst, newPerfFrame(name))
+}
+
+// find returns the piece of code at an address.
+func (m *PerfMap) find(addr uint64) (e perfEntry, ok bool) {
 	for _, run := range slices.Backward(m.runs) {
 		i := sort.Search(len(run), func(i int) bool { return run[i].start > addr }) - 1
-		if i < 0 || addr >= run[i].end() {
-			continue
+		if i >= 0 && addr < run[i].end() {
+			return run[i], true
 		}
-		buf := make([]byte, maxPerfName)
-		n, err := m.in.ReadAt(buf, int64(run[i].name))
-		if err != nil && err != io.EOF {
-			return dst
-		}
-		name, _, _ := bytes.Cut(buf[:n], []byte("\n"))
-		if len(name) == 0 {
-			return dst
-		}
-		return append(dst, newPerfFrame(string(name)))
 	}
-	return dst
+	return perfEntry{}, false
 }
 
 // newPerfFrame reads the names that V8 and Python write:

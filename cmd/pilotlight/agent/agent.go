@@ -593,7 +593,7 @@ func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 
 		b.process = p.Key
 		if !w.compiling[p.Key] {
 			w.compiling[p.Key] = true
-			a.symbols.maps.open(p.Key)
+			a.symbols.maps.open(p)
 		}
 	}
 	bin := w.binary(b)

@@ -21,7 +21,7 @@ const (
 )
 
 // perfMaps names code that processes compiled while they run, by the perf-PID.map
-// of each. The draining goroutine opens the files while their processes live; the
+// or the jitdump of each. The draining goroutine opens the files while their processes live; the
 // publishing one reads them.
 type perfMaps struct {
 	proc fs.FS
@@ -48,8 +48,9 @@ type perfMapFile struct {
 
 // open opens the file of a process, if it has one: another than before if that was
 // replaced.
-func (m *perfMaps) open(p process.Key) {
-	file, err := process.OpenPerfMap(m.proc, "/proc", p)
+func (m *perfMaps) open(of *process.Process) {
+	p := of.Key
+	file, err := process.OpenPerfMap(m.proc, "/proc", of)
 	var info fs.FileInfo
 	if err == nil {
 		info, err = file.Stat()

@@ -13,12 +13,23 @@ import (
 // errNotOwner is the error of a file that another user made for a process.
 var errNotOwner = errors.New("belongs to another user than the process")
 
+// jitdump returns the path of the jitdump that p writes, or "": for others to find
+// it, a runtime maps the file jit-PID.dump as if it were code.
+func (p *Process) jitdump() string {
+	for _, m := range p.Mappings {
+		if base := baseName(m.Path); m.Kind == FileBacked && strings.HasPrefix(base, "jit-") && strings.HasSuffix(base, ".dump") {
+			return m.Path
+		}
+	}
+	return ""
+}
+
 // OpenPerfMap opens the file in which the runtime of p names the code that it
-// compiled: /tmp/perf-PID.map, below the root of p and with the pid that p knows
-// itself by. It has to be a regular file of the user whom p runs as. procRoot is
-// the path of the directory that proc is ("/proc"). The error wraps fs.ErrNotExist
-// if there is no such file.
-func OpenPerfMap(proc fs.FS, procRoot string, p Key) (*os.File, error) {
+// compiled: the jitdump that it has mapped, or else /tmp/perf-PID.map, with the pid
+// that p knows itself by; both below the root of p. It has to be a regular file of
+// the user whom p runs as. procRoot is the path of the directory that proc is
+// ("/proc"). The error wraps fs.ErrNotExist if there is no such file.
+func OpenPerfMap(proc fs.FS, procRoot string, p *Process) (*os.File, error) {
 	status, err := readFile(proc, p.PID, "status", maxStat)
 	if err != nil {
 		return nil, fmt.Errorf("read status of process %d: %w", p.PID, err)
@@ -27,12 +38,16 @@ func OpenPerfMap(proc fs.FS, procRoot string, p Key) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse status of process %d: %w", p.PID, err)
 	}
-	root, err := OpenRoot(proc, procRoot, p)
+	path := p.jitdump()
+	if path == "" {
+		path = "tmp/perf-" + pid + ".map"
+	}
+	root, err := OpenRoot(proc, procRoot, p.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.OpenFile("tmp/perf-" + pid + ".map")
+	f, err := root.OpenFile(strings.TrimPrefix(path, "/"))
 	if err != nil {
 		return nil, err
 	}

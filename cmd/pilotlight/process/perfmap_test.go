@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -15,7 +16,7 @@ func TestOpenPerfMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenPerfMap(proc, "/proc", p.Key); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OpenPerfMap(proc, "/proc", p); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without a file: got %v, want fs.ErrNotExist", err)
 	}
 	path := fmt.Sprintf("/tmp/perf-%d.map", os.Getpid())
@@ -23,11 +24,24 @@ func TestOpenPerfMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(path)
-	f, err := OpenPerfMap(proc, "/proc", p.Key)
+	f, err := OpenPerfMap(proc, "/proc", p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
+	dump := filepath.Join(t.TempDir(), "jit-1.dump")
+	if err := os.WriteFile(dump, []byte("DTiJ"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dumping := *p
+	dumping.Mappings = Mappings{{Object: newObject("/bin/jit-less", "", 0, 0)}, {Object: newObject(dump, "", 0, 0)}}
+	f, err = OpenPerfMap(proc, "/proc", &dumping)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Close(); filepath.Base(f.Name()) != "jit-1.dump" {
+		t.Errorf("opened %s, want the jitdump that is mapped", f.Name())
+	}
 	if os.Geteuid() != 0 {
 		if os.Getenv("REQUIRE_ALL") == "1" {
 			t.Fatal("giving a file to another user needs root")
@@ -37,7 +51,7 @@ func TestOpenPerfMap(t *testing.T) {
 	if err := os.Chown(path, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenPerfMap(proc, "/proc", p.Key); !errors.Is(err, errNotOwner) {
+	if _, err := OpenPerfMap(proc, "/proc", p); !errors.Is(err, errNotOwner) {
 		t.Errorf("another user's: got %v, want errNotOwner", err)
 	}
 }
