@@ -214,27 +214,20 @@ func (s *Spool) here() {
 	}
 }
 
-// gone notes that the server has not taken a batch, but may yet.
+// gone notes that the server has not taken a batch, but may yet, and leaves it alone for a while: for as long as it asks,
+// if it does.
 func (s *Spool) gone(err error) {
-	pause := s.nextPause(err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.away, s.retryAt = true, time.Now().Add(pause)
-	if why := err.Error(); why != s.problem {
-		s.log.Warn("the server does not take profiles, which are kept on disk until it does", "err", err)
-		s.problem = why
-	}
-}
-
-// nextPause is how long the server is left alone now.
-func (s *Spool) nextPause(err error) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pause := s.pause.NextBackOff()
 	if wanted := interface{ RetryAfter() time.Duration }(nil); errors.As(err, &wanted) {
 		pause = max(pause, wanted.RetryAfter())
 	}
-	return pause
+	s.away, s.retryAt = true, time.Now().Add(pause)
+	if why := err.Error(); why != s.problem {
+		s.log.Warn("the server does not take profiles, which are kept on disk until it does", "err", err)
+		s.problem = why
+	}
 }
 
 // stir has the drain look whether there is something to do.
