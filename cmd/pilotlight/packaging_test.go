@@ -13,7 +13,7 @@ import (
 // TestUnitsCommands parses the command line of each systemd unit as the program does, with what the file for its
 // administrator suggests: each variable in it is a flag of the verb that the unit starts.
 func TestUnitsCommands(t *testing.T) {
-	for name, verb := range map[string]string{"pilotlight": "run"} {
+	for name, verb := range map[string]string{"pilotlight": "run", "pilotlight-agent": "agent", "pilotlight-server": "server"} {
 		t.Run(name, func(t *testing.T) {
 			parser := kong.Must(new(cli), kong.DefaultEnvars("PILOTLIGHT"), kong.Vars{"version": ""})
 			flags := make(map[string]bool)

@@ -113,6 +113,30 @@ dpkg -i --force-confold $deb >/run/dpkg 2>&1
 is "what was disabled stays so" '! systemctl is-active pilotlight.service'
 systemctl enable --now pilotlight.service 2>/dev/null
 
+# --- an agent and a server, here on one machine
+systemctl disable --now pilotlight.service 2>/dev/null
+echo 'PILOTLIGHT_SERVER=http://127.0.0.1:7100' >>/etc/default/pilotlight-agent
+systemctl enable --now pilotlight-server.service pilotlight-agent.service 2>/dev/null
+is "the server is active" 'systemctl is-active pilotlight-server.service'
+is "the agent is active" 'systemctl is-active pilotlight-agent.service'
+is "the server is ready" "got /-/ready '200 OK'"
+is "it has the profiles of before" 'sampled /usr/bin/bash'
+is "the agent has the six capabilities and no other" 'privileges pilotlight-agent.service'
+is "what it starts has none, again" 'children pilotlight-agent.service'
+is "the server has none" "grep -qx 'CapPrm:	0000000000000000' \"/proc/\$(systemctl show --value -p MainPID pilotlight-server.service)/status\""
+cp /usr/bin/bash /root/sent
+/root/sent -c 'while :; do :; done' &
+load=$!
+is "what the agent samples arrives" 'sampled /root/sent'
+systemctl stop pilotlight-server.service
+is "it spools while the server is away" 'test "$(find /var/lib/pilotlight-agent/spool -type f | wc -l)" -gt 0'
+systemctl start pilotlight-server.service
+is "the spool is empty once the server is back" "! grep . <(find /var/lib/pilotlight-agent/spool -type f -name '*.batch')"
+kill $load
+echo "note: $(systemctl show -p MemoryCurrent,CPUUsageNSec,TasksCurrent pilotlight-agent.service pilotlight-server.service | tr '\n' ' ')"
+systemctl disable --now pilotlight-server.service pilotlight-agent.service 2>/dev/null
+systemctl enable --now pilotlight.service 2>/dev/null
+
 # --- removed
 is "it is ready once more" "got /-/ready '200 OK'"
 dpkg -r pilotlight >/run/dpkg 2>&1 && ok "dpkg removes it" || failed "dpkg removes it"
