@@ -34,6 +34,7 @@ type agentFlags struct {
 	Frequency   hertz    `help:"Samples per second of each busy CPU." default:"19" placeholder:"HZ"`
 	CPULimit    fraction `name:"cpu-limit" help:"Share of the machine's CPU time that sampling may take. Above it, less is done." default:"2%" placeholder:"PERCENT"`
 	MemoryLimit byteSize `help:"Memory that it may take, with the kernel's for it." default:"256MiB" placeholder:"SIZE"`
+	Hostname    string   `help:"What profiles call this machine. Default: the name that it has itself; in a container, that is the container's." placeholder:"NAME"`
 	OffFile     string   `type:"path" help:"While this file exists, no samples are taken." default:"/run/pilotlight.off" placeholder:"FILE"`
 	configFlags
 	debuginfodFlags
@@ -187,6 +188,7 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 	}
 	a, err := agent.New(h.sampler, link, agent.Options{
 		Version:     h.version,
+		Hostname:    h.flags.Hostname,
 		CacheDir:    h.cache,
 		Index:       indexFile,
 		FetchDebug:  h.fetch,

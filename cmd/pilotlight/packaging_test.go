@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -8,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
 )
 
 // TestUnitsCommands parses the command line of each systemd unit as the program does, with what the file for its
@@ -15,24 +18,13 @@ import (
 func TestUnitsCommands(t *testing.T) {
 	for name, verb := range map[string]string{"pilotlight": "run", "pilotlight-agent": "agent", "pilotlight-server": "server"} {
 		t.Run(name, func(t *testing.T) {
-			parser := kong.Must(new(cli), kong.DefaultEnvars("PILOTLIGHT"), kong.Vars{"version": ""})
-			flags := make(map[string]bool)
-			for _, node := range parser.Model.Children {
-				if node.Name != verb {
-					continue
-				}
-				for _, f := range node.Flags {
-					for _, variable := range f.Envs {
-						flags[variable] = true
-					}
-				}
-			}
+			parser, variables := commandLine(verb)
 			suggested := regexp.MustCompile(`(?m)^#(PILOTLIGHT_[A-Z_]+)=(\S+)$`).FindAllStringSubmatch(packaged(t, "debian", name+".default"), -1)
 			if len(suggested) == 0 {
 				t.Error("nothing is suggested")
 			}
 			for _, s := range suggested {
-				if !flags[s[1]] {
+				if !variables[s[1]] {
 					t.Errorf("%s is no flag of %s", s[1], verb)
 				}
 				t.Setenv(s[1], s[2])
@@ -49,6 +41,63 @@ func TestUnitsCommands(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManifestsCommands parses what the containers in Kubernetes are started with.
+func TestManifestsCommands(t *testing.T) {
+	for name, verb := range map[string]string{"agent.yaml": "agent", "server.yaml": "server"} {
+		t.Run(name, func(t *testing.T) {
+			type container struct {
+				Args []string
+				Env  []struct{ Name string }
+			}
+			var started []container
+			for docs := yaml.NewDecoder(strings.NewReader(packaged(t, "kubernetes", name))); ; {
+				var object struct {
+					Spec struct {
+						Template struct {
+							Spec struct{ Containers []container }
+						}
+					}
+				}
+				if err := docs.Decode(&object); errors.Is(err, io.EOF) {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				started = append(started, object.Spec.Template.Spec.Containers...)
+			}
+			if len(started) != 1 {
+				t.Fatalf("%d containers", len(started))
+			}
+			parser, variables := commandLine(verb)
+			for _, e := range started[0].Env {
+				if !variables[e.Name] {
+					t.Errorf("%s is no flag of %s", e.Name, verb)
+				}
+			}
+			if got, err := parser.Parse(started[0].Args); err != nil || got.Command() != verb {
+				t.Errorf("%q: %v", started[0].Args, err)
+			}
+		})
+	}
+}
+
+// commandLine returns a parser of the program's command line, and the variables that are flags of a verb.
+func commandLine(verb string) (parser *kong.Kong, variables map[string]bool) {
+	parser = kong.Must(new(cli), kong.DefaultEnvars("PILOTLIGHT"), kong.Vars{"version": ""})
+	variables = make(map[string]bool)
+	for _, node := range parser.Model.Children {
+		if node.Name != verb {
+			continue
+		}
+		for _, f := range node.Flags {
+			for _, variable := range f.Envs {
+				variables[variable] = true
+			}
+		}
+	}
+	return parser, variables
 }
 
 // packaged returns a file of packaging.

@@ -117,6 +117,9 @@ func TestKubernetesAgent(t *testing.T) {
 	if _, limited := c.Resources.Limits[corev1.ResourceCPU]; limited {
 		t.Error("an agent that is throttled loses samples")
 	}
+	if len(c.Env) != 1 || c.Env[0].Name != "PILOTLIGHT_HOSTNAME" || c.Env[0].ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
+		t.Errorf("environment %+v: profiles are to name the node", c.Env)
+	}
 	port := all.Service.Spec.Ports[0].Port
 	if server := flag(c.Args, "--server"); server != "http://"+all.Service.Name+":7100" || port != 7100 {
 		t.Errorf("agents send to %s, the service is %s:%d", server, all.Service.Name, port)
