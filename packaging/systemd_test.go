@@ -85,6 +85,9 @@ func TestUnits(t *testing.T) {
 				is("CapabilityBoundingSet", "")
 				is("AmbientCapabilities", "")
 				is("ProtectHome", "yes")
+				if filters := service["SystemCallFilter"]; filters[len(filters)-1] != "capset" {
+					t.Errorf("SystemCallFilter=%v: it cannot give up capabilities", filters)
+				}
 				return
 			}
 			for _, key := range []string{"CapabilityBoundingSet", "AmbientCapabilities"} {
@@ -163,7 +166,7 @@ func TestUnitsVerify(t *testing.T) {
 // is left of a sampler's is the network (0.8), its capabilities (0.8) and that it looks at every process and the kernel (0.7).
 func TestUnitsExposure(t *testing.T) {
 	needProgram(t, "systemd-analyze")
-	for name, tenths := range map[string]string{"pilotlight.service": "32", "pilotlight-agent.service": "32", "pilotlight-server.service": "13"} {
+	for name, tenths := range map[string]string{"pilotlight.service": "32", "pilotlight-agent.service": "32", "pilotlight-server.service": "14"} {
 		out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+tenths, filepath.Join("systemd", name)).CombinedOutput()
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		t.Log(lines[len(lines)-1])
