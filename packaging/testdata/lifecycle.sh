@@ -152,7 +152,7 @@ dpkg -P pilotlight >/run/dpkg 2>&1 && ok "dpkg purges it" || failed "dpkg purges
 grep '^pilotlight:' /run/dpkg | sed 's/^/note: /'
 files >/run/after
 getent passwd >/run/passwd.after
-diff /run/before /run/after | grep '^[<>]' | grep -v '^> /var/lib/pilotlight[ /]' >/run/left
+diff /run/before /run/after | grep '^[<>]' | grep -Ev '^> /var/lib/pilotlight(-agent)?[ /]' >/run/left
 if [ -s /run/left ]; then
 	sed 's/^/note: /' /run/left
 	failed "nothing but profiles is left"
@@ -161,7 +161,7 @@ else
 fi
 is "its user is gone" 'diff /run/passwd.before /run/passwd.after'
 is "the profiles are root's" "test \"\$(stat -c '%U %G %a' /var/lib/pilotlight)\" = 'root root 700'"
-is "all of them" '! grep . <(find /var/lib/pilotlight ! -user root)'
+is "all of them" '! grep . <(find /var/lib/pilotlight /var/lib/pilotlight-agent ! -user root)'
 is "systemd knows nothing of it" '! systemctl cat pilotlight.service'
 dpkg -i $deb >/run/dpkg 2>&1
 is "the next installation has the profiles again" 'sampled /usr/bin/bash'
