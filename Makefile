@@ -115,7 +115,7 @@ bench-store: ## figures of the profile store; BENCH_SCALES=1,4,16 times the pods
 	$(GO) test -tags benchstore -run '^TestBenchStore$$' -v -count=1 -timeout 3h ./profilestore
 
 .PHONY: bench-ui
-bench-ui: ui-modules ## figures of the page beside go tool pprof -http and speedscope; BENCH_NODES=10000,100000,1000000 BENCH_PROFILES=15000
+bench-ui: ui-modules ## figures of the page beside go tool pprof -http and speedscope; BENCH_NODES=10,10000,100000,1000000 BENCH_PROFILES=15000
 	.ci/deps
 	cd ui && node test/browser/bench.mjs
 

@@ -135,16 +135,16 @@ func TestKernelCost(t *testing.T) {
 	}
 
 	used := a.cmd.ProcessState.UserTime() + a.cmd.ProcessState.SystemTime()
-	if got := r.end.root.cpu; got < standInBurn || got > used {
-		t.Errorf("root half used %s of CPU; it burnt %s, and the kernel charged it %s in the end", got, standInBurn, used)
+	if got := r.end.agent.cpu; got < standInBurn || got > used {
+		t.Errorf("agent half used %s of CPU; it burnt %s, and the kernel charged it %s in the end", got, standInBurn, used)
 	}
-	if got := r.settled.root.cpu; got < standInBurn || got > r.end.root.cpu {
-		t.Errorf("root half used %s of CPU when it had settled, %s in the end; it burnt %s at its start", got, r.end.root.cpu, standInBurn)
+	if got := r.settled.agent.cpu; got < standInBurn || got > r.end.agent.cpu {
+		t.Errorf("agent half used %s of CPU when it had settled, %s in the end; it burnt %s at its start", got, r.end.agent.cpu, standInBurn)
 	}
-	if got := r.end.unprivileged.cpu; got == 0 {
-		t.Errorf("no CPU time of the unprivileged half")
+	if got := r.end.other.cpu; got == 0 {
+		t.Errorf("no CPU time of the other half")
 	}
-	for _, h := range []half{r.end.root, r.end.unprivileged} {
+	for _, h := range []half{r.end.agent, r.end.other} {
 		if h.rss == 0 || h.rssPeak < h.rss {
 			t.Errorf("RSS %d, at most %d", h.rss, h.rssPeak)
 		}

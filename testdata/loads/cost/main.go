@@ -156,26 +156,26 @@ func measureAgent(ctx context.Context, pilotlight, load string, frequency int, d
 
 	f := figures{load, frequency}
 	start, end := result.settled, result.end
-	rootCPU, unprivilegedCPU := end.root.cpu-start.root.cpu, end.unprivileged.cpu-start.unprivileged.cpu
+	agentCPU, otherCPU := end.agent.cpu-start.agent.cpu, end.other.cpu-start.other.cpu
 	bpfTime, bpfRuns := end.bpfTime-start.bpfTime, end.bpfRuns-start.bpfRuns
-	startup := start.root.cpu + start.unprivileged.cpu
-	f.print("agent_and_bpf_cpu_percent", percent(rootCPU+unprivilegedCPU+bpfTime, d))
-	f.print("agent_root_cpu_percent", percent(rootCPU, d))
-	f.print("agent_unprivileged_cpu_percent", percent(unprivilegedCPU, d))
+	startup := start.agent.cpu + start.other.cpu
+	f.print("agent_and_bpf_cpu_percent", percent(agentCPU+otherCPU+bpfTime, d))
+	f.print("agent_half_cpu_percent", percent(agentCPU, d))
+	f.print("other_half_cpu_percent", percent(otherCPU, d))
 	f.print("bpf_cpu_percent", percent(bpfTime, d))
 	f.print("startup_cpu_ms", float64(startup.Milliseconds()))
 	perMinute := float64(time.Minute-settle) / float64(d)
-	f.print("first_minute_cpu_percent", percent(startup+start.bpfTime, time.Minute)+perMinute*percent(rootCPU+unprivilegedCPU+bpfTime, time.Minute))
+	f.print("first_minute_cpu_percent", percent(startup+start.bpfTime, time.Minute)+perMinute*percent(agentCPU+otherCPU+bpfTime, time.Minute))
 	f.print("bpf_runs", float64(bpfRuns))
 	if bpfRuns > 0 {
 		f.print("bpf_run_ns", float64(bpfTime)/float64(bpfRuns))
 	}
-	f.print("rss_mib", mib(end.root.rss+end.unprivileged.rss))
-	f.print("pss_mib", mib(end.root.pss+end.unprivileged.pss))
-	f.print("root_rss_mib", mib(end.root.rss))
-	f.print("root_rss_peak_mib", mib(end.root.rssPeak))
-	f.print("unprivileged_rss_mib", mib(end.unprivileged.rss))
-	f.print("unprivileged_rss_peak_mib", mib(end.unprivileged.rssPeak))
+	f.print("rss_mib", mib(end.agent.rss+end.other.rss))
+	f.print("pss_mib", mib(end.agent.pss+end.other.pss))
+	f.print("agent_half_rss_mib", mib(end.agent.rss))
+	f.print("agent_half_rss_peak_mib", mib(end.agent.rssPeak))
+	f.print("other_half_rss_mib", mib(end.other.rss))
+	f.print("other_half_rss_peak_mib", mib(end.other.rssPeak))
 	f.print("bpf_maps_mib", mib(end.mapBytes))
 	f.print("bpf_reported_mib", mib(uint64(result.metrics["pilotlight_bpf_memory_bytes"])))
 	f.print("samples_taken", result.metrics["pilotlight_samples_taken_total"])

@@ -51,9 +51,9 @@ func measurePerf(ctx context.Context, load string, d time.Duration) error {
 		return err
 	}
 	f := figures{load, perfFrequency}
-	f.print("perf_cpu_percent", percent(recording.root.cpu, d))
+	f.print("perf_cpu_percent", percent(recording.agent.cpu, d))
 	f.print("perf_total_cpu_percent", percent(cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), d))
-	f.print("perf_rss_mib", mib(recording.root.rss))
+	f.print("perf_rss_mib", mib(recording.agent.rss))
 	f.print("perf_data_mib", mib(uint64(info.Size())))
 	return nil
 }

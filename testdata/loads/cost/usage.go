@@ -16,10 +16,10 @@ import (
 
 // usage is what a process and its descendants have used up to now.
 type usage struct {
-	root, unprivileged half // by effective user
-	bpfTime            time.Duration
-	bpfRuns            uint64
-	mapBytes           uint64
+	agent, other half // the process that samples, and its descendants
+	bpfTime      time.Duration
+	bpfRuns      uint64
+	mapBytes     uint64
 }
 
 type half struct {
@@ -43,7 +43,11 @@ func usageOf(pid int) (usage, error) {
 		if !processes.descends(id, pid) {
 			continue
 		}
-		err := u.add(id, p, programs, maps)
+		h := &u.other
+		if id == pid {
+			h = &u.agent
+		}
+		err := u.add(h, id, p, programs, maps)
 		if id != pid && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)) {
 			continue
 		}
@@ -54,8 +58,8 @@ func usageOf(pid int) (usage, error) {
 	return u, nil
 }
 
-// add adds one process. Programs and maps of which several processes hold descriptors count once.
-func (u *usage) add(pid int, p process, programs, maps map[uint64]bool) error {
+// add adds one process to a half. Programs and maps of which several processes hold descriptors count once.
+func (u *usage) add(h *half, pid int, p process, programs, maps map[uint64]bool) error {
 	cpu, err := cpuOf(pid)
 	if err != nil {
 		return err
@@ -63,10 +67,6 @@ func (u *usage) add(pid int, p process, programs, maps map[uint64]bool) error {
 	status, err := readFields(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return err
-	}
-	h := &u.unprivileged
-	if ids := strings.Fields(status["Uid"]); len(ids) > 1 && ids[1] == "0" {
-		h = &u.root
 	}
 	h.cpu += cpu + p.waitedFor
 	for name, sum := range map[string]*uint64{"VmRSS": &h.rss, "VmHWM": &h.rssPeak} {
