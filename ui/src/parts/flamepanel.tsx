@@ -7,7 +7,7 @@ import { nextMatch } from "../flame/search";
 import { firstChild, nextSibling, pathOf, previousSibling } from "../flame/tree";
 import { FlameView, type Shown } from "../flame/view";
 import type { State } from "../url";
-import { commands } from "./commands";
+import { commands, type Frame } from "./commands";
 import { Details, type Rows } from "./details";
 import { typing } from "./help";
 import { Menu, type Opened } from "./menu";
@@ -52,10 +52,13 @@ export function FlamePanel({ label, shown, state, dark, matched, outlined, rows,
 
   const moveTo = (node: number) => node >= 0 && setCursor({ tree, focus, node });
   const open = (node: number) => onOpen([...shown.base, ...pathOf(tree, node)], node > 0 || shown.base.length > 0 ? tree.names[tree.name[node]!]! : "");
+  const commandsOf = (frame: Frame, zoom: () => void) => {
+    const all = commands(state, frame, zoom);
+    return local ? all.filter((c) => c.key === "Enter" || c.key === "c") : all;
+  };
   const commandsFor = (node: number) => {
     const id = tree.name[node]!;
-    const all = commands(state, { name: tree.names[id]!, binary: tree.binaries[tree.binaryOf[id]!]! }, () => open(node));
-    return local ? all.filter((c) => c.key === "Enter" || c.key === "c") : all;
+    return commandsOf({ name: tree.names[id]!, binary: tree.binaries[tree.binaryOf[id]!]! }, () => open(node));
   };
   const openMenu = (node: number, x: number, y: number) => setMenu({ title: tree.names[tree.name[node]!]!, x, y, commands: commandsFor(node) });
   const events = useRef({ click: (_: Hit) => {}, menu: (_h: Hit, _x: number, _y: number) => {} });
@@ -120,10 +123,12 @@ export function FlamePanel({ label, shown, state, dark, matched, outlined, rows,
       case "x":
       case "h":
       case "c": {
-        // Of the frame one looks at: under the pointer, or where the keyboard is.
+        // Of the frame one looks at: under the pointer, or where the keyboard is; or else of the function in the table.
         const node = hovered && !keyboard && hovered.kind !== Kind.Above ? hovered.node : current;
-        if (node === 0 && shown.base.length === 0) return;
-        commandsFor(node).find((c) => c.key === e.key)?.run();
+        const none = node === 0 && shown.base.length === 0;
+        if (none && outlined === "") return;
+        const list = none ? commandsOf({ name: outlined, binary: "" }, () => {}) : commandsFor(node);
+        list.find((c) => c.key === e.key)?.run();
         break;
       }
       default:

@@ -251,6 +251,13 @@ export const tests = [
     await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "__libc_start_main_impl" }).waitFor();
     await page.keyboard.press("s");
     await paramIs(page, "view", null);
+    // Without a frame to look at, of the function that is chosen in the table.
+    await explore(page);
+    await page.locator(".top-table").getByRole("button", { name: "main.rank", exact: true }).click();
+    await paramIs(page, "name", "main.rank");
+    await page.keyboard.press("s");
+    await paramIs(page, "view", "sandwich");
+    await page.keyboard.press("s");
     await page.keyboard.press("d");
     await page.waitForURL(/\/diff\?/);
     assert.equal(param(page, "b.from"), "now-2h");
