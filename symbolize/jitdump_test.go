@@ -38,14 +38,8 @@ func jitMove(from, to, size uint64) string {
 
 // TestJitdumpStory follows a file as a runtime writes it.
 func TestJitdumpStory(t *testing.T) {
-	f := new(textFile)
-	m := NewPerfMap(f)
 	second := jitLoad(0x2000, strings.Repeat("\n", 0x10), "LazyCompile:*second /src/app.js:10:14")
-	for _, step := range []struct {
-		what, text string
-		anew       bool
-		want       map[uint64]string
-	}{
+	followFile(t, []fileStep{
 		{what: "half a header", text: emptyJitdump[:20], want: map[uint64]string{0x1000: ""}},
 		{what: "the other half, and a function", text: emptyJitdump[20:] + jitLoad(0x1000, strings.Repeat("c", 0x100), "first"),
 			want: map[uint64]string{0xfff: "", 0x1000: "first", 0x10ff: "first", 0x1100: ""}},
@@ -58,18 +52,7 @@ func TestJitdumpStory(t *testing.T) {
 		{what: "a place is used again", text: jitLoad(0x1000, strings.Repeat("c", 0x10), "later"), want: map[uint64]string{0x1000: "later", 0x1010: "first"}},
 		{what: "written anew", anew: true, text: emptyJitdump + jitLoad(0x1000, "code", "new"), want: map[uint64]string{0x1000: "new", 0x2000: ""}},
 		{what: "and as text", anew: true, text: "1000 10 text\n", want: map[uint64]string{0x1000: "text"}},
-	} {
-		if step.anew {
-			f.text = ""
-		}
-		f.text += step.text
-		f.update(t, m)
-		for addr, want := range step.want {
-			if got := nameAt(m, addr); got != want {
-				t.Errorf("%s: %#x is %q, want %q", step.what, addr, got, want)
-			}
-		}
-	}
+	})
 }
 
 func TestJitdumpDamage(t *testing.T) {

@@ -31,15 +31,35 @@ func nameAt(m *PerfMap, addr uint64) string {
 	return frames[0].SystemName
 }
 
-// TestPerfMapStory follows a file as a runtime writes it.
-func TestPerfMapStory(t *testing.T) {
+// fileStep is what is added to a file, or what it is written anew with, and what code is called then.
+type fileStep struct {
+	what, text string
+	anew       bool
+	want       map[uint64]string
+}
+
+// followFile takes a map through what becomes of its file.
+func followFile(t *testing.T, steps []fileStep) {
+	t.Helper()
 	f := new(textFile)
 	m := NewPerfMap(f)
-	for _, step := range []struct {
-		what, text string
-		anew       bool
-		want       map[uint64]string
-	}{
+	for _, step := range steps {
+		if step.anew {
+			f.text = ""
+		}
+		f.text += step.text
+		f.update(t, m)
+		for addr, want := range step.want {
+			if got := nameAt(m, addr); got != want {
+				t.Errorf("%s: %#x is %q, want %q", step.what, addr, got, want)
+			}
+		}
+	}
+}
+
+// TestPerfMapStory follows a file as a runtime writes it.
+func TestPerfMapStory(t *testing.T) {
+	followFile(t, []fileStep{
 		{what: "empty", want: map[uint64]string{0x1000: ""}},
 		{what: "two functions", text: "1000 100 first\n0x2000 0x10 second one\n",
 			want: map[uint64]string{0xfff: "", 0x1000: "first", 0x10ff: "first", 0x1100: "", 0x200f: "second one"}},
@@ -55,18 +75,7 @@ func TestPerfMapStory(t *testing.T) {
 			want: map[uint64]string{0x1000: "new", 0x1080: "new", 0x2000: ""}},
 		{what: "written anew, longer", anew: true, text: "1000 100 newer\n2000 10 still newer\n",
 			want: map[uint64]string{0x1000: "newer", 0x2000: "still newer"}},
-	} {
-		if step.anew {
-			f.text = ""
-		}
-		f.text += step.text
-		f.update(t, m)
-		for addr, want := range step.want {
-			if got := nameAt(m, addr); got != want {
-				t.Errorf("%s: %#x is %q, want %q", step.what, addr, got, want)
-			}
-		}
-	}
+	})
 }
 
 // TestPerfMapLaterLinesCount compares with a byte for each address, for files that grow by random pieces.

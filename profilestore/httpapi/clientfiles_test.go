@@ -60,10 +60,10 @@ func TestClientTokenFile(t *testing.T) {
 	}
 }
 
-// TestTransport has both ends show certificates, which change while they talk.
-func TestTransport(t *testing.T) {
+// replacing returns what puts a file into a directory of the test's, in place of one with that name.
+func replacing(t *testing.T) func(name string, content []byte) (path string) {
 	dir := t.TempDir()
-	put := func(name string, content []byte) string {
+	return func(name string, content []byte) string {
 		t.Helper()
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
@@ -71,6 +71,11 @@ func TestTransport(t *testing.T) {
 		}
 		return path
 	}
+}
+
+// TestTransport has both ends show certificates, which change while they talk.
+func TestTransport(t *testing.T) {
+	put := replacing(t)
 	cert, key := certificate(t, 1)
 	clientCert, clientKey := certificate(t, 10)
 	trusted := x509.NewCertPool()
@@ -131,15 +136,7 @@ func TestTransport(t *testing.T) {
 
 // TestClientCertificates asks for a certificate to store profiles, and for a token of who has none.
 func TestClientCertificates(t *testing.T) {
-	dir := t.TempDir()
-	put := func(name string, content []byte) string {
-		t.Helper()
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
+	put := replacing(t)
 	cert, key := certificate(t, 1)
 	agentCert, agentKey := certificate(t, 10)
 	otherCert, otherKey := certificate(t, 11)
