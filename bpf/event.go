@@ -40,6 +40,8 @@ type Mapping struct {
 	Start, End, Offset uint64
 	Path               string
 	BuildID            []byte // GNU build ID where the kernel could read it, else nil
+	Dev, Inode         uint64 // the kernel's of the file, where there is no BuildID; Dev is major<<20 | minor
+	Generation         uint64 // of the inode: the next file that gets its number has another; 0 where the file system keeps none
 }
 
 // Flags of perf_event_header.misc, include/uapi/linux/perf_event.h.
@@ -78,6 +80,9 @@ func parseEvent(rec []byte) (ev Event, ok bool, err error) {
 		ev.Mapping = Mapping{Start: start, End: start + length, Offset: order.Uint64(body[24:]), Path: cString(body[64:])}
 		if size := body[32]; misc&miscMmapBuildID != 0 && size > 0 && size <= 20 {
 			ev.Mapping.BuildID = bytes.Clone(body[36 : 36+size])
+		} else if misc&miscMmapBuildID == 0 {
+			ev.Mapping.Dev = uint64(order.Uint32(body[32:]))<<20 | uint64(order.Uint32(body[36:]))
+			ev.Mapping.Inode, ev.Mapping.Generation = order.Uint64(body[40:]), order.Uint64(body[48:])
 		}
 	case unix.PERF_RECORD_COMM:
 		ev.Kind = EventComm

@@ -105,7 +105,12 @@ func u64s(v ...uint64) (b []byte) {
 
 func mmapBody(path string) []byte {
 	id := append([]byte{3, 0, 0, 0, 0xaa, 0xbb, 0xcc}, make([]byte, 17)...)
-	return slices.Concat(u32s(11, 12), u64s(0x1000, 0x2000, 0x3000), id, u32s(5, 2), []byte(path), []byte{0})
+	return mmapBodyOf(id, path)
+}
+
+// mmapBodyOf has the 24 bytes that are a build ID, or device and inode.
+func mmapBodyOf(file []byte, path string) []byte {
+	return slices.Concat(u32s(11, 12), u64s(0x1000, 0x2000, 0x3000), file, u32s(5, 2), []byte(path), []byte{0})
 }
 
 var recordTests = []struct {
@@ -115,8 +120,8 @@ var recordTests = []struct {
 }{
 	{"mmap", record(unix.PERF_RECORD_MMAP2, miscMmapBuildID, mmapBody("/usr/lib/libc.so.6")), Event{Time: 99, Kind: EventMmap, PID: 11, TID: 12,
 		Mapping: Mapping{Start: 0x1000, End: 0x3000, Offset: 0x3000, Path: "/usr/lib/libc.so.6", BuildID: []byte{0xaa, 0xbb, 0xcc}}}},
-	{"mmap without build ID", record(unix.PERF_RECORD_MMAP2, 0, mmapBody("//anon")), Event{Time: 99, Kind: EventMmap, PID: 11, TID: 12,
-		Mapping: Mapping{Start: 0x1000, End: 0x3000, Offset: 0x3000, Path: "//anon"}}},
+	{"mmap without build ID", record(unix.PERF_RECORD_MMAP2, 0, mmapBodyOf(slices.Concat(u32s(254, 1), u64s(77, 3)), "/bin/go")), Event{Time: 99, Kind: EventMmap, PID: 11, TID: 12,
+		Mapping: Mapping{Start: 0x1000, End: 0x3000, Offset: 0x3000, Path: "/bin/go", Dev: 254<<20 | 1, Inode: 77, Generation: 3}}},
 	{"comm", record(unix.PERF_RECORD_COMM, 0, append(u32s(11, 12), "worker\x00"...)), Event{Time: 99, Kind: EventComm, PID: 11, TID: 12, Comm: "worker"}},
 	{"exec", record(unix.PERF_RECORD_COMM, miscCommExec, append(u32s(11, 11), "ls\x00"...)), Event{Time: 99, Kind: EventExec, PID: 11, TID: 11, Comm: "ls"}},
 	{"fork", record(unix.PERF_RECORD_FORK, 0, append(u32s(11, 10, 11, 10), u64s(98)...)), Event{Time: 99, Kind: EventFork, PID: 11, PPID: 10, TID: 11}},

@@ -446,6 +446,7 @@ func (a *Agent) event(ev *bpf.Event) {
 		a.table.Mmap(ev.Time, ev.PID, process.Record{
 			Start: ev.Mapping.Start, End: ev.Mapping.End, Offset: ev.Mapping.Offset,
 			Path: ev.Mapping.Path, BuildID: ev.Mapping.BuildID,
+			Inode: process.Inode{Dev: ev.Mapping.Dev, Number: ev.Mapping.Inode, Generation: ev.Mapping.Generation},
 		})
 		a.unwinder.mapped(ev.PID)
 	case bpf.EventExit:

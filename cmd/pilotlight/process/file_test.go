@@ -190,9 +190,9 @@ func TestInstalledPrograms(t *testing.T) {
 }
 
 func TestAddrWithoutFile(t *testing.T) {
-	m, _ := newMapping(0x1000, 0x2000, 0x5000, "/lib/a", "", 1, 1)
-	vdso, _ := newMapping(0x1000, 0x2000, 0, "[vdso]", "", 0, 0)
-	jit, _ := newMapping(0x1000, 0x2000, 0x1000, "//anon", "", 0, 0)
+	m, _ := newMapping(0x1000, 0x2000, 0x5000, "/lib/a", "", Inode{Dev: 1, Number: 1})
+	vdso, _ := newMapping(0x1000, 0x2000, 0, "[vdso]", "", Inode{})
+	jit, _ := newMapping(0x1000, 0x2000, 0x1000, "//anon", "", Inode{})
 	data := m
 	data.Object = &Object{file: &File{Segments: []Segment{{Offset: 0x40000, Addr: 0x40000, FileSize: 0x100}}}}
 	for _, tc := range []struct {

@@ -35,6 +35,23 @@ type BuildID string
 // String returns the build ID in hexadecimal.
 func (b BuildID) String() string { return hex.EncodeToString([]byte(b)) }
 
+// Inode is how the kernel names a file, in its records and in maps. It must never
+// be compared to what stat(2) says: overlayfs and btrfs show others there.
+type Inode struct {
+	Dev, Number uint64 // Dev is major<<20 | minor
+	// Generation tells a file from the one that had its number before; 0 if it
+	// is not known, which of maps it never is, or if the file system keeps none.
+	Generation uint64
+}
+
+// same reports whether both name one file, as far as both say.
+func (i Inode) same(other Inode) bool {
+	if i.Generation == 0 || other.Generation == 0 {
+		i.Generation, other.Generation = 0, 0
+	}
+	return i.Number != 0 && i == other
+}
+
 // Object is what a mapping maps. It is made where a mapping is first seen, and
 // shared by the pieces into which the mapping is later split, by neighbouring
 // mappings of the same file and by the copies that fork makes. So it is never
@@ -55,9 +72,7 @@ type Object struct {
 	// BuildID is what the kernel read when the file was mapped; empty if it
 	// could not, and for mappings read from /proc.
 	BuildID BuildID
-	// Dev and Inode are the kernel's for the file, or 0. They must never be
-	// compared to those of stat(2): overlayfs and btrfs show others there.
-	Dev, Inode uint64
+	Inode   Inode // zero if unknown
 
 	file *File
 	err  error
@@ -85,7 +100,7 @@ func (o *Object) same(other *Object) bool {
 	if o.BuildID != "" || other.BuildID != "" {
 		return o.BuildID == other.BuildID
 	}
-	return o.Inode != 0 && o.Inode == other.Inode && o.Dev == other.Dev
+	return o.Inode.same(other.Inode)
 }
 
 // Mapping is a range of executable memory.
@@ -180,8 +195,8 @@ const (
 // newObject classifies a name as /proc/PID/maps and MMAP2 records give it. Both
 // take it from d_path, so that both append " (deleted)"; for memory without a
 // name the one leaves it empty and the other says "//anon".
-func newObject(name string, id BuildID, dev, inode uint64) *Object {
-	o := &Object{BuildID: id, Dev: dev, Inode: inode}
+func newObject(name string, id BuildID, inode Inode) *Object {
+	o := &Object{BuildID: id, Inode: inode}
 	o.Path, o.Deleted = strings.CutSuffix(name, deletedSuffix)
 	switch {
 	case o.Path == "" || o.Path == "//anon":
@@ -202,11 +217,11 @@ func newObject(name string, id BuildID, dev, inode uint64) *Object {
 
 // newMapping makes the mapping of a record or of a line of maps, or reports that
 // its range is none.
-func newMapping(start, end, offset uint64, name string, id BuildID, dev, inode uint64) (Mapping, bool) {
+func newMapping(start, end, offset uint64, name string, id BuildID, inode Inode) (Mapping, bool) {
 	if start >= end {
 		return Mapping{}, false
 	}
-	o := newObject(name, id, dev, inode)
+	o := newObject(name, id, inode)
 	// perf gives the address divided by the page size as the offset of anonymous
 	// memory, /proc gives 0. A memfd has true offsets, in case it is an ELF file.
 	if !o.Openable() {
@@ -302,7 +317,7 @@ func parseMapsLine(line []byte) (m Mapping, ok bool, err error) {
 	// The path is padded on its left. Newlines in it are the one thing that the
 	// kernel escapes, not even the backslash is.
 	text := strings.ReplaceAll(string(bytes.TrimLeft(name, " ")), `\012`, "\n")
-	m, ok = newMapping(v[0], v[1], v[2], text, "", v[3]<<20|v[4], v[5])
+	m, ok = newMapping(v[0], v[1], v[2], text, "", Inode{Dev: v[3]<<20 | v[4], Number: v[5]})
 	if !ok {
 		return Mapping{}, false, fmt.Errorf("range %s is empty", bounds)
 	}

@@ -93,7 +93,7 @@ func TestInsertModel(t *testing.T) {
 			start := random.Uint64N(space)
 			end := start + 1 + random.Uint64N(min(space-start, 1+random.Uint64N(space)))
 			id := random.IntN(len(names))
-			m, ok := newMapping(start*modelPage, end*modelPage, random.Uint64N(8)*modelPage, names[id], "", 1, uint64(id+1))
+			m, ok := newMapping(start*modelPage, end*modelPage, random.Uint64N(8)*modelPage, names[id], "", Inode{Dev: 1, Number: uint64(id + 1)})
 			if !ok {
 				t.Fatal("empty range")
 			}
@@ -123,7 +123,7 @@ func TestInsertModel(t *testing.T) {
 
 func TestInsertSharesObjects(t *testing.T) {
 	file := func(start, end uint64, path string, id BuildID, inode uint64) Mapping {
-		m, _ := newMapping(start, end, 0, path, id, 1, inode)
+		m, _ := newMapping(start, end, 0, path, id, Inode{Dev: 1, Number: inode})
 		return m
 	}
 	var ms Mappings
@@ -181,7 +181,7 @@ func FuzzMaps(f *testing.F) {
 func BenchmarkFind(b *testing.B) {
 	var ms Mappings
 	for i := range uint64(200) {
-		m, _ := newMapping(i*0x3000, i*0x3000+0x2000, 0, "/lib/a", "", 1, 1)
+		m, _ := newMapping(i*0x3000, i*0x3000+0x2000, 0, "/lib/a", "", Inode{Dev: 1, Number: 1})
 		ms = ms.insert(m)
 	}
 	pc := uint64(0)

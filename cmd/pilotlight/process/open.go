@@ -94,6 +94,7 @@ func retry(open func() (int, error)) (int, error) {
 type OpenFile struct {
 	*File
 	Handle
+	stat statKey
 }
 
 // Files opens the files behind mappings and identifies them. It belongs to one
@@ -103,6 +104,14 @@ type Files struct {
 	root  string
 	open  Opener
 	known map[statKey]*File
+	// recorded are the files behind records without a build ID.
+	recorded map[record]statKey
+}
+
+// record is what a record without a build ID says of a file.
+type record struct {
+	inode Inode
+	path  string
 }
 
 // statKey is what stat(2) says of a file that has been identified, so that the
@@ -115,25 +124,28 @@ type statKey struct {
 	mtime, ctime syscall.Timespec
 }
 
-// maxKnown bounds Files.known; at the limit it is begun anew.
+// maxKnown bounds Files.known and Files.recorded; at the limit they are begun anew.
 const maxKnown = 4096
 
 // NewFiles returns a Files that reads process starts from proc, and opens files
 // below root, which is the path of the same directory ("/proc"). open is Host{},
 // or a test's.
 func NewFiles(proc fs.FS, root string, open Opener) *Files {
-	return &Files{proc: proc, root: root, open: open, known: make(map[statKey]*File)}
+	return &Files{proc: proc, root: root, open: open, known: make(map[statKey]*File), recorded: make(map[record]statKey)}
 }
 
 // ErrNoFile is returned for mappings that have no file: m.Openable is false.
 var ErrNoFile = errors.New("mapping has no file")
 
-// errNoWay is the error for a process that is gone, whose record has no build ID
-// to know its files by.
+// errNoWay is the error for a process that is gone, whose record has nothing to
+// know its files by.
 var errNoWay = fmt.Errorf("process is gone: %w", fs.ErrNotExist)
 
-// errBuildID is the error of a file that is not the one that was mapped.
-var errBuildID = errors.New("build ID differs from that of the mapping")
+// These are the errors of files that are not the one that was mapped.
+var (
+	errBuildID = errors.New("build ID differs from that of the mapping")
+	errChanged = errors.New("another file than the one that had the mapping's inode")
+)
 
 // Open opens and identifies the file behind m, a mapping of p, and remembers the
 // outcome in m.Object, from where Object.File and Mapping.Addr take it; that p is
@@ -145,7 +157,10 @@ var errBuildID = errors.New("build ID differs from that of the mapping")
 //     PID that of another thread, if the leader has exited;
 //  2. the path below /proc/PID/root, where another file may be by now;
 //  3. the path on the host, for processes that are gone, if it has the build ID
-//     that the kernel read when the file was mapped.
+//     that the kernel read when the file was mapped; where it read none, if it is,
+//     unchanged, the file that was opened for another process's record of the
+//     same inode and path. So a program without a build ID that ends too soon to
+//     be looked at is known as long as one of its processes did not.
 //
 // Where the record has a build ID, a file must have the same in 1 and 2 too,
 // because the process may have called exec, or its pid have a new bearer. The
@@ -205,17 +220,45 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 		}
 		if file != nil {
 			if f.Alive(p) {
+				f.record(m, file)
 				return file, nil
 			}
 			file.Close() // it may be that of the next bearer of the pid
 		}
 	}
-	if named && m.BuildID != "" {
-		if file := try(f.open.Open(m.Path)); file != nil {
+	was, recorded := f.recorded[recordOf(m)]
+	if named && (m.BuildID != "" || recorded) {
+		file := try(f.open.Open(m.Path))
+		if file != nil && recorded && file.stat != was {
+			file.Close()
+			return nil, errChanged
+		}
+		if file != nil {
 			return file, nil
 		}
 	}
 	return nil, failure
+}
+
+// record remembers what file a record without a build ID speaks of.
+func (f *Files) record(m Mapping, file *OpenFile) {
+	r := recordOf(m)
+	if r == (record{}) || file.stat == (statKey{}) {
+		return
+	}
+	if len(f.recorded) >= maxKnown {
+		clear(f.recorded)
+	}
+	f.recorded[r] = file.stat
+}
+
+// recordOf is zero for what does not tell one file from the next: without its
+// generation, the number of an inode is that of a later file too.
+func recordOf(m Mapping) record {
+	if m.BuildID != "" || m.Inode.Generation == 0 {
+		return record{}
+	}
+	return record{m.Inode, m.Path}
 }
 
 // Alive reports whether p still bears its pid.
@@ -246,7 +289,7 @@ func (ms Mappings) within(m Mapping) (Mapping, bool) {
 
 // identify makes an OpenFile of h, or closes it.
 func (f *Files) identify(h Handle, m Mapping) (*OpenFile, error) {
-	file, err := f.lookup(h)
+	file, stat, err := f.lookup(h)
 	if err == nil && m.BuildID != "" && file.BuildID != m.BuildID.String() {
 		err = errBuildID
 	}
@@ -254,29 +297,32 @@ func (f *Files) identify(h Handle, m Mapping) (*OpenFile, error) {
 		h.Close()
 		return nil, err
 	}
-	return &OpenFile{File: file, Handle: h}, nil
+	return &OpenFile{File: file, Handle: h, stat: stat}, nil
 }
 
-func (f *Files) lookup(h Handle) (*File, error) {
+// lookup returns what is known of a file. Its statKey is zero if the system does
+// not say it.
+func (f *Files) lookup(h Handle) (*File, statKey, error) {
 	info, err := h.Stat()
 	if err != nil {
-		return nil, err
+		return nil, statKey{}, err
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return identify(h, info.Size())
+		file, err := identify(h, info.Size())
+		return file, statKey{}, err
 	}
 	key := statKey{uint64(st.Dev), st.Ino, st.Size, st.Mtim, st.Ctim}
 	if file := f.known[key]; file != nil {
-		return file, nil
+		return file, key, nil
 	}
 	file, err := identify(h, info.Size())
 	if err != nil {
-		return nil, err
+		return nil, statKey{}, err
 	}
 	if len(f.known) >= maxKnown {
 		clear(f.known)
 	}
 	f.known[key] = file
-	return file, nil
+	return file, key, nil
 }

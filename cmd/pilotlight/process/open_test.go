@@ -87,7 +87,7 @@ func TestFilesOpenOrder(t *testing.T) {
 			if path == "" {
 				path = "/bin/sh"
 			}
-			m, _ := newMapping(0x401000, 0x403000, 0x80, path, tc.id, 0, 0)
+			m, _ := newMapping(0x401000, 0x403000, 0x80, path, tc.id, Inode{})
 			f, err := files.Open(&Process{Key: Key{PID: shellPID, Start: shellStart}}, m)
 			known, knownErr := m.File()
 			if tc.want == "" {
@@ -112,6 +112,66 @@ func TestFilesOpenOrder(t *testing.T) {
 	}
 }
 
+// TestFilesOpenRecorded: a process that is gone ran a program without a build ID.
+func TestFilesOpenRecorded(t *testing.T) {
+	const mapFiles, host = "/proc/100/map_files/401000-403000", "/bin/sh"
+	inode := Inode{Dev: 8 << 20, Number: 11, Generation: 5}
+	for _, tc := range []struct {
+		name   string
+		inode  Inode // of the process that is gone
+		path   string
+		change func(t *testing.T, file string)
+		want   bool
+	}{
+		{name: "the same", inode: inode, path: host, want: true},
+		{name: "a later file of that inode", inode: Inode{Dev: 8 << 20, Number: 11, Generation: 6}, path: host},
+		{name: "another device", inode: Inode{Dev: 9 << 20, Number: 11, Generation: 5}, path: host},
+		{name: "no generation", inode: Inode{Dev: 8 << 20, Number: 11}, path: host},
+		{name: "another path", inode: inode, path: "/bin/bash"},
+		{name: "written since", inode: inode, path: host, change: func(t *testing.T, file string) {
+			if err := os.WriteFile(file, tinyELF(elf.ELFCLASS64, le, noteOf(le, 4, "Go\x00\x00", "longer")), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "replaced since", inode: inode, path: host, change: func(t *testing.T, file string) {
+			beside := file + ".new"
+			if err := errors.Join(os.WriteFile(beside, tinyELF(elf.ELFCLASS64, le, nil), 0o644), os.Rename(beside, file)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "x")
+			if err := os.WriteFile(file, tinyELF(elf.ELFCLASS64, le, nil), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			proc := newProc()
+			proc.put(shellPID, shell())
+			files := NewFiles(proc, "/proc", &fakeHost{files: map[string]string{mapFiles: file, host: file, "/bin/bash": file}})
+			lives, _ := newMapping(0x401000, 0x403000, 0x80, host, "", inode)
+			first, err := files.Open(&Process{Key: Key{PID: shellPID, Start: shellStart}}, lives)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first.Close()
+			if tc.change != nil {
+				tc.change(t, file)
+			}
+			gone, _ := newMapping(0x401000, 0x403000, 0x80, tc.path, "", tc.inode)
+			f, err := files.Open(&Process{Key: Key{PID: shellPID + 1, Start: shellStart}}, gone)
+			if tc.want != (err == nil) {
+				t.Fatalf("opened with %v", err)
+			}
+			if err == nil {
+				f.Close()
+				if f.File != first.File {
+					t.Errorf("%+v, not the file of the first process", f.File)
+				}
+			}
+		})
+	}
+}
+
 // TestFilesOpenSplitMapping: the VMA has shrunk since its record.
 func TestFilesOpenSplitMapping(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
@@ -121,7 +181,7 @@ func TestFilesOpenSplitMapping(t *testing.T) {
 	proc := newProc()
 	proc.put(shellPID, shell())
 	files := NewFiles(proc, "/proc", &fakeHost{files: map[string]string{"/proc/100/map_files/401000-403000": path}})
-	m, _ := newMapping(0x401000, 0x409000, 0, "/bin/sh", "", 0, 0)
+	m, _ := newMapping(0x401000, 0x409000, 0, "/bin/sh", "", Inode{})
 	f, err := files.Open(&Process{Key: Key{PID: shellPID, Start: shellStart}}, m)
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +201,7 @@ func TestFilesReadOnceUntilChanged(t *testing.T) {
 	proc.put(shellPID, shell())
 	files := NewFiles(proc, "/proc", &fakeHost{files: map[string]string{"/proc/100/map_files/401000-403000": path}})
 	open := func() *File {
-		m, _ := newMapping(0x401000, 0x403000, 0, "/bin/sh", "", 0, 0)
+		m, _ := newMapping(0x401000, 0x403000, 0, "/bin/sh", "", Inode{})
 		f, err := files.Open(&Process{Key: Key{PID: shellPID, Start: shellStart}}, m)
 		if err != nil {
 			t.Fatal(err)
@@ -160,7 +220,7 @@ func TestFilesReadOnceUntilChanged(t *testing.T) {
 }
 
 func TestFilesOpenNoFile(t *testing.T) {
-	m, _ := newMapping(0x401000, 0x403000, 0, "[vdso]", "", 0, 0)
+	m, _ := newMapping(0x401000, 0x403000, 0, "[vdso]", "", Inode{})
 	if _, err := NewFiles(newProc(), "/proc", &fakeHost{}).Open(&Process{}, m); !errors.Is(err, ErrNoFile) {
 		t.Errorf("error %v", err)
 	}
@@ -277,7 +337,7 @@ func TestFilesRealProcess(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	gone, _ := newMapping(exe.Start, exe.End, exe.Offset, path, BuildID(mustDecode(t, want.BuildID)), 0, 0)
+	gone, _ := newMapping(exe.Start, exe.End, exe.Offset, path, BuildID(mustDecode(t, want.BuildID)), Inode{})
 	if f, err = files.Open(p, gone); err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func TestOpenPerfMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	dumping := *p
-	dumping.Mappings = Mappings{{Object: newObject("/bin/jit-less", "", 0, 0)}, {Object: newObject(dump, "", 0, 0)}}
+	dumping.Mappings = Mappings{{Object: newObject("/bin/jit-less", "", Inode{})}, {Object: newObject(dump, "", Inode{})}}
 	f, err = OpenPerfMap(proc, "/proc", &dumping)
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestParseStatus(t *testing.T) {
 }
 
 func TestFramePointersOfJIT(t *testing.T) {
-	jvm := Mappings{{Object: newObject("/usr/lib/jvm/lib/server/libjvm.so", "", 0, 0)}}
+	jvm := Mappings{{Object: newObject("/usr/lib/jvm/lib/server/libjvm.so", "", Inode{})}}
 	for _, tt := range []struct {
 		p    Process
 		want bool

@@ -82,8 +82,8 @@ func TestRead(t *testing.T) {
 		Exe: "/opt/my app/bin", Cmdline: []string{"bin", "-x"},
 		Cgroup: Cgroup{Path: "/system.slice/web.service", Unit: "web.service"},
 		Mappings: Mappings{
-			{0x401000, 0x403000, 0x1000, &Object{Path: "/opt/my app/bin", Deleted: true, Dev: 8<<20 | 1, Inode: 11}},
-			{0x7f0000000000, 0x7f0000001000, 0x2000, &Object{Path: "/lib/a\nb", Dev: 0x10, Inode: 12}},
+			{0x401000, 0x403000, 0x1000, &Object{Path: "/opt/my app/bin", Deleted: true, Inode: Inode{Dev: 8<<20 | 1, Number: 11}}},
+			{0x7f0000000000, 0x7f0000001000, 0x2000, &Object{Path: "/lib/a\nb", Inode: Inode{Dev: 0x10, Number: 12}}},
 		},
 	}
 	if !reflect.DeepEqual(p, want) {

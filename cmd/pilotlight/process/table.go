@@ -272,7 +272,7 @@ type Record struct {
 	Start, End, Offset uint64
 	Path               string // as the kernel gives it
 	BuildID            []byte // copied; nil if the record has none
-	Dev, Inode         uint64 // 0 if the record has the build ID in their place
+	Inode              Inode  // zero if the record has the build ID in its place
 }
 
 // Mmap tells a new executable mapping of pid.
@@ -281,7 +281,7 @@ func (t *Table) Mmap(time uint64, pid uint32, r Record) {
 	if e == nil {
 		return
 	}
-	m, ok := newMapping(r.Start, r.End, r.Offset, r.Path, BuildID(r.BuildID), r.Dev, r.Inode)
+	m, ok := newMapping(r.Start, r.End, r.Offset, r.Path, BuildID(r.BuildID), r.Inode)
 	if !ok {
 		t.stats.RefusedMappings++
 		return
