@@ -30,10 +30,21 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+func storeArgs(data, listen string, more ...string) []string {
+	return append([]string{"server", "--data", data, "--listen", listen}, more...)
+}
+
+// agentArgs has the agent log the profiles that it has handed over.
+func agentArgs(data, server string, more ...string) []string {
+	return append([]string{
+		"agent", "--server", server, "--data", data, "--listen", "127.0.0.1:0", "--log-level", "debug", "--frequency", "99", "--off-file", filepath.Join(filepath.Dir(data), "off"),
+	}, more...)
+}
+
 // startStore starts a `server`.
 func startStore(t *testing.T, data, listen string, more ...string) *server {
 	t.Helper()
-	cmd, err := pilotlight(context.Background(), append([]string{"server", "--data", data, "--listen", listen}, more...)...)
+	cmd, err := pilotlight(context.Background(), storeArgs(data, listen, more...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,12 +57,10 @@ func startStore(t *testing.T, data, listen string, more ...string) *server {
 	return s
 }
 
-// startAgent starts an `agent`. Its log has the profiles that it has handed over.
+// startAgent starts an `agent`.
 func startAgent(t *testing.T, data, server string, more ...string) *server {
 	t.Helper()
-	cmd, err := pilotlight(context.Background(), append([]string{
-		"agent", "--server", server, "--data", data, "--listen", "127.0.0.1:0", "--log-level", "debug", "--frequency", "99", "--off-file", filepath.Join(filepath.Dir(data), "off"),
-	}, more...)...)
+	cmd, err := pilotlight(context.Background(), agentArgs(data, server, more...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

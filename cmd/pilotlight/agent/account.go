@@ -152,7 +152,11 @@ func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
 	if o.Registerer == nil {
 		return a, nil
 	}
-	for _, c := range []prometheus.Collector{a, a.unopened, a.lost} {
+	// The half that answers /metrics says its own by go_goroutines.
+	goroutines := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pilotlight_agent_goroutines", Help: "Goroutines of the half that samples.",
+	}, func() float64 { return float64(runtime.NumGoroutine()) })
+	for _, c := range []prometheus.Collector{a, a.unopened, a.lost, goroutines} {
 		if err := o.Registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

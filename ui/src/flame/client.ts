@@ -1,6 +1,8 @@
 // The page's end of the worker.
 
 import { RequestError } from "../api";
+import type { Top } from "../wire";
+import { unpackTop } from "./top";
 import type { Scale } from "./tree";
 import type { Graph, Local, Request, Response, Split } from "./worker";
 
@@ -86,7 +88,14 @@ export async function loadGraph(url: string, scale: Scale, signal: AbortSignal):
 /** Reads a file of this machine; `type` is the index of a sample type, -1 for the file's own choice. Rejects with RequestError. */
 export async function openFile(file: Blob, type: number, signal: AbortSignal): Promise<Local> {
   const r = await load({ kind: "open", file, type }, signal);
-  if ("local" in r) return r.local;
+  if ("local" in r) return { ...r.local, top: unpackTop(r.local.top) };
+  throw unexpected();
+}
+
+/** Fetches the table of functions. Rejects with RequestError. */
+export async function loadTop(url: string, signal: AbortSignal): Promise<Top> {
+  const r = await load({ kind: "top", url }, signal);
+  if ("top" in r) return unpackTop(r.top);
   throw unexpected();
 }
 

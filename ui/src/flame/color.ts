@@ -1,8 +1,6 @@
 // Colours: a stable hue per binary (or package), so that the same code has the same colour today, tomorrow,
 // and in both themes' graphs. Pure.
 
-import type { Tree } from "./tree";
-
 export type ColorMode = "binary" | "package";
 
 /** Degrees in OKLCH. The kernel's hue has a gap around it that no other binary falls into. */
@@ -39,14 +37,22 @@ export function hash(text: string): number {
   return (h ^ (h >>> 13)) >>> 0;
 }
 
+const anonymous = "(anonymous namespace)::";
+
 /** The package, namespace or module part of a function name; "" if it has none. */
 export function packageOf(name: string): string {
-  const plain = name.replace(/^\(anonymous namespace\)::/, "").split(/[(<[{ ]/, 1)[0]!;
-  const slash = plain.lastIndexOf("/");
-  const colons = plain.lastIndexOf("::");
-  if (colons > 0) return plain.slice(0, plain.indexOf("::"));
-  const dot = plain.indexOf(".", slash + 1);
-  return dot > 0 ? plain.slice(0, dot) : "";
+  // By hand: there may be a hundred thousand names.
+  const begin = name.startsWith(anonymous) ? anonymous.length : 0;
+  let colons = -1;
+  let dot = -1; // the first behind the last slash
+  for (let i = begin; i < name.length; i++) {
+    const c = name[i]!;
+    if (c === "(" || c === "<" || c === "[" || c === "{" || c === " ") break;
+    if (c === "/") dot = -1;
+    else if (c === "." && dot < 0) dot = i;
+    else if (c === ":" && colons < 0 && name[i + 1] === ":") colons = i;
+  }
+  return name.slice(begin, Math.max(begin, colons >= 0 ? colons : dot));
 }
 
 export function isKernel(binary: string): boolean {
@@ -59,22 +65,21 @@ export function isTruncated(name: string): boolean {
 
 /** `libfoo.so+0x1234` and `[jit]`: code without a symbol. */
 export function isUnnamed(name: string): boolean {
-  return name === "[jit]" || /^\S*\+0x[0-9a-f]+$/.test(name);
+  return name === "[jit]" || (name.includes("+0x") && /^\S*\+0x[0-9a-f]+$/.test(name));
 }
 
-/** A palette index for each name of a tree. */
-export function colorNames(t: Tree, mode: ColorMode): Uint8Array {
-  const out = new Uint8Array(t.names.length);
-  for (let i = 0; i < out.length; i++) out[i] = colorOf(t.names[i]!, t.binaries[t.binaryOf[i]!]!, mode);
-  return out;
+/** A palette index for each name. */
+export function colorNames(names: readonly string[], binaryOf: Uint32Array, binaries: readonly string[]): Record<ColorMode, Uint8Array> {
+  const colors = (mode: ColorMode) => Uint8Array.from(names, (name, i) => colorOf(name, binaries[binaryOf[i]!]!, mode));
+  return { binary: colors("binary"), package: colors("package") };
 }
 
 export function colorOf(name: string, binary: string, mode: ColorMode): number {
   if (name === "total" && binary === "") return rootColor;
   if (isTruncated(name)) return truncatedColor;
-  const pkg = packageOf(name);
   if (isKernel(binary)) return kernelBase + (hash(name) % shades);
   if (isUnnamed(name)) return unnamedColor;
+  const pkg = packageOf(name);
   const key = mode === "package" && pkg !== "" ? pkg : binary;
   const shade = mode === "package" ? name : pkg || name;
   return (hash(key) % hues.length) * shades + (hash(shade) % shades);

@@ -11,8 +11,10 @@ export interface Scene {
   whole: number;
   /** Functions of the rows above the tree's root. */
   above: readonly { name: string; color: number }[];
-  /** The palette's entry for a node. */
-  color: (node: number) => number;
+  /** The palette's entry for each name; */
+  colors: Uint8Array;
+  /** of a diff, the one for each node. */
+  change: ((node: number) => number) | null;
   /** Per name, or null without a search. */
   matched: Uint8Array | null;
   /** Per name: those that are outlined wherever they occur. */
@@ -29,10 +31,14 @@ const minLabel = 24;
 /** Frames that are wider have a hairline of background behind them. */
 const touching = 3;
 
+/** Fills beyond the palette's own. */
+const prunedFill = (palette: Palette) => palette.fill.length;
+const fadedFill = (palette: Palette) => palette.fill.length + 1;
+
 export class Painter {
   private readonly hatches = new Map<string, CanvasPattern>();
-  private order = new Uint32Array(0);
-  private keys = new Uint16Array(0);
+  private wide = new Uint32Array(0);
+  private fills = new Uint16Array(0);
   private readonly widths = new Map<string, number>();
   private image: ImageData | null = null;
   private colors: { of: Palette; rgba: Uint32Array } | null = null;
@@ -63,81 +69,99 @@ export class Painter {
       c.canvas.width = width;
       c.canvas.height = height;
     }
-    const { view, tree } = scene;
-    const h = view.rowHeight;
+    const h = scene.view.rowHeight;
     c.setTransform(dpr, 0, 0, dpr, 0, 0);
+    const wide = this.slivers(scene, rects, palette, dpr);
     // Fills, batched by colour: a counting sort, then one fillStyle per colour.
-    const hatched = palette.fill.length;
-    const faded = hatched + 1;
-    const starts = new Uint32Array(faded + 3);
-    const key = (i: number): number => {
-      const kind = rects.kind[i]!;
-      if (kind === Kind.Pruned) return hatched;
-      if (kind === Kind.Above) return scene.above[rects.node[i]!]!.color;
-      const name = tree.name[rects.node[i]!]!;
-      if (scene.matched && !scene.matched[name]) return faded;
-      return scene.color(rects.node[i]!);
-    };
-    if (this.order.length < rects.count) {
-      this.order = new Uint32Array(rects.count * 2);
-      this.keys = new Uint16Array(rects.count * 2);
-    }
-    for (let i = 0; i < rects.count; i++) starts[(this.keys[i] = key(i)) + 1]!++;
+    const { fills } = this;
+    const starts = new Uint32Array(fadedFill(palette) + 2);
+    for (let w = 0; w < wide.length; w++) starts[fills[w]! + 1]!++;
     for (let k = 1; k < starts.length; k++) starts[k] = starts[k]! + starts[k - 1]!;
+    const order = new Uint32Array(wide.length);
     const at = starts.slice();
-    for (let i = 0; i < rects.count; i++) this.order[at[this.keys[i]!]!++] = i;
-
-    this.slivers(rects, palette, h, dpr);
-    for (let k = 0; k <= faded; k++) {
+    for (let w = 0; w < wide.length; w++) order[at[fills[w]!]!++] = wide[w]!;
+    for (let k = 0; k < starts.length - 1; k++) {
       if (starts[k] === starts[k + 1]) continue;
-      if (k === hatched) c.fillStyle = this.hatch(palette, palette.hatchGround, dpr);
-      else if (k === truncatedColor) c.fillStyle = this.hatch(palette, palette.fill[k]!, dpr);
-      else c.fillStyle = k === faded ? palette.faded : palette.fill[k]!;
+      c.fillStyle = this.style(k, palette, dpr);
       for (let o = starts[k]!; o < starts[k + 1]!; o++) {
-        const i = this.order[o]!;
-        const width = rects.width[i]!;
-        if (width > touching) c.fillRect(rects.x[i]!, rects.y[i]!, width - 1, h - 1);
+        const i = order[o]!;
+        c.fillRect(rects.x[i]!, rects.y[i]!, rects.width[i]! - 1, h - 1);
       }
     }
 
     // Frames above the focus are context: veil them.
     c.fillStyle = palette.background;
     c.globalAlpha = 0.45;
-    for (let i = 0; i < rects.count; i++) {
+    for (const i of wide) {
       if (rects.kind[i] === Kind.Ancestor || rects.kind[i] === Kind.Above) c.fillRect(rects.x[i]!, rects.y[i]!, rects.width[i]!, h - 1);
     }
     c.globalAlpha = 1;
 
     c.font = font;
     c.textBaseline = "middle";
-    for (let i = 0; i < rects.count; i++) {
+    for (const i of wide) {
       if (rects.width[i]! < minLabel || rects.kind[i] === Kind.Run) continue;
       this.label(scene, rects, i, palette);
     }
   }
 
   /**
-   * The background, and the frames that are a few pixels wide. There are tens of thousands of them in a large graph, and
-   * a call of the canvas for each costs ten times what it does to set their pixels.
+   * Paints the background and the frames that are a few pixels wide. There are tens of thousands of them in a large graph,
+   * and a call of the canvas for each costs ten times what it does to set their pixels. The lines of a row are all alike:
+   * one is made, and copied. Returns the others, and has their fills in this.fills.
    */
-  private slivers(rects: Rects, palette: Palette, h: number, dpr: number): void {
+  private slivers(scene: Scene, rects: Rects, palette: Palette, dpr: number): Uint32Array {
     const { c } = this;
     const { width, height } = c.canvas;
     if (this.image?.width !== width || this.image.height !== height) this.image = c.createImageData(width, height);
+    if (this.wide.length < rects.count) {
+      this.wide = new Uint32Array(rects.count * 2);
+      this.fills = new Uint16Array(rects.count * 2);
+    }
+    const { wide, fills } = this;
+    const { above, matched, change, colors } = scene;
+    const { name } = scene.tree;
+    const { x, y, width: widths, node: nodes, kind: kinds, count } = rects;
     const pixels = new Uint32Array(this.image.data.buffer);
     const rgba = this.rgba(palette);
-    pixels.fill(rgba[rgba.length - 1]!);
-    for (let i = 0; i < rects.count; i++) {
-      if (rects.width[i]! > touching) continue;
-      const color = rgba[this.keys[i]!]!;
-      const left = Math.round(rects.x[i]! * dpr);
-      const right = Math.min(width, Math.max(left + 1, Math.round((rects.x[i]! + rects.width[i]!) * dpr)));
-      const bottom = Math.min(height, Math.round((rects.y[i]! + h - 1) * dpr));
-      for (let y = Math.max(0, Math.round(rects.y[i]! * dpr)); y < bottom; y++) {
-        for (let x = left; x < right; x++) pixels[y * width + x] = color;
+    const background = rgba[rgba.length - 1]!;
+    pixels.fill(background);
+    const line = new Uint32Array(width);
+    let n = 0;
+    for (let i = 0; i < count; ) {
+      const top = y[i]!;
+      line.fill(background);
+      for (; i < count && y[i] === top; i++) {
+        const node = nodes[i]!;
+        const kind = kinds[i]!;
+        let fill: number;
+        if (kind === Kind.Pruned) fill = prunedFill(palette);
+        else if (kind === Kind.Above) fill = above[node]!.color;
+        else if (matched && !matched[name[node]!]) fill = fadedFill(palette);
+        else fill = change ? change(node) : colors[name[node]!]!;
+        if (widths[i]! > touching) {
+          fills[n] = fill;
+          wide[n++] = i;
+          continue;
+        }
+        const color = rgba[fill]!;
+        let at = Math.round(x[i]! * dpr);
+        const right = Math.round((x[i]! + widths[i]!) * dpr);
+        do line[at] = color;
+        while (++at < right); // what is beyond the last pixel is ignored
       }
+      const bottom = Math.min(height, Math.round((top + scene.view.rowHeight - 1) * dpr));
+      for (let at = Math.max(0, Math.round(top * dpr)); at < bottom; at++) pixels.set(line, at * width);
     }
     c.putImageData(this.image, 0, 0);
+    return wide.subarray(0, n);
+  }
+
+  /** What fills an entry of the palette, or one of the two beyond it. */
+  private style(fill: number, palette: Palette, dpr: number): CanvasPattern | string {
+    if (fill === prunedFill(palette)) return this.hatch(palette, palette.hatchGround, dpr);
+    if (fill === fadedFill(palette)) return palette.faded;
+    return fill === truncatedColor ? this.hatch(palette, palette.fill[fill]!, dpr) : palette.fill[fill]!;
   }
 
   /** The palette as pixels: its fills, what stands for the hatched and the faded ones, and at the end the background. */

@@ -2,7 +2,7 @@
 // visible and not on the nodes: each row is entered by binary search, and a run of nodes thinner than a pixel
 // becomes one rectangle and is skipped by another search.
 
-import { prunedStart, type Tree } from "./tree";
+import type { Rows, Tree } from "./tree";
 
 export const Kind = {
   /** A node. */
@@ -61,13 +61,17 @@ export function newRects(capacity = 1024): Rects {
   };
 }
 
+/** Makes room for so many more. */
+function reserve(r: Rects, more: number): void {
+  if (r.count + more <= r.x.length) return;
+  const grown = newRects(2 * (r.count + more));
+  for (const column of ["x", "y", "width", "node", "kind"] as const) grown[column].set(r[column]);
+  Object.assign(r, grown, { count: r.count });
+}
+
 function push(r: Rects, x: number, y: number, width: number, node: number, kind: number): void {
+  reserve(r, 1);
   const i = r.count++;
-  if (i >= r.x.length) {
-    const grown = newRects(r.x.length * 2);
-    for (const column of ["x", "y", "width", "node", "kind"] as const) grown[column].set(r[column]);
-    Object.assign(r, grown, { count: i + 1 });
-  }
   r.x[i] = x;
   r.y[i] = y;
   r.width[i] = width;
@@ -85,25 +89,25 @@ export function rowCount(t: Tree, v: Pick<View, "focus" | "above">): number {
   return v.above + deepest + 1;
 }
 
-/** The first index in rows[lo, hi) whose node ends after `x` on the value axis. */
-function firstEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, endOf: (node: number) => number): number {
+/** The first index in [lo, hi) of what ends after `x`. */
+function firstEndingAfter(to: Float64Array, lo: number, hi: number, x: number): number {
   while (lo < hi) {
     const mid = (lo + hi) >>> 1;
-    if (endOf(rows[mid]!) > x) hi = mid;
+    if (to[mid]! > x) hi = mid;
     else lo = mid + 1;
   }
   return lo;
 }
 
 /** The same, for an answer that is near `lo`: doubling steps stay in the cache where halves of a long row would not. */
-function nextEndingAfter(rows: Uint32Array, lo: number, hi: number, x: number, endOf: (node: number) => number): number {
+function nextEndingAfter(to: Float64Array, lo: number, hi: number, x: number): number {
   let step = 1;
   let from = lo;
-  while (from + step < hi && endOf(rows[from + step - 1]!) <= x) {
+  while (from + step < hi && to[from + step - 1]! <= x) {
     from += step;
     step *= 2;
   }
-  return firstEndingAfter(rows, from, Math.min(hi, from + step), x, endOf);
+  return firstEndingAfter(to, from, Math.min(hi, from + step), x);
 }
 
 /** Fills `out` with what is visible and returns it. */
@@ -116,8 +120,6 @@ export function layout(t: Tree, v: View, out: Rects): Rects {
   const ancestors: number[] = [];
   for (let i = v.focus; i >= 0; i = t.parent[i]!) ancestors[t.depth[i]!] = i;
 
-  const nodeEnd = (i: number) => t.start[i]! + t.weight[i]!;
-  const prunedEnd = (i: number) => nodeEnd(i) - t.selfWeight[i]!;
   const first = Math.max(0, Math.floor(v.scrollTop / v.rowHeight));
   const last = Math.min(v.rows - 1, Math.ceil((v.scrollTop + v.height) / v.rowHeight) - 1);
   for (let k = first; k <= last; k++) {
@@ -134,32 +136,38 @@ export function layout(t: Tree, v: View, out: Rects): Rects {
       continue;
     }
     if (scale === 0) continue;
-    layoutRow(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, (i) => t.start[i]!, nodeEnd, Kind.Node);
-    layoutRow(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, (i) => prunedStart(t, i), prunedEnd, Kind.Pruned);
-
-    function layoutRow(rows: Uint32Array, lo: number, hi: number, startOf: (i: number) => number, endOf: (i: number) => number, kind: number) {
-      let k = firstEndingAfter(rows, lo, hi, left, endOf);
-      while (k < hi) {
-        const node = rows[k]!;
-        const start = startOf(node);
-        if (start >= right) return;
-        const x = (start - left) * scale;
-        const width = (endOf(node) - start) * scale;
-        if (width >= thin) {
-          push(out, x, y, width, node, kind);
-          k++;
-          continue;
-        }
-        // A run: all that ends within the next pixel.
-        const limit = start + thin / scale;
-        const after = Math.max(k + 1, nextEndingAfter(rows, k + 1, hi, limit, endOf));
-        const runEnd = Math.min(right, endOf(rows[after - 1]!));
-        push(out, x, y, Math.max((runEnd - start) * scale, thin / 2), node, after === k + 1 ? kind : kind === Kind.Node ? Kind.Run : kind);
-        k = after;
-      }
-    }
+    layoutRow(t.rows, d, Kind.Node, y, left, right, scale, out);
+    layoutRow(t.prunedRows, d, Kind.Pruned, y, left, right, scale, out);
   }
   return out;
+}
+
+/** Fills `out` with what [left, right) of the axis shows of the row of depth d. */
+function layoutRow(rows: Rows, d: number, kind: number, y: number, left: number, right: number, scale: number, out: Rects): void {
+  const { from, to } = rows;
+  const end = rows.begin[d + 1]!;
+  let k = firstEndingAfter(to, rows.begin[d]!, end, left);
+  // Two neighbours are never within one pixel: they would have run together.
+  reserve(out, Math.min(end - k, 2 * Math.ceil((right - left) * scale / thin) + 2));
+  let i = out.count;
+  while (k < end && from[k]! < right) {
+    const start = from[k]!;
+    let width = (to[k]! - start) * scale;
+    let after = k + 1;
+    if (width < thin) {
+      // A run: all that ends within the next pixel.
+      after = nextEndingAfter(to, after, end, start + thin / scale);
+      width = Math.max((Math.min(right, to[after - 1]!) - start) * scale, thin / 2);
+    }
+    out.x[i] = (start - left) * scale;
+    out.y[i] = y;
+    out.width[i] = width;
+    out.node[i] = rows.node[k]!;
+    out.kind[i] = kind === Kind.Node && after > k + 1 ? Kind.Run : kind;
+    i++;
+    k = after;
+  }
+  out.count = i;
 }
 
 export interface Hit {
@@ -181,10 +189,15 @@ export function hit(t: Tree, v: View, x: number, y: number): Hit | null {
   }
   if (d > t.maxDepth + 1) return null;
   const at = t.start[v.focus]! + (x / v.width) * t.weight[v.focus]!;
-  const nodeEnd = (i: number) => t.start[i]! + t.weight[i]!;
-  const k = firstEndingAfter(t.rows, t.rowStart[d]!, t.rowStart[d + 1]!, at, nodeEnd);
-  if (k < t.rowStart[d + 1]! && t.start[t.rows[k]!]! <= at) return { node: t.rows[k]!, kind: Kind.Node };
-  const p = firstEndingAfter(t.prunedRows, t.prunedRowStart[d]!, t.prunedRowStart[d + 1]!, at, (i) => nodeEnd(i) - t.selfWeight[i]!);
-  if (p < t.prunedRowStart[d + 1]! && prunedStart(t, t.prunedRows[p]!) <= at) return { node: t.prunedRows[p]!, kind: Kind.Pruned };
-  return null;
+  const found = nodeAt(t.rows, d, at);
+  if (found >= 0) return { node: found, kind: Kind.Node };
+  const parent = nodeAt(t.prunedRows, d, at);
+  return parent >= 0 ? { node: parent, kind: Kind.Pruned } : null;
+}
+
+/** The node that covers a point of the axis in the row of depth d; -1 for none. */
+function nodeAt(rows: Rows, d: number, x: number): number {
+  const end = rows.begin[d + 1]!;
+  const k = firstEndingAfter(rows.to, rows.begin[d]!, end, x);
+  return k < end && rows.from[k]! <= x ? rows.node[k]! : -1;
 }

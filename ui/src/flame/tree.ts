@@ -1,12 +1,21 @@
 // A call tree as typed-array columns, decoded from the wire and indexed for drawing. Pure: runs in the worker.
 
 import type { FlameGraph } from "../wire";
+import { colorNames, type ColorMode } from "./color";
 
 /** One of the two things that a diff compares. */
 export interface Side {
   self: Float64Array;
   total: Float64Array;
   prunedValue: Float64Array;
+}
+
+/** What is drawn on each row, in drawing order: of depth d, entries begin[d] to begin[d + 1] - 1. Each covers [from, to) of the axis. */
+export interface Rows {
+  begin: Uint32Array;
+  node: Uint32Array;
+  from: Float64Array;
+  to: Float64Array;
 }
 
 /**
@@ -22,6 +31,8 @@ export interface Tree {
   /** Per name: index into binaries. */
   binaryOf: Uint32Array;
   binaries: string[];
+  /** Per name: index into the palette. */
+  colors: Record<ColorMode, Uint8Array>;
 
   depth: Uint16Array;
   name: Uint32Array;
@@ -32,8 +43,6 @@ export interface Tree {
   /** A value of B times this compares with one of A. */
   scaleB: number;
   weight: Float64Array;
-  selfWeight: Float64Array;
-  prunedWeight: Float64Array;
   start: Float64Array;
   /** -1 for the root. */
   parent: Int32Array;
@@ -41,12 +50,9 @@ export interface Tree {
   prunedCount: Uint32Array;
   prunedValue: Float64Array;
 
-  /** The nodes of depth d in drawing order: rows[rowStart[d]] to rows[rowStart[d + 1] - 1]. */
-  rowStart: Uint32Array;
-  rows: Uint32Array;
-  /** The same for parents of pruned children, by the depth of those children. */
-  prunedRowStart: Uint32Array;
-  prunedRows: Uint32Array;
+  rows: Rows;
+  /** Parents of pruned children, by the depth of those children. */
+  prunedRows: Rows;
 }
 
 /** Depths are held in 16 bits; the store keeps stacks of at most 8,192 frames. */
@@ -122,41 +128,42 @@ export function decode(g: FlameGraph<ArrayLike<number>>, scale: Scale = 1): Tree
     next[p] = next[p]! + weight[i]!;
   }
 
-  // A pruned child may lie one row below the deepest node.
-  const rowStart = new Uint32Array(maxDepth + 3);
-  const prunedRowStart = new Uint32Array(maxDepth + 3);
-  let pruned = 0;
-  for (let i = 0; i < n; i++) {
-    rowStart[depth[i]! + 1]!++;
-    if (prunedCount[i]! > 0) {
-      prunedRowStart[depth[i]! + 2]!++;
-      pruned++;
-    }
-  }
-  for (let d = 1; d < rowStart.length; d++) {
-    rowStart[d] = rowStart[d]! + rowStart[d - 1]!;
-    prunedRowStart[d] = prunedRowStart[d]! + prunedRowStart[d - 1]!;
-  }
-  const rows = new Uint32Array(n);
-  const prunedRows = new Uint32Array(pruned);
-  const at = rowStart.slice();
-  const prunedAt = prunedRowStart.slice();
-  for (let i = 0; i < n; i++) {
-    rows[at[depth[i]!]!++] = i;
-    if (prunedCount[i]! > 0) prunedRows[prunedAt[depth[i]! + 1]!++] = i;
-  }
-
+  const prunedEnd = (i: number) => start[i]! + weight[i]! - selfWeight[i]!;
   return {
-    unit: g.unit, count: n, maxDepth, names: g.names, binaryOf, binaries: g.file_names,
-    depth, name, self, total, b, scaleB, weight, selfWeight, prunedWeight, start, parent, end, prunedCount, prunedValue,
-    rowStart, rows, prunedRowStart, prunedRows,
+    unit: g.unit, count: n, maxDepth, names: g.names, binaryOf, binaries: g.file_names, colors: colorNames(g.names, binaryOf, g.file_names),
+    depth, name, self, total, b, scaleB, weight, start, parent, end, prunedCount, prunedValue,
+    rows: byRow(depth, maxDepth, 0, () => true, (i) => start[i]!, (i) => start[i]! + weight[i]!),
+    prunedRows: byRow(depth, maxDepth, 1, (i) => prunedCount[i]! > 0, (i) => prunedEnd(i) - prunedWeight[i]!, prunedEnd),
   };
+}
+
+/** Sorts nodes into the rows that lie so far below theirs. */
+function byRow(depth: Uint16Array, maxDepth: number, below: number, has: (i: number) => boolean, from: (i: number) => number, to: (i: number) => number): Rows {
+  // A pruned child may lie one row below the deepest node.
+  const begin = new Uint32Array(maxDepth + 3);
+  let count = 0;
+  for (let i = 0; i < depth.length; i++) {
+    if (!has(i)) continue;
+    begin[depth[i]! + below + 1]!++;
+    count++;
+  }
+  for (let d = 1; d < begin.length; d++) begin[d] = begin[d]! + begin[d - 1]!;
+  const rows: Rows = { begin, node: new Uint32Array(count), from: new Float64Array(count), to: new Float64Array(count) };
+  const next = begin.slice();
+  for (let i = 0; i < depth.length; i++) {
+    if (!has(i)) continue;
+    const k = next[depth[i]! + below]!++;
+    rows.node[k] = i;
+    rows.from[k] = from(i);
+    rows.to[k] = to(i);
+  }
+  return rows;
 }
 
 /** The buffers to hand over when a tree is posted from the worker to the page. */
 export function buffers(t: Tree): ArrayBuffer[] {
-  const columns = [t.binaryOf, t.depth, t.name, t.self, t.total, t.weight, t.selfWeight, t.prunedWeight, t.start, t.parent, t.end, t.prunedCount, t.prunedValue,
-    t.rowStart, t.rows, t.prunedRowStart, t.prunedRows, ...(t.b ? [t.b.self, t.b.total, t.b.prunedValue] : [])];
+  const columns = [t.binaryOf, ...Object.values(t.colors), t.depth, t.name, t.self, t.total, t.weight, t.start, t.parent, t.end, t.prunedCount, t.prunedValue,
+    ...Object.values(t.rows), ...Object.values(t.prunedRows), ...(t.b ? Object.values(t.b) : [])];
   return [...new Set(columns.map((a) => a.buffer as ArrayBuffer))];
 }
 
@@ -174,11 +181,6 @@ function sumUp(parent: Int32Array, self: Float64Array, pruned: Float64Array): Fl
 /** How A differs from B at a node, in A's unit: above zero where A has more. */
 export function delta(t: Tree, node: number): number {
   return t.b ? t.total[node]! - t.b.total[node]! * t.scaleB : 0;
-}
-
-/** Where the pruned children of a node start on the axis. */
-export function prunedStart(t: Tree, node: number): number {
-  return t.start[node]! + t.weight[node]! - t.selfWeight[node]! - t.prunedWeight[node]!;
 }
 
 export function firstChild(t: Tree, node: number): number {

@@ -1,7 +1,7 @@
 // FlameView: a flame graph on a canvas. Framework-free; owns the canvas, the pointer and the scroll position,
 // and reports what the user did. State that is worth a URL comes in through its setters.
 
-import { changeColor, colorNames, colorOf, palette, type ColorMode } from "./color";
+import { changeColor, colorOf, palette, type ColorMode } from "./color";
 import { Painter, type Scene } from "./draw";
 import { flip, hit, Kind, layout, newRects, rowCount, type Hit, type View } from "./layout";
 import { delta, type Tree } from "./tree";
@@ -90,7 +90,8 @@ export class FlameView {
       view: this.view,
       whole,
       above: [],
-      color: () => 0,
+      colors: tree.colors[this.colorMode],
+      change: tree.b && ((node) => changeColor(delta(tree, node) / Math.max(tree.total[node]!, tree.b!.total[node]! * tree.scaleB))),
       matched: null,
       selected: new Set(),
       hovered: -1,
@@ -163,11 +164,7 @@ export class FlameView {
 
   private recolor(): void {
     if (!this.scene) return;
-    const { tree } = this.scene;
-    const colors = colorNames(tree, this.colorMode);
-    this.scene.color = tree.b
-      ? (node) => changeColor(delta(tree, node) / Math.max(tree.total[node]!, tree.b!.total[node]! * tree.scaleB))
-      : (node) => colors[tree.name[node]!]!;
+    this.scene.colors = this.scene.tree.colors[this.colorMode];
     this.scene.above = this.above.map((a) => ({ name: a.name, color: colorOf(a.name, a.binary, this.colorMode) }));
   }
 

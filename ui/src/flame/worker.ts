@@ -6,10 +6,12 @@ import type { Sandwich, Source, Top } from "../wire";
 import { columnsType, decodeColumns } from "./columns";
 import { build, readProfile, type ValueType } from "./profile";
 import { matchNames } from "./search";
+import { packTop, topBuffers, type PackedTop } from "./top";
 import { buffers, decode, type Scale, type Tree } from "./tree";
 
 export type Request =
   | { id: number; kind: "load"; url: string; scale: Scale }
+  | { id: number; kind: "top"; url: string }
   | { id: number; kind: "sandwich"; url: string }
   /** `type` is the index of a sample type; -1 for the one that the file prefers. */
   | { id: number; kind: "open"; file: Blob; type: number }
@@ -30,16 +32,17 @@ export interface Split {
 }
 
 /** What a local file holds of one of its sample types. */
-export interface Local {
+export interface Local<Table = Top> {
   tree: Tree;
-  top: Top;
+  top: Table;
   types: ValueType[];
   type: number;
 }
 
 export type Response =
-  | { id: number; local: Local }
+  | { id: number; local: Local<PackedTop> }
   | { id: number; graph: Graph }
+  | { id: number; top: PackedTop }
   | { id: number; split: Split }
   | { id: number; matched: Uint8Array }
   | { id: number; failure: Failure }
@@ -64,6 +67,12 @@ self.onmessage = (event: MessageEvent<Request>) => {
         answer({ id, graph }, buffers(graph.tree));
       });
       break;
+    case "top":
+      void load(id, async (signal) => {
+        const top = packTop(await getJson<Top>(request.url, signal));
+        answer({ id, top }, topBuffers(top));
+      });
+      break;
     case "sandwich":
       void load(id, async (signal) => {
         const { caller_graph, callee_graph, ...sandwich } = await getJson<Sandwich>(request.url, signal);
@@ -76,8 +85,8 @@ self.onmessage = (event: MessageEvent<Request>) => {
         const profile = readProfile(await inflate(request.file, signal));
         const type = request.type < 0 ? profile.preferred : request.type;
         const { graph, top } = build(profile, type);
-        const local: Local = { tree: decode(graph), top, types: profile.types, type };
-        answer({ id, local }, buffers(local.tree));
+        const local: Local<PackedTop> = { tree: decode(graph), top: packTop(top), types: profile.types, type };
+        answer({ id, local }, [...buffers(local.tree), ...topBuffers(local.top)]);
       });
       break;
     case "match":

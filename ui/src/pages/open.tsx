@@ -5,6 +5,7 @@ import type { FlameView, Shown } from "../flame/view";
 import { bytes, value } from "../format";
 import { useLoad } from "../load";
 import { change } from "../location";
+import { rowsOf } from "../parts/details";
 import { FlamePanel } from "../parts/flamepanel";
 import { Busy, Empty, ErrorNote } from "../parts/notices";
 import { SearchField, SearchShare, useMatches } from "../parts/search";
@@ -33,7 +34,7 @@ export function Open({ state, dark }: { state: State; dark: boolean }) {
     return { tree: local.tree, whole: local.tree.total[0]!, above: [], base: [], focus: found.left > 0 ? 0 : found.node };
   }, [local, state.zoom.join("\n")]);
   const { bits, error } = useMatches(local?.tree.names ?? noNames, state.search);
-  const rows = useMemo(() => new Map(local?.top.rows.map((r) => [r.function, r])), [local]);
+  const rows = useMemo(() => rowsOf(local?.top ?? null), [local]);
   return (
     <section class={over ? "work drop-here" : "work"}
       onDragOver={(e) => { e.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)}

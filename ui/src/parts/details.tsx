@@ -5,10 +5,15 @@ import { changeText } from "../flame/draw";
 import { Kind, type Hit } from "../flame/layout";
 import { delta } from "../flame/tree";
 import type { Shown } from "../flame/view";
-import type { TopRow } from "../wire";
+import type { Top, TopRow } from "../wire";
 
 /** What is known of a function beside the tree: its row of the table. */
-export type Rows = ReadonlyMap<string, TopRow>;
+export type Rows = (name: string) => TopRow | undefined;
+
+/** Looks through the table each time: one is asked of seldom, and an index of it would be made before the first picture. */
+export function rowsOf(top: Top | null): Rows {
+  return (name) => top?.rows.find((r) => r.function === name);
+}
 
 export function Details({ shown, hit, rows }: { shown: Shown; hit: Hit; rows: Rows }) {
   const { tree, whole, focus } = shown;
@@ -39,7 +44,7 @@ export function Details({ shown, hit, rows }: { shown: Shown; hit: Hit; rows: Ro
   }
   const total = tree.total[node]!;
   const parent = tree.parent[node]!;
-  const row = rows.get(name);
+  const row = rows(name);
   const binary = tree.binaries[tree.binaryOf[tree.name[node]!]!]!;
   return (
     <div class="details" data-testid="details">

@@ -71,7 +71,7 @@ export function SearchField({ search, error, what = "functions" }: { search: str
 export function SearchShare({ shown, bits }: { shown: Shown; bits: Uint8Array | null }) {
   const { tree, focus } = shown;
   const share = useMemo(() => (bits ? matchedShare(tree, bits, focus) : null), [tree, bits, focus]);
-  const pruned = useMemo(() => tree.prunedRows.length > 0, [tree]);
+  const pruned = useMemo(() => tree.prunedRows.node.length > 0, [tree]);
   if (!share) return null;
   // Functions that were pruned are not searched, so the true share may be larger.
   const atLeast = pruned ? "≥ " : "";

@@ -2,8 +2,8 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { apiUrl, getJson, type Params } from "../api";
-import { loadGraph } from "../flame/client";
+import { apiUrl, type Params } from "../api";
+import { loadGraph, loadTop } from "../flame/client";
 import { isUnnamed } from "../flame/color";
 import { findPath, hasPruned, type Tree } from "../flame/tree";
 import type { FlameView } from "../flame/view";
@@ -15,7 +15,7 @@ import { change, go, href, type Page } from "../location";
 import { colors, formatPath, type State } from "../url";
 import type { Top, TopRow } from "../wire";
 import { addFilter, previousPeriod } from "./commands";
-import type { Rows } from "./details";
+import { rowsOf, type Rows } from "./details";
 import { Filters } from "./filters";
 import { FlamePanel } from "./flamepanel";
 import { typing } from "./help";
@@ -45,7 +45,7 @@ export function useProfile(state: State, what: Params | null): Profile {
     what: what ?? {},
     graphUrl,
     graph: useLoad(graphUrl, async (signal) => ({ ...(await loadGraph(graphUrl, scale, signal)), url: graphUrl })),
-    top: useLoad(topUrl, (signal) => getJson<Top>(topUrl, signal)),
+    top: useLoad(topUrl, (signal) => loadTop(topUrl, signal)),
   };
 }
 
@@ -66,7 +66,7 @@ export function Workspace({ page, state, dark, profile, now, empty }: Props) {
   const view = useRef<FlameView | null>(null);
   const [kind, setKind] = useState<Kind | null>(null);
   useKeys(page, state);
-  const rows = useMemo((): Rows => new Map(top.data?.rows.map((r) => [r.function, r])), [top.data]);
+  const rows = useMemo(() => rowsOf(top.data), [top.data]);
   const failed = [graph, top].filter((l) => l.failure);
   const cancelled = [graph, top].filter((l) => l.cancelled);
   const nothingLeft = base !== null && base.weight[0] === 0;
@@ -235,7 +235,7 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
           <SandwichView state={state} dark={dark} url={apiUrl("sandwich", { ...profile.what, function: state.name })} rows={rows} table={state.table} />
         )}
         {state.view === "source" && state.name !== "" && page === "/explore" && (
-          <SourceView name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows.get(state.name)} total={base.total[0]!} />
+          <SourceView name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows(state.name)} total={base.total[0]!} />
         )}
         {(state.view === "table" || choosing || (state.view === "source" && state.table) || (graphShown && state.table)) && table}
       </div>

@@ -197,7 +197,7 @@ export const tests = [
     const page = await open({ viewport: { width: 390, height: 844 } });
     for (const path of ["/", "/explore", "/explore?view=sandwich&name=main", "/explore?view=table", "/explore?view=source&name=main.rank", "/diff", "/targets", "/open", "/fn?name=main"]) {
       await page.goto(`${origin}${path}${path.includes("?") ? "&" : "?"}${query}`);
-      await page.locator("td, .empty").first().waitFor();
+      await page.locator("td:visible, .empty:visible").first().waitFor();
       const { scroll, client } = await page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
       assert.ok(scroll <= client, `${path} is ${scroll} px wide`);
     }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { hit, Kind, layout, newRects, rowCount, thin, type Rects, type View } from "../../src/flame/layout";
-import { decode, prunedStart, type Tree } from "../../src/flame/tree";
+import { decode, type Tree } from "../../src/flame/tree";
 import { example, random, randomGraph } from "./trees";
 
 const view = (patch: Partial<View> = {}): View => ({ focus: 0, above: 0, width: 1000, height: 2000, scrollTop: 0, rowHeight: 20, rows: 10000, flipped: false, ...patch });
@@ -99,5 +99,5 @@ test("rowCount counts pruned rows", () => {
   const t = decode(example());
   expect(rowCount(t, { focus: 0, above: 0 })).toBe(5);
   expect(rowCount(t, { focus: 4, above: 1 })).toBe(4);
-  expect(prunedStart(t, 3)).toBe(0);
+  expect([...t.prunedRows.from, ...t.prunedRows.to]).toEqual([0, 2]);
 });

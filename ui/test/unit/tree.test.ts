@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { decode, findPath, firstChild, hasPruned, nextSibling, pathOf, prunedStart, previousSibling } from "../../src/flame/tree";
+import { decode, findPath, firstChild, hasPruned, nextSibling, pathOf, previousSibling } from "../../src/flame/tree";
 import type { FlameGraph } from "../../src/wire";
 import { example, randomGraph } from "./trees";
 
@@ -10,17 +10,18 @@ describe("decode", () => {
     expect([...t.start]).toEqual([0, 0, 0, 0, 7]);
     expect([...t.parent]).toEqual([-1, 0, 1, 2, 1]);
     expect([...t.end]).toEqual([5, 5, 4, 4, 5]);
-    expect(prunedStart(t, 3)).toBe(0);
-    expect([...t.rows]).toEqual([0, 1, 2, 4, 3]);
-    expect([...t.prunedRows]).toEqual([3]);
-    expect(t.prunedRowStart[4]).toBe(0);
-    expect(t.prunedRowStart[5]).toBe(1);
+    expect([...t.rows.node]).toEqual([0, 1, 2, 4, 3]);
+    expect([...t.rows.from]).toEqual([0, 0, 0, 7, 0]);
+    expect([...t.rows.to]).toEqual([10, 10, 7, 9, 6]);
+    expect([...t.prunedRows.node]).toEqual([3]);
+    expect([...t.prunedRows.begin]).toEqual([0, 0, 0, 0, 0, 1]);
   });
 
   test.each([1, 2, 3])("sums and spans of a random tree, seed %i", (seed) => {
     const g = randomGraph(seed, 3000);
     const t = decode(g);
     expect(t.total[0]).toBe(g.total);
+    const prunedFrom = new Map(Array.from(t.prunedRows.node, (node, k) => [node, t.prunedRows.from[k]]));
     for (let i = 0; i < t.count; i++) {
       let children = 0;
       let at = t.start[i]!;
@@ -31,7 +32,7 @@ describe("decode", () => {
         children += t.total[c]!;
       }
       expect(t.total[i]).toBe(t.self[i]! + t.prunedValue[i]! + children);
-      expect(prunedStart(t, i)).toBe(at);
+      expect(prunedFrom.get(i)).toBe(t.prunedCount[i]! > 0 ? at : undefined);
     }
   });
 

@@ -1,0 +1,162 @@
+//go:build verify
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pilotlight/testdata/loads"
+)
+
+var soakTime = flag.Duration("soak", 2*time.Hour, "how long TestVerifySoak runs")
+
+// size is what a process holds on to, by what it is.
+type size struct{ goroutines, threads, fds, rss, bpf float64 } // rss and bpf in bytes
+
+// TestVerifySoak runs agent and server, built with the race detector, while a thousand processes a second come and go, the
+// server is asked and the configuration read again: no race is found, and what each process holds on to stays as it is.
+func TestVerifySoak(t *testing.T) {
+	needRoot(t)
+	if err := loads.Build(t.Context(), "churn"); err != nil {
+		t.Fatal(err)
+	}
+	binary := raceBinary(t)
+	command := func(args []string) *exec.Cmd {
+		cmd, err := pilotlight(context.Background(), args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path = binary
+		return cmd
+	}
+	dir := makeDir(t)
+	config := filepath.Join(dir, "pilotlight.yaml")
+	if err := os.WriteFile(config, []byte("relabel_configs: [{target_label: team, replacement: soak}]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Data are kept for a part of the time, so that what is deleted is part of what is looked at.
+	s, err := launch(command(storeArgs(filepath.Join(dir, "store"), "127.0.0.1:0", "--retention", (*soakTime/8).String())), servingURL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.killAtEnd(t)
+	a, err := launch(command(agentArgs(filepath.Join(dir, "agent"), s.url, "--config", config)), metricsURL, "send-half")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.killAtEnd(t)
+	load, err := loads.Start(t.Context(), "churn", *soakTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	const looks = 24
+	halves := []string{"agent half", "send half", "server"}
+	seen := make(map[string][]size)
+	for range looks {
+		for end := time.Now().Add(*soakTime / looks); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			for _, path := range []string{"flamegraph?from=now-5m&query={}", "top?from=now-5m&query={}", "pprof?from=now-5m&query={}"} {
+				if _, err := get(s.url + "/api/v1/" + path); err != nil {
+					t.Error(err)
+				}
+			}
+			a.signal(unix.SIGHUP)
+		}
+		now := []size{
+			{goroutines: a.metric(t, "pilotlight_agent_goroutines", ""), bpf: a.metric(t, "pilotlight_bpf_memory_bytes", "")},
+			{goroutines: a.metric(t, "go_goroutines", "")},
+			{goroutines: s.metric(t, "go_goroutines", "")},
+		}
+		for i, pid := range []int{a.cmd.Process.Pid, a.other, s.cmd.Process.Pid} {
+			now[i].measure(t, pid)
+			t.Logf("%s: %+v", halves[i], now[i])
+			seen[halves[i]] = append(seen[halves[i]], now[i])
+		}
+	}
+	if _, err := load.Wait(); err != nil {
+		t.Error(err)
+	}
+	for half, sizes := range seen {
+		wantFlat(t, half, sizes)
+	}
+	if err := a.stop(); err != nil {
+		t.Errorf("the agent ended with %v", err)
+	}
+	if err := s.stop(); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+	for _, p := range []*server{a, s} {
+		if text := p.log.String(); strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
+			t.Errorf("in the log of %s:\n%s", p.cmd.Args[1], text[max(0, strings.Index(text, "DATA RACE")-200):])
+		}
+	}
+}
+
+// raceBinary builds the binary with the race detector, for which alone cgo is needed.
+func raceBinary(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(makeDir(t), "pilotlight")
+	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-buildvcs=false", "-ldflags", "-X main.version=race", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build with the race detector: %v\n%s", err, out)
+	}
+	return path
+}
+
+// measure adds what /proc says of a process.
+func (s *size) measure(t *testing.T, pid int) {
+	t.Helper()
+	for into, dir := range map[*float64]string{&s.threads: "task", &s.fds: "fd"} {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", pid, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		*into = float64(len(entries))
+	}
+	s.rss = float64(rssOf(t, pid))
+}
+
+// wantFlat compares the last quarter of what was seen with the second one, by their medians: what grows with each process,
+// window or request grows by far more than is allowed here.
+func wantFlat(t *testing.T, half string, seen []size) {
+	t.Helper()
+	for _, part := range []struct {
+		name         string
+		of           func(size) float64
+		factor, plus float64
+	}{
+		{"goroutines", func(s size) float64 { return s.goroutines }, 1, 10},
+		{"threads", func(s size) float64 { return s.threads }, 1, 5},
+		{"descriptors", func(s size) float64 { return s.fds }, 1, 16},
+		{"RSS", func(s size) float64 { return s.rss }, 1.15, 8e6},
+		{"BPF memory", func(s size) float64 { return s.bpf }, 1.1, 1e6},
+	} {
+		quarter := len(seen) / 4
+		before, after := medianOf(seen[quarter:2*quarter], part.of), medianOf(seen[3*quarter:], part.of)
+		t.Logf("%s: %s %.0f, later %.0f", half, part.name, before, after)
+		if before < 0 || after > part.factor*before+part.plus {
+			t.Errorf("%s: %s went from %.0f to %.0f", half, part.name, before, after)
+		}
+	}
+}
+
+func medianOf(seen []size, of func(size) float64) float64 {
+	values := make([]float64, len(seen))
+	for i, s := range seen {
+		values[i] = of(s)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
