@@ -46,7 +46,7 @@ func TestVerifySoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Data are kept for a part of the time, so that what is deleted is part of what is looked at.
-	s, err := launch(command(storeArgs(filepath.Join(dir, "store"), "127.0.0.1:0", "--retention", (*soakTime/8).String())), servingURL, "")
+	s, err := launch(command(storeArgs(filepath.Join(dir, "store"), "127.0.0.1:0", "--retention", fmt.Sprintf("%dm", max(1, int(soakTime.Minutes()/8))))), servingURL, "")
 	if err != nil {
 		t.Fatal(err)
 	}
