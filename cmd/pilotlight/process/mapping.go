@@ -73,6 +73,8 @@ type Object struct {
 	// could not, and for mappings read from /proc.
 	BuildID BuildID
 	Inode   Inode // zero if unknown
+	// Mapped is when it was mapped, in ns of CLOCK_MONOTONIC; 0 for mappings read from /proc.
+	Mapped uint64
 
 	file *File
 	err  error

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -105,13 +106,20 @@ type Files struct {
 	open  Opener
 	known map[statKey]*File
 	// recorded are the files behind records without a build ID.
-	recorded map[record]statKey
+	recorded map[record]recorded
+	now      func() uint64 // CLOCK_MONOTONIC, ns
 }
 
 // record is what a record without a build ID says of a file.
 type record struct {
 	inode Inode
 	path  string
+}
+
+// recorded is what stat said of a file, the same since a time.
+type recorded struct {
+	stat  statKey
+	since uint64 // CLOCK_MONOTONIC, ns
 }
 
 // statKey is what stat(2) says of a file that has been identified, so that the
@@ -131,7 +139,7 @@ const maxKnown = 4096
 // below root, which is the path of the same directory ("/proc"). open is Host{},
 // or a test's.
 func NewFiles(proc fs.FS, root string, open Opener) *Files {
-	return &Files{proc: proc, root: root, open: open, known: make(map[statKey]*File), recorded: make(map[record]statKey)}
+	return &Files{proc: proc, root: root, open: open, known: make(map[statKey]*File), recorded: make(map[record]recorded), now: monotonic}
 }
 
 // ErrNoFile is returned for mappings that have no file: m.Openable is false.
@@ -226,10 +234,10 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 			file.Close() // it may be that of the next bearer of the pid
 		}
 	}
-	was, recorded := f.recorded[recordOf(m)]
-	if named && (m.BuildID != "" || recorded) {
+	was, ok := f.knows(m)
+	if named && (m.BuildID != "" || ok) {
 		file := try(f.open.Open(m.Path))
-		if file != nil && recorded && file.stat != was {
+		if file != nil && ok && file.stat != was {
 			file.Close()
 			return nil, errChanged
 		}
@@ -242,23 +250,35 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 
 // record remembers what file a record without a build ID speaks of.
 func (f *Files) record(m Mapping, file *OpenFile) {
-	r := recordOf(m)
-	if r == (record{}) || file.stat == (statKey{}) {
+	r := record{m.Inode, m.Path}
+	if m.BuildID != "" || m.Inode.Number == 0 || f.recorded[r].stat == file.stat {
 		return
 	}
 	if len(f.recorded) >= maxKnown {
 		clear(f.recorded)
 	}
-	f.recorded[r] = file.stat
+	f.recorded[r] = recorded{file.stat, f.now()}
 }
 
-// recordOf is zero for what does not tell one file from the next: without its
-// generation, the number of an inode is that of a later file too.
-func recordOf(m Mapping) record {
-	if m.BuildID != "" || m.Inode.Generation == 0 {
-		return record{}
+// knows returns what stat must say of the file behind m, if another process's
+// record of it was opened. The number of an inode may have been that of an
+// earlier file, which its generation tells; where there is none, it is the file
+// only if that had been opened before this was mapped.
+func (f *Files) knows(m Mapping) (statKey, bool) {
+	if m.BuildID != "" {
+		return statKey{}, false
 	}
-	return record{m.Inode, m.Path}
+	was, ok := f.recorded[record{m.Inode, m.Path}]
+	return was.stat, ok && (m.Inode.Generation != 0 || m.Mapped > was.since)
+}
+
+// monotonic returns the time that records are stamped with.
+func monotonic() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return math.MaxUint64 // documented never to fail on Linux
+	}
+	return uint64(ts.Nano())
 }
 
 // Alive reports whether p still bears its pid.

@@ -115,10 +115,12 @@ func TestFilesOpenOrder(t *testing.T) {
 // TestFilesOpenRecorded: a process that is gone ran a program without a build ID.
 func TestFilesOpenRecorded(t *testing.T) {
 	const mapFiles, host = "/proc/100/map_files/401000-403000", "/bin/sh"
-	inode := Inode{Dev: 8 << 20, Number: 11, Generation: 5}
+	inode, bare := Inode{Dev: 8 << 20, Number: 11, Generation: 5}, Inode{Dev: 8 << 20, Number: 11}
 	for _, tc := range []struct {
 		name   string
-		inode  Inode // of the process that is gone
+		first  Inode  // of the first process, if another than inode
+		inode  Inode  // of the process that is gone
+		mapped uint64 // the file of the first process is opened at 50
 		path   string
 		change func(t *testing.T, file string)
 		want   bool
@@ -126,7 +128,10 @@ func TestFilesOpenRecorded(t *testing.T) {
 		{name: "the same", inode: inode, path: host, want: true},
 		{name: "a later file of that inode", inode: Inode{Dev: 8 << 20, Number: 11, Generation: 6}, path: host},
 		{name: "another device", inode: Inode{Dev: 9 << 20, Number: 11, Generation: 5}, path: host},
-		{name: "no generation", inode: Inode{Dev: 8 << 20, Number: 11}, path: host},
+		{name: "no generation", inode: Inode{Dev: 8 << 20, Number: 11}, path: host, mapped: 51},
+		{name: "a file system without generations", first: bare, inode: bare, path: host, mapped: 51, want: true},
+		{name: "there, mapped before the file was seen", first: bare, inode: bare, path: host, mapped: 49},
+		{name: "there, from maps", first: bare, inode: bare, path: host},
 		{name: "another path", inode: inode, path: "/bin/bash"},
 		{name: "written since", inode: inode, path: host, change: func(t *testing.T, file string) {
 			if err := os.WriteFile(file, tinyELF(elf.ELFCLASS64, le, noteOf(le, 4, "Go\x00\x00", "longer")), 0o644); err != nil {
@@ -148,7 +153,12 @@ func TestFilesOpenRecorded(t *testing.T) {
 			proc := newProc()
 			proc.put(shellPID, shell())
 			files := NewFiles(proc, "/proc", &fakeHost{files: map[string]string{mapFiles: file, host: file, "/bin/bash": file}})
-			lives, _ := newMapping(0x401000, 0x403000, 0x80, host, "", inode)
+			files.now = func() uint64 { return 50 }
+			firstInode := inode
+			if tc.first != (Inode{}) {
+				firstInode = tc.first
+			}
+			lives, _ := newMapping(0x401000, 0x403000, 0x80, host, "", firstInode)
 			first, err := files.Open(&Process{Key: Key{PID: shellPID, Start: shellStart}}, lives)
 			if err != nil {
 				t.Fatal(err)
@@ -158,6 +168,7 @@ func TestFilesOpenRecorded(t *testing.T) {
 				tc.change(t, file)
 			}
 			gone, _ := newMapping(0x401000, 0x403000, 0x80, tc.path, "", tc.inode)
+			gone.Mapped = tc.mapped
 			f, err := files.Open(&Process{Key: Key{PID: shellPID + 1, Start: shellStart}}, gone)
 			if tc.want != (err == nil) {
 				t.Fatalf("opened with %v", err)

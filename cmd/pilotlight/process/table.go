@@ -286,6 +286,7 @@ func (t *Table) Mmap(time uint64, pid uint32, r Record) {
 		t.stats.RefusedMappings++
 		return
 	}
+	m.Mapped = time
 	if e.image.execed && e.image.exe == "" && m.Openable() {
 		e.image.exe = m.Path
 	}
