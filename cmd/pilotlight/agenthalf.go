@@ -36,6 +36,7 @@ type agentFlags struct {
 	MemoryLimit byteSize `help:"Memory that it may take, with the kernel's for it." default:"256MiB" placeholder:"SIZE"`
 	Hostname    string   `help:"What profiles call this machine. Default: the name that it has itself; in a container, that is the container's." placeholder:"NAME"`
 	OffFile     string   `type:"path" help:"While this file exists, no samples are taken." default:"/run/pilotlight.off" placeholder:"FILE"`
+	JVMNames    bool     `name:"jvm-names" help:"Ask running Java virtual machines for the names of what they compiled, each as the user whom it runs as. Needs root."`
 	configFlags
 	debuginfodFlags
 }
@@ -64,6 +65,7 @@ type agentHalf struct {
 	sampler  *bpf.Sampler
 	peer     *peer
 	manager  *serviceManager
+	jvms     *jvmAsker
 	registry *prometheus.Registry
 }
 
@@ -127,7 +129,7 @@ func (f *agentFlags) run(g *globals, p peerOptions, serving func(net.Addr)) (err
 	if errors.Is(err, errPeerGone) {
 		err = nil // stop knows why it went
 	}
-	return errors.Join(err, h.peer.stop())
+	return errors.Join(err, h.jvms.stop(), h.peer.stop())
 }
 
 // part starts the other half and gives up what sampling does not take.
@@ -140,6 +142,11 @@ func (h *agentHalf) part(listener net.Listener, p peerOptions) error {
 		return err
 	}
 	giveCache(h.cache, owner, h.globals)
+	if h.flags.JVMNames {
+		if h.jvms, err = startJVMAsker(); err != nil {
+			return err
+		}
+	}
 	if owner == nil {
 		// Before it starts another: the thread that does so loses all its privileges,
 		// and no call on all threads must meet it.
@@ -192,6 +199,7 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 		CacheDir:    h.cache,
 		Index:       indexFile,
 		FetchDebug:  h.fetch,
+		AskJVM:      h.jvms.asker(),
 		CPULimit:    float64(h.flags.CPULimit),
 		MemoryLimit: int64(h.flags.MemoryLimit),
 		Settings:    agentSettings(h.settings.current),

@@ -46,6 +46,8 @@ type cli struct {
 	Index indexChildCmd `cmd:"" name:"index-child" hidden:"" help:"Indexes debug information for those who start it."`
 	Fetch fetchChildCmd `cmd:"" name:"fetch-child" hidden:"" help:"Gets debug information over HTTP for those who start it."`
 	Names namesChildCmd `cmd:"" name:"names-child" hidden:"" help:"Asks container runtimes for those who start it."`
+	JVMs  jvmsChildCmd  `cmd:"" name:"jvms-child" hidden:"" help:"Has JVMs asked for those who start it."`
+	JVM   jvmChildCmd   `cmd:"" name:"jvm-child" hidden:"" help:"Asks a JVM for those who start it."`
 }
 
 // globals is what every command gets.

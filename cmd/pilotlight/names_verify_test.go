@@ -5,10 +5,8 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +66,11 @@ func TestVerifyNames(t *testing.T) {
 	if err := loads.Build(t.Context(), "named"); err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, filepath.Join(makeDir(t), "data"), "127.0.0.1:0", 99)
+	s, err := startServer(filepath.Join(makeDir(t), "data"), "127.0.0.1:0", 99, "--jvm-names")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.killAtEnd(t)
 	const warm, counted = 40 * time.Second, 2 * time.Minute
 	begun := time.Now()
 	load, err := loads.Start(t.Context(), "named", warm+counted)
@@ -82,15 +84,6 @@ func TestVerifyNames(t *testing.T) {
 			os.Remove(fmt.Sprintf("/tmp/perf-%d.map", pid)) // may not have been made
 		}
 	})
-	// A JVM says what it has compiled when it is asked.
-	for end := begun.Add(warm + counted - 5*time.Second); time.Now().Before(end); time.Sleep(5 * time.Second) {
-		if time.Since(begun) < 5*time.Second {
-			continue // it does not listen yet
-		}
-		if out, err := exec.Command("jcmd", strconv.Itoa(java), "Compiler.perfmap").CombinedOutput(); err != nil {
-			t.Errorf("jcmd: %v\n%s", err, out)
-		}
-	}
 	report, err := load.Wait()
 	if err != nil {
 		t.Fatal(err)

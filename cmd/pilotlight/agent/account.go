@@ -89,6 +89,7 @@ type account struct {
 	opts     Options
 	unopened prometheus.Counter
 	indexes  *indexes // nil: there are none; set before the first window
+	jvms     *jvms
 	lost     prometheus.Counter
 
 	started time.Time
@@ -121,7 +122,7 @@ var (
 	descOutcomes  = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
 	descSkipped   = prometheus.NewDesc("pilotlight_samples_skipped_total", "Samples of processes that a filter leaves out. They have no outcome.", nil, nil)
 	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind, by whether a symbol names them, and by what their process runs: an interpreter, go, native or kernel.", []string{"kind", "named", "language"}, nil)
-	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information and ask container runtimes for it, in user space and in the kernel.", nil, nil)
+	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information and ask container runtimes and JVMs for it, in user space and in the kernel.", nil, nil)
 	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
 	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
 	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
@@ -232,7 +233,7 @@ func (a *account) cost() (cost, error) {
 		return cost{}, err
 	}
 	rss, err := ownRSS(a.proc)
-	return cost{cpu: cpu + st.Run + a.opts.Names.CPU(), indexes: a.indexed().cpu, memory: rss + st.Memory}, err
+	return cost{cpu: cpu + st.Run + a.opts.Names.CPU() + a.jvms.CPU(), indexes: a.indexed().cpu, memory: rss + st.Memory}, err
 }
 
 // indexed returns what was counted of indexes.
@@ -244,7 +245,9 @@ func (a *account) indexed() indexStats {
 }
 
 // children returns the CPU time of the children that work for the agent.
-func (a *account) children() time.Duration { return a.indexed().cpu + a.opts.Names.CPU() }
+func (a *account) children() time.Duration {
+	return a.indexed().cpu + a.opts.Names.CPU() + a.jvms.CPU()
+}
 
 // settle counts what became of the samples of a window: those of a profile that
 // was not kept are lost.

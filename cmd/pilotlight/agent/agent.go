@@ -103,6 +103,8 @@ type Options struct {
 	Index func(context.Context, IndexRequest) (IndexResult, error)
 	// FetchDebug gets debug information that is not on this machine; nil: nobody does.
 	FetchDebug FetchDebug
+	// AskJVM is asked for the names of what JVMs compile; nil: they have those that are there without it.
+	AskJVM AskJVM
 	// IndexWait is how long the profiles may be kept back, all together, until
 	// indexes that they want are built, whatever CPU time that takes; 0: what is
 	// found later is for the windows to come.
@@ -129,6 +131,7 @@ type Agent struct {
 	window    *window
 	rates     rates
 	governor  *governor
+	jvms      *jvms
 	full      int    // Hz, at which is sampled unless the governor objects
 	lost      bool   // records were lost since the last snapshot
 	records   uint64 // that were lost in this window
@@ -195,6 +198,10 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 	if ag.account, err = newAccount(s, proc, opts); err != nil {
 		return nil, err
 	}
+	if ag.jvms, err = newJVMs(opts); err != nil {
+		return nil, err
+	}
+	ag.account.jvms = ag.jvms
 	if ag.labeler, err = newLabeler(opts); err != nil {
 		return nil, err
 	}
@@ -230,7 +237,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stopIndexes := a.makeIndexes()
+	stopIndexes, stopAsking := a.makeIndexes(), a.askJVMs()
 	windows := make(chan *window, queuedWindows)
 	published := make(chan struct{})
 	go func() {
@@ -244,7 +251,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = a.drain(windows)
 	close(windows)
 	<-published
-	return errors.Join(err, stopTables(), stopIndexes(), a.symbols.close())
+	return errors.Join(err, stopTables(), stopAsking(), stopIndexes(), a.symbols.close())
+}
+
+// askJVMs begins to ask JVMs, and returns what ends that.
+func (a *Agent) askJVMs() (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.jvms.run(ctx)
+	}()
+	return func() error {
+		cancel()
+		<-done
+		return nil
+	}
 }
 
 // makeIndexes begins to make indexes of debug information, and returns what ends that.
@@ -595,6 +617,7 @@ func (a *Agent) binary(w *window, p *process.Process, m process.Mapping) uint32 
 		if !w.compiling[p.Key] {
 			w.compiling[p.Key] = true
 			a.symbols.maps.open(p)
+			a.jvms.seen(p, time.Now())
 		}
 	}
 	bin := w.binary(b)

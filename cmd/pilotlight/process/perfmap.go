@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -96,15 +97,5 @@ func parseStatus(status []byte) (pid string, uid uint32, err error) {
 // pointers, as all generators of code are taken to do but Java's: that does when it
 // is told to on its command line.
 func (p *Process) FramePointers() bool {
-	for _, m := range p.Mappings {
-		if m.Kind == FileBacked && baseName(m.Path) == "libjvm.so" {
-			for _, arg := range p.Cmdline {
-				if arg == "-XX:+PreserveFramePointer" {
-					return true
-				}
-			}
-			return false
-		}
-	}
-	return true
+	return !p.JVM() || slices.Contains(p.Cmdline, "-XX:+PreserveFramePointer")
 }

@@ -58,5 +58,8 @@ func (r *Root) OpenFile(name string) (*os.File, error) {
 	return openRegular(int(r.dir.Fd()), name, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }
 
+// Dir returns the directory, for who is to be handed it. It is closed with r.
+func (r *Root) Dir() *os.File { return r.dir }
+
 // Close closes the directory. Files that were opened stay open.
 func (r *Root) Close() error { return r.dir.Close() }
