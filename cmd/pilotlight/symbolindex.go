@@ -223,17 +223,21 @@ func readIndexReport(raw []byte) (indexReport, error) {
 	return r, nil
 }
 
-// capped keeps the first bytes that are written to it.
+// capped keeps the first bytes that are written to it. The buffer has methods by which io.Copy would go round that, so it
+// has a name.
 type capped struct {
-	bytes.Buffer
-	limit int
+	buffer bytes.Buffer
+	limit  int
 }
 
 // Write implements io.Writer.
 func (c *capped) Write(b []byte) (int, error) {
-	c.Buffer.Write(b[:min(len(b), c.limit-c.Len())])
+	c.buffer.Write(b[:min(len(b), c.limit-c.buffer.Len())])
 	return len(b), nil
 }
+
+// Bytes returns them.
+func (c *capped) Bytes() []byte { return c.buffer.Bytes() }
 
 // indexChildCmd is the child.
 type indexChildCmd struct {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,5 +280,14 @@ func TestIndexFileErrors(t *testing.T) {
 		if _, err := indexFile(context.Background(), newIndexRequest(t, tt.image)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
+	}
+}
+
+// TestCapped holds that what copies to it, as exec.Cmd does what a child prints, does not go round its limit.
+func TestCapped(t *testing.T) {
+	c := capped{limit: 10}
+	n, err := io.Copy(&c, strings.NewReader(strings.Repeat("0123456789", 1000)))
+	if err != nil || n != 10_000 || string(c.Bytes()) != "0123456789" {
+		t.Errorf("%d bytes copied, %d kept: %v", n, len(c.Bytes()), err)
 	}
 }
