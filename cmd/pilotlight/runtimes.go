@@ -31,8 +31,8 @@ const (
 	namesTime   = 10 * time.Second
 	namesCPU    = 5 * time.Second
 	namesMemory = 256 << 20
-	// maxNamesReport bounds what is read of its report.
-	maxNamesReport = 4 << 20
+	// maxNamesReport bounds what is read of its report: 30 KiB for each of 64 containers, and JSON may take six bytes for one.
+	maxNamesReport = 12 << 20
 	// connectTime bounds how long one runtime may take to accept a connection.
 	connectTime = time.Second
 	// namesFD is the child's first connection.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,30 @@ func TestRuntimes(t *testing.T) {
 				t.Error("the child's CPU time is not told")
 			}
 		})
+	}
+}
+
+// TestRuntimesLongest: containers whose owners chose the longest names and labels that are kept, of what JSON takes most
+// for, cost no other its name.
+func TestRuntimesLongest(t *testing.T) {
+	longest := strings.Repeat("\x01", 1<<10)
+	labels := map[string]any{"io.kubernetes.container.name": longest, "io.kubernetes.pod.name": longest, "io.kubernetes.pod.namespace": longest, "io.kubernetes.pod.uid": longest}
+	for i := range 3 {
+		labels[fmt.Sprint(i)] = longest
+	}
+	var ids []string
+	var all []map[string]any
+	for i := range 64 {
+		ids = append(ids, fmt.Sprintf("%064x", i))
+		all = append(all, map[string]any{"Id": ids[i], "Names": []string{"/" + longest}, "Image": longest, "Labels": labels})
+	}
+	socket := filepath.Join(t.TempDir(), "docker")
+	fakeDocker(t, socket, all...)
+	var r runtimes
+	r.use(config.Runtimes{Docker: config.Socket{Given: true, Path: socket}, CRI: config.Socket{Given: true}, Containerd: config.Socket{Given: true}})
+	answer, err := r.ask(t.Context(), ids)
+	if err != nil || len(answer.Containers) != len(ids) {
+		t.Errorf("%d of %d containers have names: %v", len(answer.Containers), len(ids), err)
 	}
 }
 
