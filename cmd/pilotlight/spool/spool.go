@@ -123,7 +123,7 @@ func (s *Spool) Bytes() int64 { return s.files.size() }
 // Append returns nil when the batch is durable, on the server or here. An error that is a [profilestore.Error] is the
 // server's refusal of what is in it, which is not kept; any other says why it could not be written.
 func (s *Spool) Append(ctx context.Context, batch []profilestore.Encoded) error {
-	if s.isAway() {
+	if s.leftAlone() {
 		return s.keep(batch)
 	}
 	sent := make(chan error, 1)
@@ -196,10 +196,13 @@ func (s *Spool) send(batch []profilestore.Encoded) error {
 	return err
 }
 
-func (s *Spool) isAway() bool {
+// leftAlone reports whether the server is away and not to be asked with a new batch: because it was asked not long ago, or
+// because there are files, with which it is asked.
+func (s *Spool) leftAlone() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.away
+	away, retryAt := s.away, s.retryAt
+	s.mu.Unlock()
+	return away && (time.Until(retryAt) > 0 || s.files.waiting())
 }
 
 // here notes that the server has answered.

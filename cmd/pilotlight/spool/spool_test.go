@@ -365,6 +365,13 @@ func TestFullDisk(t *testing.T) {
 		if left := disk.names(); len(left) > 0 {
 			t.Errorf("left: %v", left)
 		}
+		// Nothing waits on disk, so nothing but the next batch finds out that the server is back.
+		srv.set(func(s *server) { s.down, s.got = nil, nil })
+		time.Sleep(10 * time.Second)
+		mustAppend(t, s, batch(1000, 100))
+		if got := srv.has(); !slices.Equal(got, []int{100}) {
+			t.Errorf("the server has %v, want what came after it was back", got)
+		}
 		mustClose(t, s)
 	})
 }
