@@ -60,10 +60,10 @@ func openFiles(fs fileSystem, limit int64, m *metrics, log *slog.Logger) (*files
 		}
 		c.list = append(c.list, &f)
 		head, err := fs.read(e.name, headBytes)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			f.profiles, err = decodeHead(head, f.bytes)
 		}
-		if f.profiles, err = decodeHead(head, f.bytes); err != nil {
+		if err != nil {
 			c.setAside(&f, err)
 		}
 	}

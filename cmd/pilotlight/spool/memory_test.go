@@ -18,8 +18,9 @@ type memory struct {
 	synced  map[string]bool   // content of live files
 	free    int               // bytes that may still be written
 	changes int
-	failAt  int // change that fails, and all that follow; 0: none
-	writes  int // files that were written
+	failAt  int    // change that fails, and all that follow; 0: none
+	bad     string // file that cannot be read
+	writes  int    // files that were written
 }
 
 var errGone = errors.New("disk is gone")
@@ -93,8 +94,11 @@ func (m *memory) read(name string, atMost int64) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b, ok := m.live[name]
-	if !ok {
+	switch {
+	case !ok:
 		return nil, fs.ErrNotExist
+	case name == m.bad:
+		return nil, syscall.EIO
 	}
 	return slices.Clone(b[:min(int64(len(b)), atMost)]), nil
 }

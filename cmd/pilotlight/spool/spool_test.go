@@ -413,6 +413,26 @@ func TestDamage(t *testing.T) {
 	})
 }
 
+// TestUnreadable has a disk that does not give a file back: it costs that file alone, and a start is one all the same.
+func TestUnreadable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, srv := newMemory(), &server{down: errAway}
+		s := open(t, disk, srv, Options{})
+		for n := range 3 {
+			mustAppend(t, s, batch(40, n))
+		}
+		mustClose(t, s)
+		disk.bad = disk.names()[1]
+		srv.set(func(s *server) { s.down = nil })
+		s = open(t, disk, srv, Options{})
+		time.Sleep(time.Minute)
+		if got, left := srv.has(), disk.names(); !slices.Equal(got, []int{0, 2}) || len(left) != 1 || !strings.HasSuffix(left[0], damagedSuffix) {
+			t.Errorf("the server has %v, the disk %v", got, left)
+		}
+		mustClose(t, s)
+	})
+}
+
 // TestCrash ends the process, or the power, at each change of the disk while batches are spooled and drained: what was
 // acknowledged is on the server after the next start, and what is there was sent.
 func TestCrash(t *testing.T) {
