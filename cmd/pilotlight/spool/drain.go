@@ -65,7 +65,7 @@ func (s *Spool) awayFor() time.Duration {
 const internalError profilestore.Code = "internal"
 
 // sendFile sends a file and removes it, if the server takes or refuses what is in it. It returns true if another one is
-// to be next, which is also so where the server fails with this one: that keeps no other waiting.
+// to be next, which is also so where the server fails with this one, or takes too long: that keeps no other waiting.
 func (s *Spool) sendFile(f *file) (done bool) {
 	batch, err := s.files.read(f)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *Spool) sendFile(f *file) (done bool) {
 	if err := s.sendParts(batch); err != nil {
 		s.files.release(f)
 		var e *profilestore.Error
-		return errors.As(err, &e) && e.Code == internalError
+		return errors.As(err, &e) && (e.Code == internalError || e.Code == profilestore.Unprocessable)
 	}
 	s.files.remove(f)
 	return true

@@ -294,21 +294,24 @@ func TestTooLarge(t *testing.T) {
 	})
 }
 
-// TestPoison has a batch for which the server fails as if it were ill: it does not keep the others waiting.
+// TestPoison has a batch for which the server fails as if it were ill, or takes too long: it does not keep the others
+// waiting.
 func TestPoison(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := &server{down: errAway}
-		s := open(t, newMemory(), srv, Options{})
-		for _, n := range numbers(1, 10) {
-			mustAppend(t, s, batch(100, n))
-		}
-		srv.set(func(s *server) { s.down, s.bad, s.badCode = nil, id(1), "internal" })
-		time.Sleep(2 * time.Minute)
-		if got := sorted(srv.has()); !slices.Equal(got, numbers(2, 10)) {
-			t.Errorf("the server has %v, want 2 to 10", got)
-		}
-		mustClose(t, s)
-	})
+	for _, code := range []profilestore.Code{internalError, profilestore.Unprocessable} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := &server{down: errAway}
+			s := open(t, newMemory(), srv, Options{})
+			for _, n := range numbers(1, 10) {
+				mustAppend(t, s, batch(100, n))
+			}
+			srv.set(func(s *server) { s.down, s.bad, s.badCode = nil, id(1), code })
+			time.Sleep(2 * time.Minute)
+			if got := sorted(srv.has()); !slices.Equal(got, numbers(2, 10)) {
+				t.Errorf("%s: the server has %v, want 2 to 10", code, got)
+			}
+			mustClose(t, s)
+		})
+	}
 }
 
 func TestLimit(t *testing.T) {
