@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,11 @@ type osDirectory struct {
 var errInUse = errors.New("another pilotlight uses it: stop that, or name another directory with --data")
 
 func openDirectory(path string) (*osDirectory, error) {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		err = syncDirectory(filepath.Dir(path)) // or it would be gone after a power loss, with all that is in it
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	root, err := os.OpenRoot(path)
@@ -57,6 +62,14 @@ func openDirectory(path string) (*osDirectory, error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), d.close())
 	}
 	return d, nil
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (d *osDirectory) list() ([]entry, error) {
