@@ -9,6 +9,9 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"pilotlight/profilestore"
 )
@@ -20,6 +23,7 @@ type files struct {
 	max     int64
 	metrics *metrics
 	log     *slog.Logger
+	drops   rate.Sometimes // that are logged
 
 	writing sync.Mutex // held while a file is written: they appear in the order of their numbers
 
@@ -35,7 +39,7 @@ var errFull = errors.New("spool is full")
 
 // openFiles finds out what is there, and removes what was not finished.
 func openFiles(fs fileSystem, limit int64, m *metrics, log *slog.Logger) (*files, error) {
-	c := &files{fs: fs, max: limit, metrics: m, log: log}
+	c := &files{fs: fs, max: limit, metrics: m, log: log, drops: rate.Sometimes{First: 3, Interval: time.Minute}}
 	entries, err := fs.list()
 	if err != nil {
 		return nil, err
@@ -149,7 +153,9 @@ func (c *files) dropOldest() bool {
 	c.mu.Unlock()
 	if f.suffix == batchSuffix {
 		c.metrics.dropped.Add(float64(f.profiles))
-		c.log.Warn("spooled profiles dropped: there is no room for all", "profiles", f.profiles, "limit", c.max)
+		c.drops.Do(func() {
+			c.log.Warn("spooled profiles dropped: there is no room for all", "profiles", f.profiles, "limit", c.max)
+		})
 	}
 	c.unlink(f)
 	return true

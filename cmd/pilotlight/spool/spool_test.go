@@ -91,7 +91,10 @@ func id(n int) (id profilestore.ID) {
 
 func open(t *testing.T, disk fileSystem, next Appender, o Options) *Spool {
 	t.Helper()
-	o.fs, o.Logger = disk, slog.New(slog.DiscardHandler)
+	o.fs = disk
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	s, err := Open("", next, o)
 	if err != nil {
 		t.Fatal(err)
@@ -339,6 +342,22 @@ func TestLimit(t *testing.T) {
 			t.Errorf("%d bytes after a start", s.Bytes())
 		}
 		mustClose(t, s)
+	})
+}
+
+// TestDropsLogged has a full spool say so without a line for each batch.
+func TestDropsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		s := open(t, newMemory(), &server{down: errAway}, Options{MaxBytes: 3000, Logger: slog.New(slog.NewTextHandler(&said, nil))})
+		for n := range 360 { // an hour
+			mustAppend(t, s, batch(1000, n))
+			time.Sleep(10 * time.Second)
+		}
+		mustClose(t, s)
+		if lines := strings.Count(said.String(), "profiles dropped"); lines < 3 || lines > 63 {
+			t.Errorf("%d lines in an hour", lines)
+		}
 	})
 }
 
