@@ -52,11 +52,31 @@ func (t withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(r)
 }
 
+// answerHead is what an answer begins with.
+type answerHead struct {
+	status int
+	header http.Header
+}
+
+type answerHeadKey struct{}
+
+// withHead notes the head of an answer in the answerHead of the request's context. Connect forgets it where the body is
+// not in its own form, as that of a proxy is not.
+type withHead struct{ next http.RoundTripper }
+
+func (h withHead) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := h.next.RoundTrip(r)
+	if head, ok := r.Context().Value(answerHeadKey{}).(*answerHead); ok && err == nil {
+		head.status, head.header = resp.StatusCode, resp.Header
+	}
+	return resp, err
+}
+
 // NewClient returns a client of the server at a base URL, http://host:7100. Time limits are those of each call's
 // context. A redirect is an error, so that no token goes to another server.
 func NewClient(server string, o ClientOptions) (*Client, error) {
 	u, err := url.Parse(server)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("server %q: write http://host:7100", server)
 	}
 	if o.HTTP == nil {
@@ -68,19 +88,20 @@ func NewClient(server string, o ClientOptions) (*Client, error) {
 	if o.TokenFile != nil {
 		token = o.TokenFile.Token
 	}
-	if o.Token != "" || o.TokenFile != nil {
-		next := hc.Transport
-		if next == nil {
-			next = http.DefaultTransport
-		}
-		hc.Transport = withToken{next, token}
+	if hc.Transport == nil {
+		hc.Transport = http.DefaultTransport
 	}
+	if o.Token != "" || o.TokenFile != nil {
+		hc.Transport = withToken{hc.Transport, token}
+	}
+	pushing := hc
+	pushing.Transport = withHead{hc.Transport}
 	server = strings.TrimSuffix(server, "/")
 	return &Client{
 		server: server,
 		http:   &hc,
 		// Requests are not gzipped: the profiles in them are.
-		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](&hc, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
+		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](&pushing, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
 	}, nil
 }
 
@@ -105,8 +126,9 @@ func (c *Client) Append(ctx context.Context, batch []profilestore.Encoded) error
 		s.Samples = []*pyroscope.RawSample{sample}
 		msg.Series[i] = s
 	}
-	if _, err := c.push.CallUnary(ctx, connect.NewRequest(msg)); err != nil {
-		return fmt.Errorf("push %d profiles to %s: %w", len(batch), c.server, newPushError(err))
+	var head answerHead
+	if _, err := c.push.CallUnary(context.WithValue(ctx, answerHeadKey{}, &head), connect.NewRequest(msg)); err != nil {
+		return fmt.Errorf("push %d profiles to %s: %w", len(batch), c.server, newPushError(err, head))
 	}
 	return nil
 }
@@ -122,23 +144,28 @@ func (e *pushError) Error() string             { return e.cause.Error() }
 func (e *pushError) Unwrap() []error           { return []error{e.refusal, e.cause} }
 func (e *pushError) RetryAfter() time.Duration { return e.after }
 
-// newPushError finds out what Connect's few codes stand for.
-func newPushError(err error) *pushError {
+// newPushError finds out what Connect's few codes stand for. The head is of the answer, if there was one: this server's
+// has the code, that of another, or of a proxy before it, a status.
+func newPushError(err error, head answerHead) *pushError {
 	e := &pushError{refusal: &profilestore.Error{Code: profilestore.Unavailable, Message: err.Error(), Err: err}, cause: err}
 	var answer *connect.Error
 	if !errors.As(err, &answer) {
 		return e
 	}
 	e.refusal.Message = answer.Message()
-	if seconds, err := strconv.Atoi(answer.Meta().Get("Retry-After")); err == nil && seconds > 0 {
+	if seconds, err := strconv.Atoi(head.header.Get("Retry-After")); err == nil && seconds > 0 {
 		e.after = time.Duration(min(seconds, 3600)) * time.Second
 	}
-	switch code := profilestore.Code(answer.Meta().Get(codeHeader)); {
+	switch code := profilestore.Code(head.header.Get(codeHeader)); {
 	case code == profilestore.TooManyRequests && e.after > 0: // it is busy
 	case code != "":
 		e.refusal.Code = code
-	case answer.Code() == connect.CodeInvalidArgument: // another server's
+	case answer.Code() == connect.CodeInvalidArgument:
 		e.refusal.Code = profilestore.BadRequest
+	case head.status == http.StatusRequestEntityTooLarge:
+		e.refusal.Code = profilestore.PayloadTooLarge
+	case head.status == http.StatusInternalServerError:
+		e.refusal.Code = codeInternal
 	}
 	return e
 }

@@ -207,6 +207,11 @@ func TestPushErrors(t *testing.T) {
 		{"disk full", 429, http.Header{codeHeader: {"insufficient_storage"}}, `{"code":"resource_exhausted","message":"no"}`, profilestore.InsufficientStorage, 0},
 		{"wrong token", 401, http.Header{codeHeader: {"unauthenticated"}}, `{"code":"unauthenticated","message":"no"}`, codeUnauthenticated, 0},
 		{"a proxy's page", 502, http.Header{"Retry-After": {"soon"}}, "<html>", profilestore.Unavailable, 0},
+		{"a proxy that is busy", 429, http.Header{"Retry-After": {"7"}}, "<html>", profilestore.Unavailable, 7 * time.Second},
+		{"a proxy that waits for the server", 503, http.Header{"Retry-After": {"70000"}}, "", profilestore.Unavailable, time.Hour},
+		{"a proxy's limit", 413, nil, "<html>413 Request Entity Too Large", profilestore.PayloadTooLarge, 0},
+		{"a proxy's error", 500, nil, "<html>", codeInternal, 0},
+		{"elsewhere", 302, http.Header{"Location": {"/login"}}, "", profilestore.Unavailable, 0},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for name, values := range tt.header {

@@ -259,7 +259,7 @@ func TestClient(t *testing.T) {
 	if err := c.Append(t.Context(), testBatch(t, base)); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("Append without a server: %v", err)
 	}
-	for _, bad := range []string{"", "host:7100", "ftp://host", "http://", "http://host?x=1", "http://[::1"} {
+	for _, bad := range []string{"", "host:7100", "ftp://host", "http://", "http://host?x=1", "http://host#x", "http://[::1"} {
 		if _, err := NewClient(bad, ClientOptions{}); err == nil {
 			t.Errorf("NewClient(%q) took it", bad)
 		}
