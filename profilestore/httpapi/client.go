@@ -182,11 +182,11 @@ func (c *Client) Report(ctx context.Context, r AgentReport) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	_, err = c.do(req, http.StatusNoContent)
+	_, err = c.do(req, http.StatusNoContent, maxReportBytes)
 	return err
 }
 
-// maxAnswer is what a client reads of an answer.
+// maxAnswer is what a client reads of an answer to a query.
 const maxAnswer = 1 << 30
 
 // Query asks a route of the API, as /api/v1/top, and decodes its JSON into answer.
@@ -207,18 +207,18 @@ func (c *Client) Get(ctx context.Context, route string, params url.Values) ([]by
 	if err != nil {
 		return nil, err
 	}
-	return c.do(req, http.StatusOK)
+	return c.do(req, http.StatusOK, maxAnswer)
 }
 
-// do returns the body of the answer that is wanted. Another answer is an error: a [profilestore.Error] with the
+// do returns the body of the answer that is wanted, up to a limit. Another answer is an error: a [profilestore.Error] with the
 // server's words, where it has some.
-func (c *Client) do(req *http.Request, want int) ([]byte, error) {
+func (c *Client) do(req *http.Request, want int, limit int64) ([]byte, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit))
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %s: %w", req.URL.Path, c.server, resp.Status, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,6 +235,34 @@ func TestPushErrors(t *testing.T) {
 			t.Errorf("%s: %v: %+v, %v", tt.name, err, e, later)
 		}
 		s.Close()
+	}
+}
+
+// TestEndlessAnswer has what is no server of profiles answer without end.
+func TestEndlessAnswer(t *testing.T) {
+	var sent atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for block := make([]byte, 64<<10); sent.Load() < maxAnswer; {
+			n, err := w.Write(block)
+			sent.Add(int64(n))
+			if err != nil {
+				return // it hung up
+			}
+		}
+	}))
+	defer s.Close()
+	c, err := NewClient(s.URL, ClientOptions{HTTP: s.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Report(t.Context(), AgentReport{Version: "1", Hostname: "h", StartMS: 1}); err == nil {
+		t.Error("a report was taken by something else")
+	}
+	if err := c.Append(t.Context(), testBatch(t, testBase())); err == nil {
+		t.Error("profiles were taken by something else")
+	}
+	if n := sent.Load(); n > 64<<20 {
+		t.Errorf("%d MB of answers were read", n>>20)
 	}
 }
 
