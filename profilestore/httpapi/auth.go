@@ -168,7 +168,10 @@ func (a *api) require(ac access, next http.Handler) http.Handler {
 	own := tokens[ac]
 	byCertificate := ac == accessWrite && a.clientCertificates
 	if own == nil && !byCertificate {
-		return next
+		if ac == accessOpen || a.anyHost {
+			return next
+		}
+		return a.named(next)
 	}
 	return errorFunc(func(w http.ResponseWriter, r *http.Request) error {
 		if byCertificate && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {

@@ -306,7 +306,12 @@ func TestStatusHandler(t *testing.T) {
 	s := httptest.NewServer(NewStatusHandler(Options{Ready: func() error { return errors.New("not yet") }, Logger: slog.New(slog.DiscardHandler)}))
 	defer s.Close()
 	for path, want := range map[string]int{"/metrics": 200, "/-/healthy": 200, "/-/ready": 503, "/": 404, "/api/v1/agents": 404, "/debug/pprof/": 404} {
-		resp, err := s.Client().Get(s.URL + path)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "web1.example:7101" // as Prometheus may call it
+		resp, err := s.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -95,8 +95,8 @@
 // answered by 403, another or none by 401.
 //
 // Against DNS rebinding the Host of a request must be an IP address, localhost, or one of [Options].Hosts,
-// unless all needs a token, and an Origin, when a browser sends one, must be the Host itself: other sites'
-// pages neither read nor write. Queries and pushes are limited in number and in time; a client that hangs up
+// unless what it asks for needs a token, or is a probe. An Origin, when a browser sends one, must be the Host
+// itself. So other sites' pages neither read nor write. Queries and pushes are limited in number and in time; a client that hangs up
 // ends its query. Who sends a body or reads an answer at less than 64 KB in 10 s is cut off, and takes no place
 // of the others while it lasts.
 package httpapi

@@ -28,7 +28,7 @@ type Options struct {
 	Gatherer   prometheus.Gatherer   // what /metrics shows; nil: the metrics of this handler alone
 	Registerer prometheus.Registerer // takes pilotlight_query_seconds; nil: it is not registered, unless Gatherer is nil too
 	Logger     *slog.Logger          // nil: slog.Default()
-	Hosts      []string              // names by which clients may call this server, without port, beside localhost and every IP address
+	Hosts      []string              // names by which clients without a token may call this server, without port, beside localhost and every IP address
 
 	SourceRoot string // directory below which /api/v1/source finds source text; "": it serves none
 
@@ -51,6 +51,7 @@ func NewHandler(store *profilestore.Store, o Options) http.Handler {
 // NewStatusHandler serves /metrics, /-/healthy and /-/ready alone, as [NewHandler] does, for a process without a store.
 func NewStatusHandler(o Options) http.Handler {
 	a := newAPI(nil, o)
+	a.anyHost = true // Prometheus calls it by any name, and there is nothing that a page of another site may not see
 	r := a.newRouter()
 	a.status(r)
 	return a.record(a.trust(r))
@@ -77,6 +78,7 @@ type api struct {
 	ready    func() error
 	gatherer prometheus.Gatherer
 	hosts    map[string]bool
+	anyHost  bool // clients may call it by any name
 	log      *slog.Logger
 	badLog   *rate.Limiter // lines about what clients did wrong
 

@@ -130,20 +130,27 @@ func requestID(r *http.Request) string {
 	return hex.EncodeToString(b[:])
 }
 
-// trust refuses what a page of another site makes a browser send. Where all needs a token the Host may be any
-// name: one that an attacker has pointed here is a name for which the browser has no token.
+// trust refuses what a page of another site makes a browser send.
 func (a *api) trust(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := hostName(r.Host)
-		if _, err := netip.ParseAddr(name); err != nil && !a.hosts[name] && (a.readTokens == nil || a.writeTokens == nil) {
-			writeError(w, r, &profilestore.Error{Code: codeForbidden, Message: fmt.Sprintf("host %.80q is not a name of this server: call it by IP address or localhost, or add the name to the server's hosts", r.Host)})
-			return
-		}
 		if origin := r.Header.Get("Origin"); origin != "" {
 			if u, err := url.Parse(origin); err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
 				writeError(w, r, &profilestore.Error{Code: codeForbidden, Message: fmt.Sprintf("origin %.80q is not this server: open its own page", origin)})
 				return
 			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// named refuses a Host that is no name of this server: a site may point its own name here, and is then no other one to a
+// browser. What asks for a token needs none of this: for that name the browser has none.
+func (a *api) named(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := hostName(r.Host)
+		if _, err := netip.ParseAddr(name); err != nil && !a.hosts[name] {
+			writeError(w, r, &profilestore.Error{Code: codeForbidden, Message: fmt.Sprintf("host %.80q is not a name of this server: call it by IP address or localhost, or have it ask for a token, or show a certificate of that name", r.Host)})
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -83,7 +83,7 @@ func TestTrust(t *testing.T) {
 		a, _ := newTestAPI(Options{Hosts: []string{"box.example"}})
 		h := a.record(a.trust(a.router()))
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			path, want := "/-/healthy", tt.want
+			path, want := "/metrics", tt.want
 			if method == http.MethodPost {
 				path = "/api/v1/agents"
 				if want == 200 {
@@ -108,6 +108,35 @@ func TestTrust(t *testing.T) {
 					t.Errorf("host %q, origin %q: refused and done", tt.host, tt.origin)
 				}
 			}
+		}
+	}
+}
+
+// TestTrustByToken: by any name, a server may be called for what takes a token, and by a probe; for the rest by its own.
+func TestTrustByToken(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		o            Options
+		method, path string
+		want         int
+	}{
+		{"writing takes a token", Options{WriteTokens: openTokens(t, tokenFile(t, writeToken))}, "POST", "/api/v1/agents", 204},
+		{"writing takes a token", Options{WriteTokens: openTokens(t, tokenFile(t, writeToken))}, "GET", "/metrics", 403},
+		{"writing takes a token", Options{WriteTokens: openTokens(t, tokenFile(t, writeToken))}, "GET", "/", 403},
+		{"writing takes a certificate", Options{ClientCertificates: true}, "POST", "/api/v1/agents", 401},
+		{"reading takes a token", Options{ReadTokens: openTokens(t, tokenFile(t, writeToken))}, "GET", "/metrics", 200},
+		{"reading takes a token", Options{ReadTokens: openTokens(t, tokenFile(t, writeToken))}, "POST", "/api/v1/agents", 403},
+		{"nothing does", Options{}, "POST", "/api/v1/agents", 403},
+		{"nothing does", Options{}, "GET", "/-/healthy", 200},
+	} {
+		a, _ := newTestAPI(tt.o)
+		r := httptest.NewRequest(tt.method, tt.path, strings.NewReader(`{"version":"1","hostname":"h","start_ms":1}`))
+		r.Host = "profiles.example:7100"
+		r.Header.Set("Authorization", "Bearer "+writeToken)
+		w := httptest.NewRecorder()
+		a.record(a.trust(a.router())).ServeHTTP(w, r)
+		if w.Code != tt.want {
+			t.Errorf("%s: %s %s: status %d, want %d: %s", tt.name, tt.method, tt.path, w.Code, tt.want, w.Body)
 		}
 	}
 }
