@@ -75,6 +75,7 @@ func (f serveFlags) newServer(store *profilestore.Store, o httpapi.Options, log 
 	}
 	server := httpapi.NewServer(httpapi.NewHandler(store, o))
 	server.TLSConfig = config
+	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	return server, nil
 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"pilotlight/profilestore/httpapi"
 )
 
 // TestServeFlags has the store half read what run passes on.
@@ -35,6 +38,23 @@ func TestServeFlags(t *testing.T) {
 	}
 	if _, err := parse("run", "--tls-cert", "x"); err == nil || !strings.Contains(err.Error(), "tls-key") {
 		t.Errorf("a certificate without its key: %v", err)
+	}
+}
+
+// TestServerLog holds that what the HTTP server has to say by itself, as of handshakes, is in the log as everything is.
+func TestServerLog(t *testing.T) {
+	var said strings.Builder
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	s, err := serveFlags{}.newServer(nil, httpapi.Options{Logger: log}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ErrorLog == nil {
+		t.Fatal("it has another log")
+	}
+	s.ErrorLog.Print("TLS handshake error")
+	if !strings.Contains(said.String(), `level=WARN msg="TLS handshake error"`) {
+		t.Errorf("said %q", &said)
 	}
 }
 
