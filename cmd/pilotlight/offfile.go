@@ -37,7 +37,7 @@ func watchOffFile(path string, set func(on bool), log *slog.Logger) (stop func()
 				if !ok {
 					return
 				}
-				if event.Name == path {
+				if filepath.Base(event.Name) == filepath.Base(path) { // of the one directory that is watched
 					off.look()
 				}
 			case err, ok := <-watcher.Errors:
