@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"regexp"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/relabel"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 
 	"pilotlight/cmd/pilotlight/process"
 )
@@ -50,11 +52,18 @@ const maxBytes = 1 << 20
 
 // Load reads the file at path. The error names it, and the line that is wrong.
 func Load(path string) (*Config, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // or a pipe would keep it waiting
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("read configuration: %s is a pipe, which cannot be read again: name a file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)

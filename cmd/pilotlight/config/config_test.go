@@ -6,8 +6,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -115,6 +117,27 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := Load(path); err == nil || err.Error() != path+": line 2: unknown key foo" {
 		t.Errorf("got %v", err)
+	}
+
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loaded := make(chan error, 1)
+	go func() {
+		_, err := Load(pipe)
+		loaded <- err
+	}()
+	select {
+	case err := <-loaded:
+		if err == nil || !strings.Contains(err.Error(), "is a pipe") {
+			t.Errorf("a pipe: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("who reads a pipe waits for a writer")
+		if err := os.WriteFile(pipe, nil, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
