@@ -33,7 +33,9 @@ func (f configFlags) open(g *globals) (*configuration, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the configuration: %w", err)
 	}
-	c := &configuration{path: path, optional: f.Config == "", log: g.log}
+	c := &configuration{path: path, optional: f.Config == "", log: g.log, hangup: make(chan os.Signal, 1)}
+	// Before all else that a start does: by default, SIGHUP ends a program.
+	signal.Notify(c.hangup, syscall.SIGHUP)
 	now, err := c.load()
 	if err != nil {
 		return nil, err
@@ -62,7 +64,8 @@ type configuration struct {
 	optional bool // nobody named the file, and there has been none
 	log      *slog.Logger
 	current  *config.Config
-	wrong    string // what is wrong with the file as it was read last
+	wrong    string         // what is wrong with the file as it was read last
+	hangup   chan os.Signal // has a value when somebody asks for the file to be read again
 
 	successful atomic.Bool  // it was right
 	success    atomic.Int64 // Unix ns of when it was right last
@@ -106,9 +109,6 @@ func (c *configuration) register(r prometheus.Registerer) error {
 // follow reads the file again at SIGHUP, and when it has changed, until ctx is
 // done, and calls apply with what is new; at SIGHUP also if nothing is.
 func (c *configuration) follow(ctx context.Context, apply func(*config.Config)) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	changed := make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
@@ -129,7 +129,7 @@ func (c *configuration) follow(ctx context.Context, apply func(*config.Config)) 
 		select {
 		case <-ctx.Done():
 			return
-		case <-hangup:
+		case <-c.hangup:
 			c.reload(true, apply)
 		case <-changed:
 			c.reload(false, apply)

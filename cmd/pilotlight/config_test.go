@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"pilotlight/cmd/pilotlight/config"
 )
@@ -88,6 +91,43 @@ func TestConfigReload(t *testing.T) {
 	}
 	if gauge(t, metrics, "pilotlight_config_last_reload_success_timestamp_seconds") < 1.7e9 {
 		t.Error("the time of the last success is not told")
+	}
+}
+
+// TestConfigAtStart has somebody ask for the file to be read again, and change it, before it is followed: neither ends
+// the process, or is forgotten.
+func TestConfigAtStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pilotlight.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name string
+		do   func()
+	}{
+		{"SIGHUP", func() {
+			if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"change", func() { write("read_environ: true\n") }},
+	} {
+		write("read_environ: false\n")
+		c, err := configFlags{Config: path}.open(&globals{log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.do()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		applied := false
+		c.follow(ctx, func(*config.Config) { applied = true; cancel() })
+		cancel()
+		if !applied {
+			t.Errorf("%s: the configuration is not read again", tc.name)
+		}
 	}
 }
 

@@ -56,8 +56,8 @@ var errAgentGone = errors.New("agent half is gone")
 // runHalf opens a half and runs until the agent half ends. What keeps it from starting it tells the agent half, which
 // tells the user.
 func runHalf(g *globals, data string, open func(*globals, net.Listener) (*half, error)) error {
-	// The agent half decides when to end, so that its last window is kept.
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
+	// The agent half decides when to end, so that its last window is kept; and what SIGHUP asks for is its business.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	link, err := net.FileConn(os.NewFile(linkFD, "link"))
 	if err != nil {
 		return fmt.Errorf("%w: pilotlight starts this itself", err)

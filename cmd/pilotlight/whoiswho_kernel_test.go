@@ -86,6 +86,9 @@ func TestKernelWhoIsWho(t *testing.T) {
 	// A file that cannot be watched, as on some network file systems, is read at SIGHUP.
 	configure("- {source_labels: [container_name], target_label: service_name, replacement: renamed-$1, regex: (.+)}\n", true)
 	s.signal(unix.SIGHUP)
+	if err := unix.Kill(s.other, unix.SIGHUP); err != nil { // as of `systemctl kill`, or a terminal's
+		t.Fatal(err)
+	}
 	within("the configuration is read again", func() bool { return strings.Contains(s.log.String(), `msg="configuration read"`) })
 	changed := time.Now()
 	within("a profile with the other name", func() bool { return find(`, service_name="renamed-web", team=""`, inside, changed) > 0 })

@@ -15,9 +15,10 @@ import (
 const settle = time.Second
 
 // Watch calls changed when the file at path may have become another, at most once
-// a second, until ctx is done. It looks at the directory of the file and at that
-// where links lead, so that a file that is replaced is noticed, and one that is
-// yet to come. What else is in these directories leads to calls too.
+// a second, until ctx is done; the first time a second after it has begun, as the
+// file may have changed since it was read. It looks at the directory of the file
+// and at that where links lead, so that a file that is replaced is noticed, and one
+// that is yet to come. What else is in these directories leads to calls too.
 func Watch(ctx context.Context, path string, changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -29,9 +30,8 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 	addTarget(w, path)
 	timer := time.NewTimer(settle)
-	timer.Stop()
 	defer timer.Stop()
-	running := false
+	running := true
 	for {
 		select {
 		case <-ctx.Done():

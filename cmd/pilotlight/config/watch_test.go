@@ -17,6 +17,17 @@ func TestWatch(t *testing.T) {
 	changes := make(chan struct{}, 100)
 	ended := make(chan error, 1)
 	go func() { ended <- Watch(ctx, path, func() { changes <- struct{}{} }) }()
+	wait := func(what string) {
+		t.Helper()
+		select {
+		case <-changes:
+		case <-time.After(3 * settle):
+			t.Fatalf("%s: not noticed", what)
+		case err := <-ended:
+			t.Fatal(err)
+		}
+	}
+	wait("begun")
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -41,22 +52,10 @@ func TestWatch(t *testing.T) {
 		{"written behind the link", func() error { return write(filepath.Join(elsewhere, "a.yaml")) }},
 		{"removed", func() error { return os.Remove(path) }},
 	} {
-		// Nothing tells when Watch has begun, so the first step is done until it is seen.
-		for seen := false; !seen; {
-			if err := step.do(); err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case <-changes:
-				seen = true
-			case <-time.After(3 * settle):
-				if step.name != "comes to be" {
-					t.Fatalf("%s: not noticed", step.name)
-				}
-			case err := <-ended:
-				t.Fatal(err)
-			}
+		if err := step.do(); err != nil {
+			t.Fatal(err)
 		}
+		wait(step.name)
 	}
 	cancel()
 	if err := <-ended; err != nil {
