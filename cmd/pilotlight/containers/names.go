@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +16,7 @@ import (
 const (
 	// maxRemembered bounds how many containers are remembered, those that nobody
 	// can name included.
-	maxRemembered = 1024
+	maxRemembered = 4096
 	// maxAsked bounds for how many is asked at once.
 	maxAsked = 64
 	// gather is how long others are waited for when one is wanted: containers
@@ -133,19 +135,19 @@ func (n *Names) CPU() time.Duration {
 	return n.cpu
 }
 
-// makeRoom forgets the container that nobody has looked for for the longest
-// time, if there are too many.
+// makeRoom forgets the quarter of the containers that nobody has looked for for
+// the longest time, if there are too many. To find one would take as long, and any
+// user can make cgroups that look like containers.
 func (n *Names) makeRoom() {
 	if len(n.remembered) < maxRemembered {
 		return
 	}
-	oldest := ""
-	for id, r := range n.remembered {
-		if oldest == "" || r.used.Before(n.remembered[oldest].used) {
-			oldest = id
-		}
+	ids := slices.SortedFunc(maps.Keys(n.remembered), func(a, b string) int {
+		return n.remembered[a].used.Compare(n.remembered[b].used)
+	})
+	for _, id := range ids[:maxRemembered/4] {
+		delete(n.remembered, id)
 	}
-	delete(n.remembered, oldest)
 }
 
 func (n *Names) wake() {

@@ -177,6 +177,19 @@ func TestNamesHanging(t *testing.T) {
 	})
 }
 
+// BenchmarkNamesForged looks for containers that nobody has looked for, of which there are too many.
+func BenchmarkNamesForged(b *testing.B) {
+	n, err := NewNames(nil, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	i := 0
+	for b.Loop() {
+		n.Get(fmt.Sprintf("%064x", i))
+		i++
+	}
+}
+
 // TestNoNames: without Names there are none.
 func TestNoNames(t *testing.T) {
 	var n *Names
