@@ -22,6 +22,8 @@ const (
 	// gather is how long others are waited for when one is wanted: containers
 	// come in pods, and an agent that starts meets all of them.
 	gather = 200 * time.Millisecond
+	// renewAfter is for how long a name is believed: a container may be renamed.
+	renewAfter = 10 * time.Minute
 	// One that nobody can name is asked for again after pauses of this length.
 	shortestRetry = 5 * time.Second
 	longestRetry  = 10 * time.Minute
@@ -58,13 +60,14 @@ type Names struct {
 
 	mu         sync.Mutex // guards what follows
 	remembered map[string]*remembered
+	renewed    time.Time // when all that have names were last to be asked for again
 	wanted     []string
 	cpu        time.Duration
 }
 
 type remembered struct {
 	container *Container // nil: nobody could name it yet
-	stale     bool       // the answer was to be had again
+	stale     bool       // it is to be asked for again
 	used      time.Time  // when somebody looked for it last
 	wanted    bool       // it is asked for, or going to be
 	tries     int        // in vain
@@ -100,6 +103,7 @@ func (n *Names) Get(id string) *Container {
 	now := time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.renew(now)
 	r := n.remembered[id]
 	if r == nil {
 		n.makeRoom()
@@ -113,6 +117,18 @@ func (n *Names) Get(id string) *Container {
 		n.wake()
 	}
 	return r.container
+}
+
+// renew has all names asked for again now and then: together, as that takes a
+// process, however many there are.
+func (n *Names) renew(now time.Time) {
+	if now.Sub(n.renewed) < renewAfter {
+		return
+	}
+	n.renewed = now
+	for _, r := range n.remembered {
+		r.stale = r.stale || r.container != nil
+	}
 }
 
 // Refresh has all containers asked for again when somebody looks for them. Until
@@ -227,7 +243,7 @@ func (n *Names) learn(ids []string, answer Answer, err error) (found int) {
 			if !reflect.DeepEqual(c, r.container) {
 				r.container = c
 			}
-			r.stale = false
+			r.stale, r.tries = false, 0
 			n.found.Inc()
 			found++
 			continue

@@ -124,6 +124,41 @@ func TestNamesUnknown(t *testing.T) {
 	})
 }
 
+// TestNamesRenamed: a container that is renamed has its new name some minutes later, and all are asked for at once.
+func TestNamesRenamed(t *testing.T) {
+	a := &asker{known: map[string]string{"a": "web", "b": "db"}}
+	run(t, a, func(t *testing.T, n *Names) {
+		window := func() {
+			n.Get("a")
+			n.Get("b")
+			time.Sleep(10 * time.Second)
+		}
+		window()
+		synctest.Wait()
+		a.known["a"] = "renamed"
+		for range 60 {
+			window()
+		}
+		window()
+		if c := n.Get("a"); c == nil || c.Name != "renamed" {
+			t.Errorf("got %+v", c)
+		}
+		a.check(t, "200ms [a b]", "10m0.2s [a b]")
+		// One of which a runtime does not tell for a while stays what it was.
+		a.err, a.known = errTest, nil
+		for range 120 {
+			window()
+		}
+		if c := n.Get("a"); c == nil || c.Name != "renamed" {
+			t.Errorf("got %+v while the runtime is away", c)
+		}
+		time.Sleep(time.Hour)
+		if asked := len(a.asked); asked > 12 {
+			t.Errorf("asked %d times in 20 minutes without an answer, and an hour in which nobody wanted to know", asked)
+		}
+	})
+}
+
 // TestNamesForged: cgroups that only look like containers do not keep the agent busy.
 func TestNamesForged(t *testing.T) {
 	a := &asker{}
