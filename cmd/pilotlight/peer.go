@@ -84,13 +84,15 @@ func startPeer(listener *net.TCPListener, owner *syscall.Credential, o peerOptio
 }
 
 // reportFirstSample has the metrics tell that the sampler works before the first
-// window is over, once there is somebody to be told.
+// window is over, once there is somebody to be told. Later, reports do.
 func (p *peer) reportFirstSample(ctx context.Context, s *bpf.Sampler, metrics prometheus.Gatherer, serving <-chan struct{}) {
 	select {
 	case <-serving:
 	case <-ctx.Done():
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, agent.Window)
+	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
