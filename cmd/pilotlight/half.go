@@ -63,7 +63,7 @@ func runHalf(g *globals, data string, open func(*globals, net.Listener) (*half, 
 		return fmt.Errorf("%w: pilotlight starts this itself", err)
 	}
 	defer link.Close()
-	h, err := openHalf(g, data, open)
+	h, err := openHalf(g, data, listenerFD, dataFD, open)
 	if _, werr := link.Write(appendAnswer(nil, 0, err)); err != nil || werr != nil {
 		return exitError(1) // who started it has been told, or is gone
 	}
@@ -77,13 +77,13 @@ func runHalf(g *globals, data string, open func(*globals, net.Listener) (*half, 
 }
 
 // openHalf opens a half with the listener and in the directory that this process inherited. data is the path of that.
-func openHalf(g *globals, data string, open func(*globals, net.Listener) (*half, error)) (*half, error) {
+func openHalf(g *globals, data string, listenerFD, dataFD uintptr, open func(*globals, net.Listener) (*half, error)) (*half, error) {
 	listener, err := net.FileListener(os.NewFile(listenerFD, "listener"))
 	if err != nil {
 		return nil, fmt.Errorf("take over listener: %w", err)
 	}
 	// The directory was opened by who started this, and may lie where this user cannot go.
-	if err := unix.Fchdir(dataFD); err != nil {
+	if err := unix.Fchdir(int(dataFD)); err != nil {
 		return nil, explainData(data, err)
 	}
 	return open(g, listener)

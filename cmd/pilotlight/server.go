@@ -57,17 +57,24 @@ func (c *serverCmd) Run(g *globals) error {
 	if err != nil {
 		return explainData(data, err)
 	}
-	args := slices.Concat([]string{"pilotlight", "server-half", "--data", data, "--log-level", g.logLevel.String()}, c.storeFlags.args(), c.serveFlags.args())
-	return becomeWithoutPrivileges(owner, args, environment([]string{"PATH", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}), socket, dir)
+	passed, err := passOn(socket, dir)
+	if err != nil {
+		return err
+	}
+	args := slices.Concat([]string{
+		"pilotlight", "server-half", "--data", data, "--log-level", g.logLevel.String(), "--listener", fmt.Sprint(passed[0]), "--directory", fmt.Sprint(passed[1]),
+	}, c.storeFlags.args(), c.serveFlags.args())
+	return becomeWithoutPrivileges(owner, args, environment([]string{"PATH", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}))
 }
 
 // serverHalfCmd is what a server that was started as root becomes.
 type serverHalfCmd struct {
 	storeCmd
+	Listener, Directory uint `required:""` // descriptors that it inherits
 }
 
 func (c *serverHalfCmd) Run(g *globals) error {
-	h, err := openHalf(g, c.Data, c.open)
+	h, err := openHalf(g, c.Data, uintptr(c.Listener), uintptr(c.Directory), c.open)
 	if err != nil {
 		return err
 	}
@@ -115,8 +122,8 @@ func (h *half) healthy() bool {
 }
 
 // becomeWithoutPrivileges has this process begin anew with other arguments and environment, as user and without
-// capabilities. It returns only if that fails. The files are its descriptors from listenerFD on.
-func becomeWithoutPrivileges(user *syscall.Credential, args, env []string, files ...*os.File) error {
+// capabilities. It returns only if that fails.
+func becomeWithoutPrivileges(user *syscall.Credential, args, env []string) error {
 	return onLostThread(func() error {
 		if err := giveUpThreadsPrivileges(true); err != nil {
 			return err
@@ -130,27 +137,19 @@ func becomeWithoutPrivileges(user *syscall.Credential, args, env []string, files
 				return fmt.Errorf("become user %d: %w", user.Uid, errno)
 			}
 		}
-		if err := passOn(files); err != nil {
-			return err
-		}
 		return fmt.Errorf("begin anew as user %d: %w", user.Uid, unix.Exec("/proc/self/exe", args, env))
 	})
 }
 
-// passOn makes files the descriptors from listenerFD on of what this process executes next.
-func passOn(files []*os.File) error {
-	const above = 64
-	safe := make([]int, len(files)) // from one that takes the place of another
-	var err error
+// passOn returns descriptors of files for what this process executes next. They are new ones: in a place of its choice,
+// one may be of the Go runtime, whose threads run until then.
+func passOn(files ...*os.File) ([]int, error) {
+	passed := make([]int, len(files))
 	for i, f := range files {
-		if safe[i], err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, above); err != nil {
-			return fmt.Errorf("pass on %s: %w", f.Name(), err)
+		var err error
+		if passed[i], err = unix.FcntlInt(f.Fd(), unix.F_DUPFD, 0); err != nil {
+			return nil, fmt.Errorf("pass on %s: %w", f.Name(), err)
 		}
 	}
-	for i, fd := range safe {
-		if err := unix.Dup3(fd, listenerFD+i, 0); err != nil {
-			return fmt.Errorf("pass on %s: %w", files[i].Name(), err)
-		}
-	}
-	return nil
+	return passed, nil
 }
