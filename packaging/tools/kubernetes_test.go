@@ -158,6 +158,9 @@ func TestKubernetesServer(t *testing.T) {
 	if *all.StatefulSet.Spec.Replicas != 1 || all.StatefulSet.Spec.ServiceName != all.Service.Name {
 		t.Errorf("%d replicas of %s", *all.StatefulSet.Spec.Replicas, all.StatefulSet.Spec.ServiceName)
 	}
+	if scraped := all.StatefulSet.Spec.Template.Annotations["prometheus.io/scrape"]; scraped != "" {
+		t.Errorf("prometheus.io/scrape is %q: Prometheus has no token then, and gets none of the metrics", scraped)
+	}
 	// Only then does it take requests under the service's name.
 	for _, f := range []string{"--read-token-file", "--write-token-file"} {
 		if !strings.HasPrefix(flag(c.Args, f), "/etc/pilotlight/") {
