@@ -120,6 +120,9 @@ func TestKubernetesAgent(t *testing.T) {
 	if len(c.Env) != 1 || c.Env[0].Name != "PILOTLIGHT_HOSTNAME" || c.Env[0].ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
 		t.Errorf("environment %+v: profiles are to name the node", c.Env)
 	}
+	if off := flag(c.Args, "--off-file"); off != "/proc/1/root/run/pilotlight.off" {
+		t.Errorf("the file that switches sampling off is %s, want the node's", off)
+	}
 	port := all.Service.Spec.Ports[0].Port
 	if server := flag(c.Args, "--server"); server != "http://"+all.Service.Name+":7100" || port != 7100 {
 		t.Errorf("agents send to %s, the service is %s:%d", server, all.Service.Name, port)
