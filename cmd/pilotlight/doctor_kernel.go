@@ -123,7 +123,7 @@ func checkPerfEvent(err error, caps capabilities, exe string) check {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS):
 		c.Mend = seccompMend
 	case errors.Is(err, unix.EACCES):
-		c.Mend = "allow the class perf_event in the SELinux policy of this domain; ausearch -m avc -c pilotlight shows the denial"
+		c.Mend = "have kernel.perf_event_paranoid at most 2; if it is, allow the class perf_event in the SELinux policy of this domain: ausearch -m avc -c pilotlight shows the denial"
 	case errors.Is(err, unix.EINVAL):
 		c.Mend = "sudo sysctl -w kernel.perf_event_max_sample_rate=100000"
 	case errors.Is(err, unix.EMFILE):

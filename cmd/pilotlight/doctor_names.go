@@ -28,7 +28,7 @@ func checkConfiguration(c *configuration, err error) check {
 }
 
 // runtimesMend lets the agent ask a runtime that is there, or not try to.
-const runtimesMend = `put the agent's user into the group of the socket, which is as good as root for docker's; or have runtimes: {%s: ""} in the configuration`
+const runtimesMend = `put the agent's user into the group of the socket, which is as good as root for docker's; restart one that was started as root before the runtime was; or have runtimes: {%s: ""} in the configuration`
 
 // checkRuntimes says whether containers can be named: whether the agent may connect to the sockets of runtimes, which
 // access tells.

@@ -204,7 +204,7 @@ func checkParanoid(root fs.FS, caps capabilities, exe string) check {
 	if level > mostParanoid && !caps.has(unix.CAP_SYS_ADMIN) {
 		c.Status = statusWarn
 		c.Detail = value + ": kernels of Debian and Ubuntu refuse perf events then, with CAP_PERFMON too"
-		c.Mend = fmt.Sprintf("sysctl kernel.perf_event_paranoid=%d", mostParanoid)
+		c.Mend = fmt.Sprintf("sudo sysctl -w kernel.perf_event_paranoid=%d, and that line in a file of /etc/sysctl.d; in Kubernetes on the node, or have the kustomization's component paranoid", mostParanoid)
 		return c
 	}
 	return check{Name: c.Name, Status: statusOK, Detail: value + ", does not bind CAP_PERFMON"}

@@ -80,7 +80,7 @@ func TestChecks(t *testing.T) {
 		{"other user namespace", checkUserNamespace(machine(map[string]string{"proc/self/ns/user": "->user:[4026532177]"})), statusFail, "do not reach BPF", "rootless"},
 
 		{"paranoid, privileged", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "2\n"}), fileCaps, exe), statusOK, "2, does not bind", ""},
-		{"Debian's paranoia", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"}), fileCaps, exe), statusWarn, "3: kernels of Debian", "sysctl kernel.perf_event_paranoid=2"},
+		{"Debian's paranoia", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"}), fileCaps, exe), statusWarn, "3: kernels of Debian", "sudo sysctl -w kernel.perf_event_paranoid=2"},
 		{"Debian's paranoia of root", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"}), all, exe), statusOK, "3, does not bind", ""},
 		{"paranoid, not privileged", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "2\n"}), ordinary, exe), statusWarn, "2: no event on a whole CPU", "sudo setcap"},
 		{"not paranoid", checkParanoid(machine(map[string]string{"proc/sys/kernel/perf_event_paranoid": "-1\n"}), ordinary, exe), statusOK, "-1", ""},

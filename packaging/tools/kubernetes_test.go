@@ -147,6 +147,20 @@ func TestKubernetesContainerd(t *testing.T) {
 	}
 }
 
+// TestKubernetesParanoid holds that the component adds the one capability.
+func TestKubernetesParanoid(t *testing.T) {
+	plain, with := render(t).DaemonSet.Spec.Template.Spec, render(t, "paranoid").DaemonSet.Spec.Template.Spec
+	s := with.Containers[0].SecurityContext
+	last := len(s.Capabilities.Add) - 1
+	if s.Capabilities.Add[last] != "SYS_ADMIN" || s.AllowPrivilegeEscalation != nil {
+		t.Errorf("security context %+v", s)
+	}
+	s.Capabilities.Add, s.AllowPrivilegeEscalation = s.Capabilities.Add[:last], new(bool)
+	if !reflect.DeepEqual(plain, with) {
+		t.Errorf("without it it is %+v, want %+v", with, plain)
+	}
+}
+
 func TestKubernetesServer(t *testing.T) {
 	all := render(t)
 	pod := all.StatefulSet.Spec.Template.Spec
