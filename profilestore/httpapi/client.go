@@ -61,15 +61,22 @@ type answerHead struct {
 type answerHeadKey struct{}
 
 // withHead notes the head of an answer in the answerHead of the request's context. Connect forgets it where the body is
-// not in its own form, as that of a proxy is not.
+// not in its own form, as that of a proxy is not. And it reads a body to its end, whatever is too much of it.
 type withHead struct{ next http.RoundTripper }
 
 func (h withHead) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := h.next.RoundTrip(r)
-	if head, ok := r.Context().Value(answerHeadKey{}).(*answerHead); ok && err == nil {
+	if err != nil {
+		return nil, err
+	}
+	if head, ok := r.Context().Value(answerHeadKey{}).(*answerHead); ok {
 		head.status, head.header = resp.StatusCode, resp.Header
 	}
-	return resp, err
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, 2*maxPushAnswer), resp.Body}
+	return resp, nil
 }
 
 // NewClient returns a client of the server at a base URL, http://host:7100. Time limits are those of each call's
@@ -101,7 +108,7 @@ func NewClient(server string, o ClientOptions) (*Client, error) {
 		server: server,
 		http:   &hc,
 		// Requests are not gzipped: the profiles in them are.
-		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](&pushing, server+pushProcedure, connect.WithReadMaxBytes(1<<20)),
+		push: connect.NewClient[pyroscope.PushRequest, pyroscope.PushResponse](&pushing, server+pushProcedure, connect.WithReadMaxBytes(maxPushAnswer)),
 	}, nil
 }
 
@@ -186,8 +193,12 @@ func (c *Client) Report(ctx context.Context, r AgentReport) error {
 	return err
 }
 
-// maxAnswer is what a client reads of an answer to a query.
-const maxAnswer = 1 << 30
+const (
+	// maxAnswer is what a client reads of an answer to a query.
+	maxAnswer = 1 << 30
+	// maxPushAnswer is how long an answer to a push may be.
+	maxPushAnswer = 1 << 20
+)
 
 // Query asks a route of the API, as /api/v1/top, and decodes its JSON into answer.
 func (c *Client) Query(ctx context.Context, route string, params url.Values, answer any) error {

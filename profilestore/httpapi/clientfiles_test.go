@@ -242,6 +242,7 @@ func TestPushErrors(t *testing.T) {
 func TestEndlessAnswer(t *testing.T) {
 	var sent atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/proto")
 		for block := make([]byte, 64<<10); sent.Load() < maxAnswer; {
 			n, err := w.Write(block)
 			sent.Add(int64(n))
