@@ -118,6 +118,10 @@ func askDocker(ctx context.Context, client *http.Client, ids []string) ([]Contai
 		return nil, err
 	}
 	resp, err := client.Do(req)
+	var long *url.Error // which has the URL, and so all IDs
+	if errors.As(err, &long) {
+		err = long.Err
+	}
 	if err != nil {
 		return nil, err
 	}

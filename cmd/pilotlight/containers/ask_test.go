@@ -333,6 +333,9 @@ func TestAskBadRuntime(t *testing.T) {
 			if !strings.HasPrefix(fmt.Sprint(err), "ask "+string(tc.kind)) {
 				t.Errorf("error %q does not say who was asked", err)
 			}
+			if strings.Contains(fmt.Sprint(err), web) {
+				t.Errorf("error %q has all IDs in it, of which there may be 64", err)
+			}
 		})
 	}
 	good := dockerd(t, map[string]any{"Id": web, "Names": []string{"/web"}})
