@@ -2,19 +2,25 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pilotlight/cmd/pilotlight/agent"
 )
 
-// TestKernelServiceManager listens as systemd does to what a run and a server tell it.
+// TestKernelServiceManager listens as systemd does to what is told it. What samples gives no sign of life while its other
+// half stands still.
 func TestKernelServiceManager(t *testing.T) {
 	needRoot(t)
 	t.Parallel() // it waits most of the time
-	for verb, half := range map[string]string{"run": "store-half", "server": ""} {
+	for verb, half := range map[string]string{"run": "store-half", "agent": "send-half", "server": ""} {
 		t.Run(verb, func(t *testing.T) {
 			dir := makeDir(t)
 			path := filepath.Join(dir, "notify")
@@ -26,12 +32,17 @@ func TestKernelServiceManager(t *testing.T) {
 			if err := os.Chmod(path, 0o777); err != nil { // as systemd's
 				t.Fatal(err)
 			}
-			cmd, err := pilotlight(context.Background(), verb, "--data", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0")
+			url := servingURL
+			args := []string{verb, "--data", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0"}
+			if verb == "agent" {
+				url, args = metricsURL, append(args, "--server", "http://"+freeAddress(t))
+			}
+			cmd, err := pilotlight(context.Background(), args...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=2000000")
-			s, err := launch(cmd, servingURL, half)
+			s, err := launch(cmd, url, half)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,6 +65,26 @@ func TestKernelServiceManager(t *testing.T) {
 			next("READY=1")
 			next("WATCHDOG=1")
 			next("WATCHDOG=1")
+			if half != "" {
+				if err := unix.Kill(s.other, unix.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+				quiet := false
+				for end := time.Now().Add(time.Minute); !quiet && time.Now().Before(end); {
+					if err := socket.SetReadDeadline(time.Now().Add(2 * agent.Window)); err != nil {
+						t.Fatal(err)
+					}
+					_, err := socket.Read(make([]byte, 256))
+					quiet = errors.Is(err, os.ErrDeadlineExceeded)
+				}
+				if !quiet {
+					t.Error("signs of life while the other half stands still")
+				}
+				if err := unix.Kill(s.other, unix.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				next("WATCHDOG=1")
+			}
 			if err := s.stop(); err != nil {
 				t.Errorf("ended with %v", err)
 			}

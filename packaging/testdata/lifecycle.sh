@@ -101,6 +101,17 @@ kill -9 "$(systemctl show --value -p MainPID pilotlight.service)"
 is "it comes back after kill -9" 'test "$(sleep 8; systemctl show --value -p NRestarts pilotlight.service)" = 1'
 is "it is ready again" "got /-/ready '200 OK'"
 
+# --- told to read its configuration again, and standing still: the service manager ends what gives no sign of life
+before=$(systemctl show --value -p MainPID pilotlight.service)
+echo 'read_environ: false' >/etc/pilotlight.yaml
+is "it is reloaded" 'systemctl reload pilotlight.service'
+is "it has read its configuration" "journalctl --no-pager -b -u pilotlight.service | grep -q 'configuration read.*/etc/pilotlight.yaml'"
+is "by the same process" 'test "$(systemctl show --value -p MainPID pilotlight.service)" = "$before"'
+rm /etc/pilotlight.yaml
+kill -STOP "$(pgrep -P "$before" -f store-half)"
+is "the watchdog ends it" 'sleep 2; journalctl --no-pager -b -u pilotlight.service | grep -q "Watchdog timeout"'
+is "it is ready after that as well" "sleep 1; got /-/ready '200 OK'"
+
 # --- upgraded
 echo '#kept' >>/etc/default/pilotlight
 before=$(systemctl show --value -p MainPID pilotlight.service)
