@@ -12,15 +12,15 @@ import (
 )
 
 // watchOffFile has sampling off while a file is there: it calls set when that appears, or is there already, and when it
-// goes. Its directory is watched, and has to be there; where it is not, the log says so.
+// goes. Its directory is watched, and has to be there; where it is not, or others' alone, the log says so.
 func watchOffFile(path string, set func(on bool), log *slog.Logger) (stop func(), err error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
 	err = watcher.Add(filepath.Dir(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		log.Warn("sampling cannot be switched off by a file: its directory is not there", "path", path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		log.Warn("sampling cannot be switched off by a file: its directory cannot be watched", "path", path, "err", err)
 		return func() {}, watcher.Close()
 	}
 	if err != nil {

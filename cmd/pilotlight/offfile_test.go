@@ -4,8 +4,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestOffFile makes and removes the file under each form of its path, at last faster than anybody could follow.
@@ -68,5 +71,31 @@ func TestOffFile(t *testing.T) {
 		if calls != want {
 			t.Errorf("%s: switched %d times at the start, want %d", path, calls, want)
 		}
+	}
+}
+
+// TestOffFileForbidden has the directory be one that only others may read: the agent starts all the same.
+func TestOffFileForbidden(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "others")
+	if err := os.Mkdir(dir, 0o300); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and lost with this goroutine
+		if os.Geteuid() == 0 {
+			if err := unix.Setfsuid(65534); err != nil {
+				result <- err
+				return
+			}
+		}
+		stop, err := watchOffFile(filepath.Join(dir, "off"), func(bool) {}, slog.New(slog.DiscardHandler))
+		if err == nil {
+			stop()
+		}
+		result <- err
+	}()
+	if err := <-result; err != nil {
+		t.Error(err)
 	}
 }
