@@ -146,6 +146,24 @@ is "the spool is empty once the server is back" "! grep . <(find /var/lib/pilotl
 kill $load
 echo "note: $(systemctl show -p MemoryCurrent,CPUUsageNSec,TasksCurrent pilotlight-agent.service pilotlight-server.service | tr '\n' ' ')"
 systemctl disable --now pilotlight-server.service pilotlight-agent.service 2>/dev/null
+
+# --- as a container's runtime starts an agent, on a kernel that opens perf events for CAP_SYS_ADMIN alone
+echo 3 >/proc/sys/kernel/perf_event_paranoid
+container() { # with these capabilities besides
+	exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search,+checkpoint_restore,+syslog$1" \
+		pilotlight agent --server http://127.0.0.1:7100 --listen 127.0.0.1:7101 --data /root/container --cache /root/container/cache \
+		--off-file /proc/1/root/run/container.off
+}
+mkdir /root/container
+is "the six capabilities are not enough" '(! container "" 2>&1) | grep -q perf_event_paranoid=2'
+container ,+sys_admin 2>/run/container.log &
+agent=$!
+is "with CAP_SYS_ADMIN it samples" 'grep -q "first sample taken" /run/container.log'
+is "without CAP_SYS_ADMIN" "grep -qx 'CapPrm:	000001c400080004' /proc/$agent/status"
+touch /run/container.off
+is "it is switched off by the file of the machine" 'grep -q "sampling is off" /run/container.log'
+kill $agent
+wait $agent
 systemctl enable --now pilotlight.service 2>/dev/null
 
 # --- removed
