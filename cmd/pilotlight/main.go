@@ -67,6 +67,7 @@ func main() {
 	if version == "" {
 		version = buildVersion()
 	}
+	stdout, stderr := forTerminal(os.Stdout), forTerminal(os.Stderr)
 	var c cli
 	parsed, err := kong.Must(&c,
 		kong.Name("pilotlight"),
@@ -75,12 +76,12 @@ func main() {
 		kong.Vars{"version": version},
 	).Parse(os.Args[1:])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "pilotlight: %s: see %s --help\n", oneLine(err), asked(err))
+		fmt.Fprintf(stderr, "pilotlight: %s: see %s --help\n", oneLine(err), asked(err))
 		os.Exit(2)
 	}
 	g := &globals{
-		stdout:   os.Stdout,
-		stderr:   os.Stderr,
+		stdout:   stdout,
+		stderr:   stderr,
 		log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel})),
 		version:  version,
 		logLevel: c.LogLevel,
@@ -90,7 +91,7 @@ func main() {
 		if errors.As(err, &code) {
 			os.Exit(int(code))
 		}
-		fmt.Fprintf(os.Stderr, "pilotlight: %s\n", oneLine(err))
+		fmt.Fprintf(stderr, "pilotlight: %s\n", oneLine(err))
 		os.Exit(1)
 	}
 }
