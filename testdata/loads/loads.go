@@ -86,6 +86,13 @@ type ForkStorm struct {
 	} `json:"commands"`
 }
 
+// Work is what the loads print of which only the amount counts: compute, calls, sleepers, churn, idle.
+type Work struct {
+	PID        int     `json:"pid"`
+	Seconds    float64 `json:"seconds"` // wall clock
+	Iterations uint64  `json:"iterations"`
+}
+
 // A program is one process of a load. Its last argument, the seconds to run for, is left out.
 type program struct {
 	target string   // for make, in build/; empty if there is nothing to build
@@ -99,6 +106,9 @@ var programs = map[string]program{
 	"burners":   {"burners", []string{"burners"}},
 	"forkstorm": {"forkstorm", []string{"forkstorm"}},
 	"churn":     {"churn", []string{"churn"}},
+	"sleepers":  {"sleepers", []string{"sleepers"}},
+	"compute":   {"compute", []string{"compute"}},
+	"calls":     {"calls", []string{"calls"}},
 	"deep":      {"deep", []string{"deep"}},
 	"libraries": {"libraries", []string{"libraries"}},
 	"go":        {"mix-go", []string{"mix-go"}},
