@@ -63,17 +63,18 @@ type Sampler struct {
 
 	poller *os.File // an epoll of the rings: readable when one fills up
 
-	mu        sync.Mutex // guards what follows
-	frequency int        // Hz
-	cpus      []*cpu
-	online    []int // CPUs that are sampled
-	exits     link.Link
-	memory    uint64 // bytes of all maps
-	started   bool
-	paused    bool
-	stopped   bool
-	closed    bool
-	woken     bool // since Read began to wait last
+	mu         sync.Mutex // guards what follows
+	frequency  int        // Hz
+	cpus       []*cpu
+	online     []int // CPUs that are sampled
+	exits      link.Link
+	memory     uint64 // bytes of all maps
+	started    bool
+	paused     bool
+	unrecorded bool // no side-band records are made
+	stopped    bool
+	closed     bool
+	woken      bool // since Read began to wait last
 
 	reading    sync.Mutex // held by Read, guards what follows
 	nextDrain  time.Time
@@ -260,8 +261,8 @@ func (s *Sampler) SetFrequency(hz int) error {
 }
 
 // SetSampling stops taking samples on all CPUs, also on those to come, or goes on
-// with it. Events are told either way, so that it goes on with what processes are
-// by then. An error may leave some of the CPUs as they were.
+// with it. Events are told either way unless SetRecords says otherwise, so that it
+// goes on with what processes are by then. An error may leave some of the CPUs as they were.
 func (s *Sampler) SetSampling(on bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,6 +278,33 @@ func (s *Sampler) SetSampling(on bool) error {
 		if err := unix.IoctlSetInt(c.event, request, 0); err != nil {
 			return fmt.Errorf("switch sampling on CPU %d: %w", c.id, err)
 		}
+	}
+	return nil
+}
+
+// SetRecords has the kernel tell nothing of what becomes of processes, on any CPU,
+// or tell it again: Read then has no events. What was missed is nowhere but in
+// /proc. Nor are the stacks of threads that end kept meanwhile. An error may leave
+// some of the CPUs as they were.
+func (s *Sampler) SetRecords(on bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unrecorded = !on
+	for _, c := range s.cpus {
+		if c.sideband == nil {
+			continue
+		}
+		if err := c.sideband.enable(on); err != nil {
+			return fmt.Errorf("switch side-band records of CPU %d: %w", c.id, err)
+		}
+	}
+	switch {
+	case !s.started || s.stopped || s.closed:
+		return nil
+	case !on:
+		return s.detachExits()
+	case s.exits == nil:
+		return s.attachExits()
 	}
 	return nil
 }
@@ -376,6 +404,11 @@ func (s *Sampler) openCPU(id int) (*cpu, error) {
 	var err error
 	if c.sideband, err = openSideband(id, s.ringBytes); err != nil {
 		return nil, explain(err)
+	}
+	if s.unrecorded {
+		if err := c.sideband.enable(false); err != nil {
+			return nil, fmt.Errorf("switch side-band records of CPU %d: %w", id, err)
+		}
 	}
 	return c, s.poll(c.sideband.fd)
 }

@@ -60,6 +60,15 @@ func openSideband(cpu, size int) (*sideband, error) {
 	}, nil
 }
 
+// enable has records made, or none.
+func (s *sideband) enable(on bool) error {
+	request := uint(unix.PERF_EVENT_IOC_DISABLE)
+	if on {
+		request = unix.PERF_EVENT_IOC_ENABLE
+	}
+	return unix.IoctlSetInt(s.fd, request, 0)
+}
+
 // read appends the events up to and including time limit to dst and leaves
 // later ones on the ring. A record that makes no sense counts as lost.
 func (s *sideband) read(dst []Event, limit uint64) []Event {

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"os/exec"
 	"runtime"
 	"slices"
 	"testing"
@@ -81,5 +82,34 @@ func TestKernelSidebandTellsOfPrograms(t *testing.T) {
 	_, events := finish()
 	if !slices.ContainsFunc(events, func(ev Event) bool { return ev.Kind == EventKernelCode }) {
 		t.Errorf("no event of it in %d", len(events))
+	}
+}
+
+// TestKernelRecords switches what is told of processes off and on.
+func TestKernelRecords(t *testing.T) {
+	s := open(t, Options{Frequency: 1})
+	finish := follow(t, s)
+	pids := make(map[bool][]uint32) // of processes that ran while it was on, or off
+	for _, on := range []bool{false, true, false, true} {
+		if err := s.SetRecords(on); err != nil {
+			t.Fatal(err)
+		}
+		run := exec.Command("true")
+		if err := run.Run(); err != nil {
+			t.Fatal(err)
+		}
+		pids[on] = append(pids[on], uint32(run.Process.Pid))
+	}
+	_, events := finish()
+	told := make(map[uint32]bool)
+	for _, ev := range events {
+		told[ev.PID] = true
+	}
+	for on, those := range pids {
+		for _, pid := range those {
+			if told[pid] != on {
+				t.Errorf("records on %v: told of process %d: %v", on, pid, told[pid])
+			}
+		}
 	}
 }
