@@ -16,7 +16,7 @@ func (c *agentCmd) Run(g *globals) error {
 		return err
 	}
 	return c.agentFlags.run(g, peerOptions{
-		name: "send half", verb: "send-half", data: data, listen: c.Listen,
+		name: "send half", verb: "send-half", data: data, listen: c.Listen, counts: true,
 		flags: c.sendFlags.args(), env: environment(httpEnv),
 	}, func(at net.Addr) {
 		g.log.Info("sending", "server", c.Server, "metrics", "http://"+at.String()+"/metrics")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -167,6 +168,21 @@ func (h *agentHalf) part(listener net.Listener, p peerOptions) error {
 	return nil
 }
 
+// beside returns what tells the cost of the other half, if that counts.
+func (h *agentHalf) beside() func() (time.Duration, uint64, error) {
+	if !h.peer.counts {
+		return nil
+	}
+	pid := h.peer.cmd.Process.Pid
+	return func() (cpu time.Duration, memory uint64, err error) {
+		cpu, err = cpuTime(pid)
+		if err == nil {
+			memory, err = agent.ResidentBytes(os.DirFS("/proc"), strconv.Itoa(pid))
+		}
+		return cpu, memory, err
+	}
+}
+
 // sample profiles until ctx is done or the other half ends. It calls ready when
 // that has started.
 func (h *agentHalf) sample(ctx context.Context, ready func()) error {
@@ -202,6 +218,7 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 		AskJVM:      h.jvms.asker(),
 		CPULimit:    float64(h.flags.CPULimit),
 		MemoryLimit: int64(h.flags.MemoryLimit),
+		Beside:      h.beside(),
 		Settings:    agentSettings(h.settings.current),
 		Names:       who.names,
 		Registerer:  h.registry,

@@ -33,14 +33,16 @@ type peerOptions struct {
 	listen string   // the address at which it serves HTTP
 	flags  []string // besides
 	env    []string // besides
+	counts bool     // what it takes is the agent's cost; else that of those who ask it
 }
 
 // peer is the other half, as the agent half has it.
 type peer struct {
-	name string
-	cmd  *exec.Cmd
-	link *agentLink
-	log  *slog.Logger
+	name   string
+	counts bool // as in peerOptions
+	cmd    *exec.Cmd
+	link   *agentLink
+	log    *slog.Logger
 }
 
 // Files that the other half inherits.
@@ -80,7 +82,7 @@ func startPeer(listener *net.TCPListener, owner *syscall.Credential, o peerOptio
 	if err := startWithoutPrivileges(cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", o.name, err), conn.Close())
 	}
-	return &peer{name: o.name, cmd: cmd, link: newAgentLink(conn), log: g.log}, nil
+	return &peer{name: o.name, counts: o.counts, cmd: cmd, link: newAgentLink(conn), log: g.log}, nil
 }
 
 // reportFirstSample has the metrics tell that the sampler works before the first

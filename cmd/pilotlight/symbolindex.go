@@ -51,6 +51,8 @@ const (
 	indexPerGB = 12 * time.Second
 	// indexPatience is how much longer than its CPU time the child may take on a busy machine.
 	indexPatience = 30
+	// indexSlice is how long a child runs at most until what it took is looked at.
+	indexSlice = 500 * time.Millisecond
 	// maxIndexReport bounds what is read of the child's report.
 	maxIndexReport = 2 << 20
 )
@@ -147,7 +149,7 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 		size += uint64(info.Size())
 	}
 	limit := budget(size)
-	ctx, cancel := context.WithTimeout(ctx, indexPatience*limit)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "index-child", "--cpu", limit.String())
 	cmd.Args[0] = "pilotlight"
@@ -172,11 +174,26 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 	if err != nil {
 		return agent.IndexResult{}, indexReport{}, err
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
+	// A process group of its own has the kernel let the child go on, or end, when the agent dies that had stopped it: it
+	// is then an orphaned one (setpgid(2)).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner, Setpgid: true}
+	if r.Wait != nil {
+		if _, err := r.Wait(ctx); err != nil {
+			return agent.IndexResult{}, indexReport{}, fmt.Errorf("start index child: %w", err)
+		}
+	}
 	if err := startWithoutPrivileges(cmd); err != nil {
 		return agent.IndexResult{}, indexReport{}, fmt.Errorf("start index child: %w", err)
 	}
+	var stop func()
+	if r.Wait != nil {
+		stop = pace(ctx, cmd.Process, r, indexPatience*limit, cancel)
+	} else {
+		patience := time.AfterFunc(indexPatience*limit, cancel)
+		stop = func() { patience.Stop() }
+	}
 	err = cmd.Wait()
+	stop()
 	report, rerr := readIndexReport(out.Bytes())
 	result := agent.IndexResult{Bytes: report.Bytes, Skipped: report.Skipped}
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
@@ -196,6 +213,59 @@ func runIndexChild(ctx context.Context, r agent.IndexRequest, splits []splitFile
 		err = fmt.Errorf("index child: %w: %q", err, diagnosis.Bytes())
 	}
 	return result, report, err
+}
+
+// pace has a child run only while there is CPU time for it, which it spends, and at most for patience; expired is called
+// when that is over. It returns what ends the pacing.
+func pace(ctx context.Context, child *os.Process, r agent.IndexRequest, patience time.Duration, expired func()) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var spent time.Duration
+		for ; patience > 0; patience -= indexSlice {
+			if child.Signal(unix.SIGSTOP) != nil {
+				return // it has ended
+			}
+			left, err := r.Wait(ctx)
+			if err != nil || child.Signal(unix.SIGCONT) != nil || !pause(ctx, min(left, indexSlice)) {
+				return
+			}
+			used, err := cpuTime(child.Pid)
+			if err != nil {
+				return // it has ended
+			}
+			r.Spend(used - spent)
+			spent = used
+		}
+		expired()
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// pause waits, and reports false if ctx was done before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// cpuTime reads the CPU clock of a process. Its number is made as in clock_getcpuclockid(3): the complement of the pid, and
+// CPUCLOCK_SCHED of linux/posix-timers.h.
+func cpuTime(pid int) (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 // appendAddresses appends addresses as the child reads them from its standard input: 8 bytes each, little-endian.

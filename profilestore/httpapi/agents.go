@@ -17,23 +17,26 @@ import (
 
 // AgentReport is what an agent says of itself once a window.
 type AgentReport struct {
-	Version      string  `json:"version"`
-	Hostname     string  `json:"hostname"`
-	StartMS      int64   `json:"start_ms"`         // Unix ms when the agent started
-	WindowMS     int64   `json:"window_ms"`        // Unix ms when the window started
-	CPUs         int     `json:"cpus"`             // online
-	FrequencyHz  int     `json:"frequency_hz"`     // samples per second of each busy CPU
-	RSSBytes     int64   `json:"rss_bytes"`        // of the agent
-	BPFBytes     int64   `json:"bpf_memory_bytes"` // of its maps and programs
-	Level        int     `json:"governor_level"`   // how much work it sheds to keep to its limits; 0: none
-	TableBytes   int64   `json:"unwind_table_bytes"`
-	Off          bool    `json:"off"`            // it takes no samples: its off file is there
-	SpoolBytes   int64   `json:"spool_bytes"`    // of profiles that wait for the server
-	Window       Account `json:"window"`         // this window
-	Total        Account `json:"total"`          // since the agent started
-	SentMS       int64   `json:"sent_ms"`        // Unix ms of the agent's clock when it was sent; 0: by an agent of this process
-	LastReportMS int64   `json:"last_report_ms"` // Unix ms when the server got it; what the agent sends is replaced, as is
-	ClockSkewMS  int64   `json:"clock_skew_ms"`  // by how much the agent's clock is ahead of the server's, less the way here
+	Version      string   `json:"version"`
+	Hostname     string   `json:"hostname"`
+	StartMS      int64    `json:"start_ms"`           // Unix ms when the agent started
+	WindowMS     int64    `json:"window_ms"`          // Unix ms when the window started
+	CPUs         int      `json:"cpus"`               // online
+	FrequencyHz  int      `json:"frequency_hz"`       // samples per second of each busy CPU
+	RSSBytes     int64    `json:"rss_bytes"`          // of the agent
+	BPFBytes     int64    `json:"bpf_memory_bytes"`   // of its maps and programs
+	Level        int      `json:"governor_level"`     // how much work it sheds to keep to its limits; 0: none
+	Sheds        []string `json:"governor_sheds"`     // which work that is: "finishing" of stacks, "records" of processes, "samples", "all"
+	CPULimit     float64  `json:"cpu_limit_seconds"`  // CPU time that it may take in any minute; 0: no limit
+	MemoryLimit  int64    `json:"memory_limit_bytes"` // 0: no limit
+	TableBytes   int64    `json:"unwind_table_bytes"`
+	Off          bool     `json:"off"`            // it takes no samples: its off file is there
+	SpoolBytes   int64    `json:"spool_bytes"`    // of profiles that wait for the server
+	Window       Account  `json:"window"`         // this window
+	Total        Account  `json:"total"`          // since the agent started
+	SentMS       int64    `json:"sent_ms"`        // Unix ms of the agent's clock when it was sent; 0: by an agent of this process
+	LastReportMS int64    `json:"last_report_ms"` // Unix ms when the server got it; what the agent sends is replaced, as is
+	ClockSkewMS  int64    `json:"clock_skew_ms"`  // by how much the agent's clock is ahead of the server's, less the way here
 }
 
 // Account says what became of the samples of a span of time, and what they cost.
@@ -134,6 +137,14 @@ func (r *AgentReport) check() error {
 	}
 	if r.SentMS < 0 || r.SentMS > maxUnixMS {
 		return badRequest("", "agent report: sent_ms %d: send the time in Unix milliseconds", r.SentMS)
+	}
+	if len(r.Sheds) > 16 {
+		return badRequest("", "agent report: %d kinds of shed work: send at most 16", len(r.Sheds))
+	}
+	for _, work := range r.Sheds {
+		if len(work) > 64 {
+			return badRequest("", "agent report: shed work %.40q has %d bytes: send at most 64", work, len(work))
+		}
 	}
 	for _, a := range []*Account{&r.Window, &r.Total} {
 		if len(a.Outcomes) > 64 {

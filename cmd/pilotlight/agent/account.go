@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,15 +27,18 @@ type Report struct {
 	Hostname    string
 	Started     time.Time
 	WindowStart time.Time
-	Frequency   int     // Hz, when the window began
-	Level       int     // of what is shed to keep to the limits, when the window ended; 0: nothing
-	Off         bool    // no samples are taken, as SetSampling was told
-	CPUs        int     // online
-	RSS         uint64  // bytes
-	BPFMemory   uint64  // bytes
-	TableBytes  uint64  // of the unwind tables that the sampler has
-	Window      Account // since the report before
-	Total       Account // since the agent started
+	Frequency   int      // Hz, when the window began
+	Level       int      // of what is shed to keep to the limits, when the window ended; 0: nothing
+	Sheds       []string // which work that is: finishing, records, samples, all
+	CPULimit    float64  // CPU seconds that the agent may take in a minute; 0: as many as it likes
+	MemoryLimit uint64   // bytes that it may take; 0: as many as it likes
+	Off         bool     // no samples are taken, as SetSampling was told
+	CPUs        int      // online
+	RSS         uint64   // bytes
+	BPFMemory   uint64   // bytes
+	TableBytes  uint64   // of the unwind tables that the sampler has
+	Window      Account  // since the report before
+	Total       Account  // since the agent started
 }
 
 // Account is what became of the samples of some time, and what they cost.
@@ -84,13 +89,14 @@ func (c frameCounts) add(n *named, language string, samples uint64) {
 
 // account keeps the books: where each sample went. It is a prometheus.Collector.
 type account struct {
-	sampler  Sampler
-	proc     fs.FS
-	opts     Options
-	unopened prometheus.Counter
-	indexes  *indexes // nil: there are none; set before the first window
-	jvms     *jvms
-	lost     prometheus.Counter
+	sampler   Sampler
+	proc      fs.FS
+	opts      Options
+	unopened  prometheus.Counter
+	indexes   *indexes // nil: there are none; set before the first window
+	jvms      *jvms
+	allowance *allowance
+	lost      prometheus.Counter
 
 	started time.Time
 
@@ -104,9 +110,20 @@ type account struct {
 	missed     uint64
 	reported   Account
 	table      process.TableStats
-	level      int
+	limits     limits
 	off        bool // no samples are taken
 	unwind     unwindStats
+}
+
+// limits are those of the agent, and what it does to keep to them.
+type limits struct {
+	level  int
+	sheds  []string
+	spent  time.Duration     // CPU time of the last minute
+	worth  time.Duration     // CPU time that a minute may take; unlimited: as much as it likes
+	used   uint64            // bytes of memory
+	memory uint64            // that may be used; 0: as many as it likes
+	raised map[string]uint64 // how often more was shed, by what was short
 }
 
 // unwindStats are what tables, unwinder and finisher count.
@@ -117,30 +134,36 @@ type unwindStats struct {
 }
 
 var (
-	descTaken     = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
-	descMissed    = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
-	descOutcomes  = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
-	descSkipped   = prometheus.NewDesc("pilotlight_samples_skipped_total", "Samples of processes that a filter leaves out. They have no outcome.", nil, nil)
-	descFrames    = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind, by whether a symbol names them, and by what their process runs: an interpreter, go, native or kernel.", []string{"kind", "named", "language"}, nil)
-	descCPU       = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information and ask container runtimes and JVMs for it, in user space and in the kernel.", nil, nil)
-	descBPFRun    = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
-	descTable     = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
-	descLevel     = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above lower frequencies.", nil, nil)
-	descSampling  = prometheus.NewDesc("pilotlight_sampling", "1 while samples are taken, 0 while the off file is there.", nil, nil)
-	descFrequency = prometheus.NewDesc("pilotlight_agent_frequency_hertz", "Samples per second of each busy CPU, at present.", nil, nil)
-	descTables    = prometheus.NewDesc("pilotlight_unwind_tables_total", "Unwind tables by where they came from; of a failed one, frames are walked by frame pointers; a damaged one was on disk and is built again.", []string{"source"}, nil)
-	descFinished  = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
-	descRefused   = prometheus.NewDesc("pilotlight_unwind_refused_total", "Tables and processes that the sampler had no room for.", []string{"kind"}, nil)
-	descDelayed   = prometheus.NewDesc("pilotlight_unwind_delayed_total", "Changes of a process's code that the sampler was told later, because the process changes it all the time.", nil, nil)
-	descTabBytes  = prometheus.NewDesc("pilotlight_unwind_table_bytes", "Memory of the unwind tables that the sampler has.", nil, nil)
-	descIndexes   = prometheus.NewDesc("pilotlight_symbol_indexes_total", "Files whose debug information was looked for, by what came of it: an index built or cached on disk, none for want of it, killed for what its reading took, failed; a damaged one was on disk and is built again.", []string{"result"}, nil)
-	descIdxBytes  = prometheus.NewDesc("pilotlight_symbol_cache_bytes", "Indexes of debug information on disk.", nil, nil)
-	descBPFMemory = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
+	descTaken       = prometheus.NewDesc("pilotlight_samples_taken_total", "Samples that the kernel took.", nil, nil)
+	descMissed      = prometheus.NewDesc("pilotlight_samples_missed_total", "Samples that the kernel did not take: busy CPU seconds x frequency, less those taken.", nil, nil)
+	descOutcomes    = prometheus.NewDesc("pilotlight_samples_total", "Samples by how they ended.", []string{"outcome"}, nil)
+	descSkipped     = prometheus.NewDesc("pilotlight_samples_skipped_total", "Samples of processes that a filter leaves out. They have no outcome.", nil, nil)
+	descFrames      = prometheus.NewDesc("pilotlight_frames_total", "Frames of samples by kind, by whether a symbol names them, and by what their process runs: an interpreter, go, native or kernel.", []string{"kind", "named", "language"}, nil)
+	descCPU         = prometheus.NewDesc("pilotlight_agent_cpu_seconds_total", "CPU time of the agent and of the children that read debug information and ask container runtimes and JVMs for it, in user space and in the kernel.", nil, nil)
+	descBPFRun      = prometheus.NewDesc("pilotlight_bpf_run_seconds_total", "CPU time of the sampler's BPF program.", nil, nil)
+	descTable       = prometheus.NewDesc("pilotlight_agent_process_failures_total", "What the table of processes could not hold or read, so that samples may lack names.", []string{"kind"}, nil)
+	descLevel       = prometheus.NewDesc("pilotlight_agent_governor_level", "How much work the agent sheds to keep to its limits of CPU and memory: 0 none, 1 and 2 finishing of stacks, 3 and above records of processes too, 4 and above lower frequencies, 8 everything.", nil, nil)
+	descSheds       = prometheus.NewDesc("pilotlight_agent_sheds", "1 for work of which less is done, or none, to keep to the limits: finishing of stacks, records of what becomes of processes, samples, all.", []string{"work"}, nil)
+	descRaised      = prometheus.NewDesc("pilotlight_agent_governor_raised_total", "How often more work was shed, by what was short.", []string{"short"}, nil)
+	descSpent       = prometheus.NewDesc("pilotlight_agent_governor_cpu_seconds", "CPU time that the agent took in the last minute, of what its limit is of.", nil, nil)
+	descCPULimit    = prometheus.NewDesc("pilotlight_agent_governor_cpu_limit_seconds", "CPU time that the agent may take in any minute; +Inf without a limit.", nil, nil)
+	descMemory      = prometheus.NewDesc("pilotlight_agent_governor_memory_bytes", "Memory of what its limit is of: the agent's and the kernel's for it.", nil, nil)
+	descMemoryLimit = prometheus.NewDesc("pilotlight_agent_governor_memory_limit_bytes", "Memory that may be taken; +Inf without a limit.", nil, nil)
+	descSampling    = prometheus.NewDesc("pilotlight_sampling", "1 while samples are taken, 0 while the off file is there.", nil, nil)
+	descFrequency   = prometheus.NewDesc("pilotlight_agent_frequency_hertz", "Samples per second of each busy CPU, at present.", nil, nil)
+	descTables      = prometheus.NewDesc("pilotlight_unwind_tables_total", "Unwind tables by where they came from; of a failed one, frames are walked by frame pointers; a damaged one was on disk and is built again.", []string{"source"}, nil)
+	descFinished    = prometheus.NewDesc("pilotlight_unwind_finished_total", "Samples whose stack the kernel could not walk to its end, by what became of them here.", []string{"result"}, nil)
+	descRefused     = prometheus.NewDesc("pilotlight_unwind_refused_total", "Tables and processes that the sampler had no room for.", []string{"kind"}, nil)
+	descDelayed     = prometheus.NewDesc("pilotlight_unwind_delayed_total", "Changes of a process's code that the sampler was told later, because the process changes it all the time.", nil, nil)
+	descTabBytes    = prometheus.NewDesc("pilotlight_unwind_table_bytes", "Memory of the unwind tables that the sampler has.", nil, nil)
+	descIndexes     = prometheus.NewDesc("pilotlight_symbol_indexes_total", "Files whose debug information was looked for, by what came of it: an index built or cached on disk, none for want of it, killed for what its reading took, failed; a damaged one was on disk and is built again.", []string{"result"}, nil)
+	descIdxBytes    = prometheus.NewDesc("pilotlight_symbol_cache_bytes", "Indexes of debug information on disk.", nil, nil)
+	descBPFMemory   = prometheus.NewDesc("pilotlight_bpf_memory_bytes", "Memory of the sampler's BPF maps.", nil, nil)
 )
 
-func newAccount(s Sampler, proc fs.FS, o Options) (*account, error) {
+func newAccount(s Sampler, proc fs.FS, spare *allowance, o Options) (*account, error) {
 	a := &account{
-		sampler: s, proc: proc, opts: o, started: time.Now(), frames: frameCounts{},
+		sampler: s, proc: proc, allowance: spare, opts: o, limits: limits{raised: map[string]uint64{shortCPU: 0, shortMemory: 0}}, started: time.Now(), frames: frameCounts{},
 		unopened: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pilotlight_agent_unopened_binaries_total",
 			Help: "Mapped files that could not be opened, so that their frames have no names.",
@@ -228,12 +251,31 @@ func (a *account) cost() (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
-	cpu, err := ownCPU()
+	own, err := ownCPU()
 	if err != nil {
 		return cost{}, err
 	}
-	rss, err := ownRSS(a.proc)
-	return cost{cpu: cpu + st.Run + a.opts.Names.CPU() + a.jvms.CPU(), indexes: a.indexed().cpu, memory: rss + st.Memory}, err
+	cpu, rss, err := a.taken()
+	if a.indexes != nil && a.indexes.waited {
+		cpu -= a.indexed().cpu
+	}
+	return cost{own: own, cpu: cpu + st.Run, spare: a.allowance.spent(), memory: rss + st.Memory}, err
+}
+
+// taken returns the CPU time of the agent and of what works for it, and their memory.
+func (a *account) taken() (cpu time.Duration, rss uint64, err error) {
+	if cpu, err = ownCPU(); err != nil {
+		return 0, 0, err
+	}
+	if rss, err = ResidentBytes(a.proc, "self"); err != nil {
+		return 0, 0, err
+	}
+	cpu += a.indexed().cpu + a.opts.Names.CPU() + a.jvms.CPU()
+	if a.opts.Beside == nil {
+		return cpu, rss, nil
+	}
+	otherCPU, otherRSS, err := a.opts.Beside()
+	return cpu + otherCPU, rss + otherRSS, err
 }
 
 // indexed returns what was counted of indexes.
@@ -242,11 +284,6 @@ func (a *account) indexed() indexStats {
 		return indexStats{}
 	}
 	return a.indexes.current()
-}
-
-// children returns the CPU time of the children that work for the agent.
-func (a *account) children() time.Duration {
-	return a.indexed().cpu + a.opts.Names.CPU() + a.jvms.CPU()
 }
 
 // settle counts what became of the samples of a window: those of a profile that
@@ -283,20 +320,28 @@ func (a *account) setSampling(on bool) {
 	a.off = !on
 }
 
-// setLevel tells the governor's level.
-func (a *account) setLevel(level int) {
+// What may be short.
+const (
+	shortCPU    = "cpu"
+	shortMemory = "memory"
+)
+
+// governed tells what the governor has found, and which of the two made it raise the level, if one did.
+func (a *account) governed(g *governor, short string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.level = level
+	l := &a.limits
+	l.level, l.sheds = g.level, g.sheds().words()
+	l.spent, l.worth = g.spent(), g.worth(budgetSpan)
+	l.used, l.memory = g.last().memory, g.memory
+	if short != "" {
+		l.raised[short]++
+	}
 }
 
 // report closes the books of a window.
 func (a *account) report(w *window) (Report, error) {
-	cpu, err := ownCPU()
-	if err != nil {
-		return Report{}, err
-	}
-	rss, err := ownRSS(a.proc)
+	cpu, rss, err := a.taken()
 	if err != nil {
 		return Report{}, err
 	}
@@ -304,7 +349,7 @@ func (a *account) report(w *window) (Report, error) {
 	defer a.mu.Unlock()
 	st := w.stats
 	total := Account{
-		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu + a.children(), BPF: st.Run,
+		Taken: st.Taken, Missed: a.missed, Outcomes: a.totals(st), Skipped: a.skipped, CPU: cpu, BPF: st.Run,
 	}
 	for k, n := range a.frames {
 		total.Frames += n
@@ -318,6 +363,10 @@ func (a *account) report(w *window) (Report, error) {
 	total.Finished = a.unwind.finished[finishedWhole] + a.unwind.finished[finishedCut]
 	window := total.less(a.reported)
 	a.reported = total
+	cpuLimit := 0.0
+	if a.limits.worth != unlimited {
+		cpuLimit = a.limits.worth.Seconds()
+	}
 	return Report{
 		Version:     a.opts.Version,
 		Hostname:    a.opts.Hostname,
@@ -325,6 +374,9 @@ func (a *account) report(w *window) (Report, error) {
 		WindowStart: w.start,
 		Frequency:   w.frequency,
 		Level:       w.level,
+		Sheds:       w.sheds,
+		CPULimit:    cpuLimit,
+		MemoryLimit: a.limits.memory,
 		Off:         a.off,
 		CPUs:        runtime.NumCPU(),
 		RSS:         rss,
@@ -345,7 +397,7 @@ func (a *account) totals(st bpf.Stats) [bpf.NumOutcomes]uint64 {
 
 // Describe implements prometheus.Collector.
 func (a *account) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descSkipped, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descSampling, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
+	for _, d := range []*prometheus.Desc{descTaken, descMissed, descOutcomes, descSkipped, descFrames, descCPU, descBPFRun, descBPFMemory, descTable, descLevel, descSheds, descRaised, descSpent, descCPULimit, descMemory, descMemoryLimit, descSampling, descFrequency, descTables, descFinished, descRefused, descDelayed, descTabBytes, descIndexes, descIdxBytes} {
 		ch <- d
 	}
 }
@@ -357,13 +409,14 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(descTaken, err)
 		return
 	}
-	cpu, err := ownCPU()
+	cpu, _, err := a.taken()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descCPU, err)
 		return
 	}
 	a.mu.Lock()
-	missed, skipped, totals, frames, table, level, off, unwind := a.missed, a.skipped, a.totals(st), maps.Clone(a.frames), a.table, a.level, a.off, a.unwind
+	missed, skipped, totals, frames, table, limits, off, unwind := a.missed, a.skipped, a.totals(st), maps.Clone(a.frames), a.table, a.limits, a.off, a.unwind
+	limits.raised = maps.Clone(limits.raised)
 	a.mu.Unlock()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
@@ -398,19 +451,48 @@ func (a *account) Collect(ch chan<- prometheus.Metric) {
 	counter(descIndexes, float64(indexed.killed), "killed")
 	counter(descIndexes, float64(indexed.failed), "failed")
 	counter(descIndexes, float64(indexed.damaged), "damaged")
-	counter(descCPU, (cpu + a.children()).Seconds())
+	counter(descCPU, cpu.Seconds())
 	counter(descBPFRun, st.Run.Seconds())
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(descBPFMemory, float64(st.Memory))
 	gauge(descTabBytes, float64(st.TableBytes))
 	gauge(descIdxBytes, float64(indexed.bytes))
-	gauge(descLevel, float64(level))
+	limits.collect(ch)
 	sampling := 1.0
 	if off {
 		sampling = 0
 	}
 	gauge(descSampling, sampling)
 	gauge(descFrequency, float64(a.sampler.Frequency()))
+}
+
+// collect sends the metrics of limits.
+func (l *limits) collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descLevel, float64(l.level))
+	for _, work := range []string{shedFinishing, shedRecords, shedSamples, shedAll} {
+		sheds := 0.0
+		if slices.Contains(l.sheds, work) {
+			sheds = 1
+		}
+		gauge(descSheds, sheds, work)
+	}
+	for short, n := range l.raised {
+		ch <- prometheus.MustNewConstMetric(descRaised, prometheus.CounterValue, float64(n), short)
+	}
+	cpu, memory := math.Inf(1), math.Inf(1)
+	if l.worth != unlimited {
+		cpu = l.worth.Seconds()
+	}
+	if l.memory > 0 {
+		memory = float64(l.memory)
+	}
+	gauge(descSpent, l.spent.Seconds())
+	gauge(descCPULimit, cpu)
+	gauge(descMemory, float64(l.used))
+	gauge(descMemoryLimit, memory)
 }
 
 // ownCPU returns the CPU time that this process used.
@@ -422,19 +504,19 @@ func ownCPU() (time.Duration, error) {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), nil
 }
 
-// ownRSS returns the resident memory of this process in bytes, proc_pid_statm(5).
-func ownRSS(proc fs.FS) (uint64, error) {
-	statm, err := fs.ReadFile(proc, "self/statm")
+// ResidentBytes returns the resident memory of a process in bytes, proc_pid_statm(5). who is its pid, or "self".
+func ResidentBytes(proc fs.FS, who string) (uint64, error) {
+	statm, err := fs.ReadFile(proc, who+"/statm")
 	if err != nil {
-		return 0, fmt.Errorf("read own memory: %w", err)
+		return 0, fmt.Errorf("read memory of process %s: %w", who, err)
 	}
 	fields := strings.Fields(string(statm))
 	if len(fields) < 2 {
-		return 0, fmt.Errorf("read own memory: statm is %q", statm)
+		return 0, fmt.Errorf("read memory of process %s: statm is %q", who, statm)
 	}
 	pages, err := strconv.ParseUint(fields[1], 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("read own memory: %w", err)
+		return 0, fmt.Errorf("read memory of process %s: %w", who, err)
 	}
 	return pages * uint64(os.Getpagesize()), nil
 }

@@ -68,6 +68,7 @@ type Sampler interface {
 	Frequency() int // Hz
 	SetFrequency(hz int) error
 	SetSampling(on bool) error // off: no samples are taken; what becomes of processes is told all the same
+	SetRecords(on bool) error  // off: nothing is told of what becomes of processes
 
 	// As of bpf.Sampler: what the kernel knows of code.
 	LoadTable(*unwind.Table) (bpf.TableID, error)
@@ -85,13 +86,16 @@ type Appender interface {
 
 // Options configure an Agent. The zero value is the default.
 type Options struct {
-	Version     string       // of the agent, in profiles and reports
-	Hostname    string       // empty: the machine's
-	PID         uint32       // keep samples of this process and its descendants only; 0: of all
-	CacheDir    string       // where unwind tables and indexes of symbols are kept from one run to the next; empty: nowhere
-	CPULimit    float64      // share of all CPUs that the agent may take; 0: 2 %; negative: no limit
-	MemoryLimit int64        // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
-	OnReport    func(Report) // called once a window; nil: nobody wants to know
+	Version     string  // of the agent, in profiles and reports
+	Hostname    string  // empty: the machine's
+	PID         uint32  // keep samples of this process and its descendants only; 0: of all
+	CacheDir    string  // where unwind tables and indexes of symbols are kept from one run to the next; empty: nowhere
+	CPULimit    float64 // share of all CPUs that the agent may take in any minute; 0: 2 %; negative: no limit
+	MemoryLimit int64   // bytes that the agent and the sampler's maps may take; 0: 256 MiB; negative: no limit
+	// Beside returns what works for the agent in another process has taken since it started, and its memory in bytes. The
+	// limits are of that too. nil: there is nothing.
+	Beside   func() (cpu time.Duration, memory uint64, err error)
+	OnReport func(Report) // called once a window; nil: nobody wants to know
 
 	Settings Settings          // until Configure is called
 	Names    *containers.Names // of containers; nil: they have none but those that a path has
@@ -133,15 +137,19 @@ type Agent struct {
 	governor  *governor
 	jvms      *jvms
 	full      int    // Hz, at which is sampled unless the governor objects
+	follows   bool   // what becomes of processes; else the governor objects
+	rests     bool   // nothing is sampled, as the governor objects
+	followed  uint64 // records of processes
 	lost      bool   // records were lost since the last snapshot
 	records   uint64 // that were lost in this window
 	snapshots backoff
 
-	symbols  *symbols
-	labeler  *labeler
-	account  *account
-	refusals timerate.Sometimes // that are logged: a wrong clock has all profiles refused
-	run      [16]byte           // names this run of the agent in profile IDs
+	symbols   *symbols
+	allowance *allowance
+	labeler   *labeler
+	account   *account
+	refusals  timerate.Sometimes // that are logged: a wrong clock has all profiles refused
+	run       [16]byte           // names this run of the agent in profile IDs
 
 	off         atomic.Bool // what SetSampling was told last
 	readEnviron atomic.Bool // as of Settings, for the goroutine that drains
@@ -178,24 +186,27 @@ func New(s Sampler, a Appender, opts Options) (*Agent, error) {
 		return nil, err
 	}
 	ag := &Agent{
-		sampler:  s,
-		appender: a,
-		opts:     opts,
-		log:      opts.Logger,
-		clock:    systemClock,
-		rates:    rates{{hz: s.Frequency()}},
-		table:    process.NewTable(proc, process.Options{ReadEnviron: opts.Settings.ReadEnviron}),
-		files:    process.NewFiles(proc, "/proc", process.Host{}),
-		symbols:  newSymbols(proc, os.DirFS("/sys"), opts.Logger),
-		refusals: timerate.Sometimes{First: 3, Interval: time.Minute},
+		sampler:   s,
+		appender:  a,
+		opts:      opts,
+		log:       opts.Logger,
+		clock:     systemClock,
+		rates:     rates{{hz: s.Frequency()}},
+		follows:   true,
+		table:     process.NewTable(proc, process.Options{ReadEnviron: opts.Settings.ReadEnviron}),
+		files:     process.NewFiles(proc, "/proc", process.Host{}),
+		symbols:   newSymbols(proc, os.DirFS("/sys"), opts.Logger),
+		allowance: newAllowance(),
+		refusals:  timerate.Sometimes{First: 3, Interval: time.Minute},
 	}
-	ag.tables = newTables(ag.files, s.Wake, ag.log)
+	ag.symbols.allowance = ag.allowance
+	ag.tables = newTables(ag.files, s.Wake, ag.allowance, ag.log)
 	ag.unwinder = newUnwinder(s, ag.table, ag.tables, ag.log)
 	ag.finisher = &finisher{tables: ag.tables}
 	now, _ := ag.clock()
 	run := sha256.Sum256(binary.NativeEndian.AppendUint64([]byte(boot), now))
 	copy(ag.run[:], run[:])
-	if ag.account, err = newAccount(s, proc, opts); err != nil {
+	if ag.account, err = newAccount(s, proc, ag.allowance, opts); err != nil {
 		return nil, err
 	}
 	if ag.jvms, err = newJVMs(opts); err != nil {
@@ -274,7 +285,7 @@ func (a *Agent) makeIndexes() (stop func() error) {
 	if a.opts.Index == nil || a.opts.CacheDir == "" {
 		return func() error { return nil }
 	}
-	x, err := openIndexes(a.opts.CacheDir, os.DirFS("/proc"), a.opts)
+	x, err := openIndexes(a.opts.CacheDir, os.DirFS("/proc"), a.allowance, a.opts)
 	if err != nil {
 		a.log.Warn("no inlined calls and lines but in Go: name another directory with --cache", "err", err)
 		return func() error { return nil }
@@ -358,7 +369,7 @@ func (a *Agent) switchSampling() error {
 	if err := a.account.count(); err != nil {
 		return err
 	}
-	if err := a.sampler.SetSampling(on); err != nil {
+	if err := a.sampler.SetSampling(on && !a.rests); err != nil {
 		return err
 	}
 	a.account.setSampling(on)
@@ -375,6 +386,7 @@ func (a *Agent) take(b *bpf.Batch, windows chan *window) error {
 		a.unwinder.arrived()
 		a.finisher.retry(false, a.add)
 	}
+	a.followed += uint64(len(b.Events))
 	if err := a.merge(b, windows); err != nil {
 		return err
 	}
@@ -441,7 +453,10 @@ func (a *Agent) send(windows chan *window, wait time.Duration) error {
 	a.unwinder.trim(a.window.monoEnd)
 	a.tables.trim()
 	a.account.unwound(unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts})
-	a.window.level = a.governor.level
+	a.window.level, a.window.sheds = a.governor.level, a.governor.sheds().words()
+	if !a.follows {
+		a.table.Lost() // what is sampled in the next window is looked at once
+	}
 	if a.records > 0 { // once a window: any user can make more than there is room for
 		a.log.Warn("process records lost: /proc was read again", "records", a.records)
 		a.records = 0

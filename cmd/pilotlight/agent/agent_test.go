@@ -27,10 +27,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // replay is a Sampler that plays batches.
 type replay struct {
-	batches   []bpf.Batch
-	stats     bpf.Stats
-	frequency int // 0: 100
-	off       bool
+	batches    []bpf.Batch
+	stats      bpf.Stats
+	frequency  int // 0: 100
+	off        bool
+	unrecorded bool
 }
 
 func (r *replay) Read(b *bpf.Batch) error {
@@ -50,6 +51,7 @@ func (r *replay) SetProcess(bpf.ProcessID, []bpf.Code) error   { return nil }
 func (r *replay) Forget(uint32) error                          { return nil }
 func (r *replay) Wake()                                        {}
 func (r *replay) SetSampling(on bool) error                    { r.off = !on; return nil }
+func (r *replay) SetRecords(on bool) error                     { r.unrecorded = !on; return nil }
 func (r *replay) SetFrequency(hz int) error                    { r.frequency = hz; return nil }
 
 // collector is an Appender that keeps everything, unless fail is set.

@@ -13,48 +13,80 @@ const (
 	// governorInterval is how often the governor looks, and so the shortest time
 	// between two of its steps.
 	governorInterval = 5 * time.Second
-	// allowance is for how long the agent may go without spending and then spend
-	// it all: it costs the more when it starts, or much else does.
-	allowance = time.Minute
-	// grace is what is granted after a step, for its effect to show.
-	grace = 10 * time.Second
+	// budgetSpan is over how long the limit of CPU time holds: no span of it takes more.
+	budgetSpan = time.Minute
+	// After so long at a level the one below is tried, if there is CPU time for it. One that was not enough is tried after
+	// twice as long, and again twice that each time it is not, up to the longest.
+	shortestHold = 2 * governorInterval
+	longestHold  = budgetSpan
+	// recordCost is about what one record of a process takes, for whether to follow them is what costs.
+	recordCost = 2 * time.Microsecond
 )
 
-// levels are what the agent does the less, the higher the level. Finishing
-// stacks goes first: a sample whose stack is cut still says who used the CPU.
-var levels = []struct {
-	finish  int // of so many unfinished samples one is finished; 0: none
-	divisor int // of the frequency
-}{
-	{1, 1}, {4, 1}, {0, 1}, {0, 2}, {0, 4}, {0, 8}, {0, 16},
+// shedding is what the agent does less than all.
+type shedding struct {
+	finish  int  // of so many unfinished samples one is finished; 0: none
+	records bool // what becomes of processes is not followed, but read in /proc of those that are sampled
+	divisor int  // of the frequency
+	rest    bool // nothing is sampled
 }
+
+// levels are what the agent does the less, the higher the level. Finishing stacks goes first: a sample whose stack is cut
+// still says who used the CPU. Processes that nobody follows still have their name. To rest is the last, and is what
+// keeps the limit when nothing else does.
+var levels = []shedding{
+	{finish: 1, divisor: 1},
+	{finish: 4, divisor: 1},
+	{divisor: 1},
+	{divisor: 1, records: true},
+	{divisor: 2, records: true},
+	{divisor: 4, records: true},
+	{divisor: 8, records: true},
+	{divisor: 16, records: true},
+	{divisor: 16, records: true, rest: true},
+}
+
+// Levels that have a meaning of their own.
+const (
+	levelRecords = 3
+	levelRest    = 8
+)
 
 // cost is what the agent and the sampler's program have taken.
 type cost struct {
-	cpu     time.Duration // since they started
-	indexes time.Duration // of the children that index debug information, beside cpu
+	own     time.Duration // CPU time of the agent's process since it started
+	cpu     time.Duration // with that of what works for the agent in other processes and in the kernel
+	spare   time.Duration // of it, what was spent of the allowance
 	memory  uint64        // bytes at present, with that of the kernel's maps
+	records uint64        // that were followed, since the start
 }
 
-// governor keeps the cost of the agent under its limits, by doing less. It saves
-// up CPU time that the agent does not use, and steps up a level when all is
-// spent, or when there is too much memory; it steps back once half of what it
-// can save is there again. It belongs to the draining goroutine.
+// spending is the cost at a time.
+type spending struct {
+	time uint64 // CLOCK_MONOTONIC, ns
+	cost
+}
+
+// governor keeps the cost of the agent under its limits, by doing less. What has been spent of the CPU time of a minute
+// tells it how long the rest lasts if all goes on as it does: it steps up the sooner that ends, and back once half is
+// there again. It belongs to the draining goroutine.
 type governor struct {
 	rate   float64 // CPU seconds that the agent may take a second; negative: as many as it likes
 	memory uint64  // bytes that it may take; 0: as many as it likes
 
-	level  int
-	saved  time.Duration // CPU time that may yet be spent
-	owed   time.Duration // CPU time of indexes that is still to be taken from saved
-	last   cost
-	looked uint64 // CLOCK_MONOTONIC, ns
-	turn   int    // counts unfinished samples
+	level   int
+	follows bool          // records are not what costs, and so not shed
+	past    []spending    // looks of the last minute, oldest first, and the last before it
+	changed uint64        // when the level did
+	lowered uint64        // when it was last lowered; 0: never
+	lacking int           // a level that was not enough; -1: it is tried again
+	hold    time.Duration // for which the level above that is kept
+	turn    int           // counts unfinished samples
 }
 
 // newGovernor returns the governor of an agent that starts now, at a cost.
 func newGovernor(o Options, now uint64, c cost) *governor {
-	g := &governor{rate: o.CPULimit, last: c, looked: now}
+	g := &governor{rate: o.CPULimit, past: []spending{{now, c}}, changed: now, lacking: -1, hold: shortestHold}
 	if g.rate == 0 {
 		g.rate = defaultCPULimit
 	}
@@ -65,57 +97,155 @@ func newGovernor(o Options, now uint64, c cost) *governor {
 	case o.MemoryLimit > 0:
 		g.memory = uint64(o.MemoryLimit)
 	}
-	g.saved = g.worth(allowance)
 	return g
 }
 
 // worth is the CPU time that the agent may take in d.
 func (g *governor) worth(d time.Duration) time.Duration {
+	if g.rate < 0 {
+		return unlimited
+	}
 	return time.Duration(g.rate * float64(d))
 }
 
-// due reports whether it is time to look.
-func (g *governor) due(now uint64) bool { return now >= g.looked+uint64(governorInterval) }
+func (g *governor) last() spending { return g.past[len(g.past)-1] }
+
+// due reports whether it is time to look. own is the CPU time of the agent's process: when that has grown by more than
+// can be meant, there is no waiting.
+func (g *governor) due(now uint64, own time.Duration) bool {
+	last := g.last()
+	return now >= last.time+uint64(governorInterval) || g.rate >= 0 && now > last.time && own-last.own > g.worth(2*governorInterval)
+}
+
+// spent is the CPU time of the span that ends at the next look, as far as it is over.
+func (g *governor) spent() time.Duration { return g.last().cpu - g.past[0].cpu }
+
+// left is the CPU time that may be spent until the next look.
+func (g *governor) left() time.Duration { return g.worth(budgetSpan) - g.spent() }
+
+// pace is the CPU time, without that of the allowance, and the records, from one look to the next, as of late: in a window
+// there are two, and one of them has its profiles to make.
+func (g *governor) pace() (cpu time.Duration, records float64) {
+	if len(g.past) < 2 {
+		return 0, 0
+	}
+	was, is := g.past[len(g.past)-2], g.last()
+	if n := len(g.past) - 3; n >= 0 && g.past[n].time >= g.changed {
+		was = g.past[n]
+	}
+	looks := float64(governorInterval) / float64(max(1, is.time-was.time))
+	cpu = max(0, is.cpu-was.cpu-(is.spare-was.spare))
+	return time.Duration(looks * float64(cpu)), looks * float64(is.records-was.records)
+}
+
+// remember notes the cost as of now, and forgets what is not of the span any more.
+func (g *governor) remember(now uint64, c cost) {
+	g.past = append(g.past, spending{now, c})
+	begin := now + uint64(governorInterval)
+	for len(g.past) > 2 && g.past[1].time+uint64(budgetSpan) <= begin {
+		g.past = g.past[1:]
+	}
+}
 
 // look takes the cost as of now and reports whether the level changed, and
 // whether there is too much memory.
 func (g *governor) look(now uint64, c cost) (changed, memory bool) {
-	most := g.worth(allowance)
-	g.saved = min(most, g.saved+g.worth(time.Duration(now-g.looked))-(c.cpu-g.last.cpu))
-	g.owed += c.indexes - g.last.indexes
-	if paid := min(g.owed, g.saved-most/2); paid > 0 {
-		g.owed, g.saved = g.owed-paid, g.saved-paid
-	}
-	g.last, g.looked = c, now
+	g.remember(now, c)
 	memory = g.memory > 0 && c.memory > g.memory
+	steps := g.steps()
 	switch {
-	case memory || g.rate >= 0 && g.saved < 0:
-		// What was overspent is not paid back: it would have the agent do nothing
-		// for as long as it did too much.
-		g.saved = max(g.saved, g.worth(grace))
-		if g.level == len(levels)-1 {
-			return false, memory
-		}
-		g.level++
-		return true, memory
-	case g.level > 0 && (g.rate < 0 || g.saved >= most/2) && (g.memory == 0 || c.memory < g.memory/8*7):
-		g.level--
-		return true, memory
+	case steps > 0:
+		changed = g.raise(now, steps, levelRest)
+	case memory: // what rests has no less
+		changed = g.raise(now, 1, levelRest-1)
+	case g.level > 0 && now-g.changed >= uint64(g.held()) && g.spent() <= g.worth(budgetSpan)/2 && (g.memory == 0 || c.memory < g.memory/8*7):
+		g.lower(now)
+		changed = true
 	}
-	return false, memory
+	return changed, memory
 }
 
-// credit is the CPU time that may be spent on indexes: what is saved beyond half of
-// what can be. An index that took more than there was sheds no work: what is saved
-// later pays for it, and there is no other index meanwhile.
-func (g *governor) credit() time.Duration {
+// steps is by how many levels less is to be done for the CPU time to last.
+func (g *governor) steps() int {
+	pace, _ := g.pace()
+	left := g.left()
 	switch {
-	case g.level > 0:
+	case g.rate < 0 || pace <= 0 && left > 0:
 		return 0
-	case g.rate < 0:
+	case left < pace/2:
+		return levelRest
+	case left < pace:
+		return 4
+	case left < 2*pace:
+		return 2
+	case left < 4*pace:
+		return 1
+	}
+	return 0
+}
+
+// raise goes up so many levels, but not above most, and reports whether it did.
+func (g *governor) raise(now uint64, steps, most int) bool {
+	if g.level >= most {
+		return false
+	}
+	if g.level < levelRecords {
+		cpu, records := g.pace()
+		g.follows = records*float64(recordCost) <= float64(cpu)/4
+	}
+	if g.follows && g.level < levelRecords && g.level+steps >= levelRecords {
+		steps++
+	}
+	g.lacking = g.level
+	g.level = min(g.level+steps, most)
+	g.changed = now
+	if g.lowered == 0 || now-g.lowered > uint64(budgetSpan) {
+		g.hold = shortestHold
+	}
+	g.hold = min(2*g.hold, longestHold)
+	return true
+}
+
+// held is for how long the level is kept before it is lowered.
+func (g *governor) held() time.Duration {
+	if g.below() == g.lacking {
+		return g.hold
+	}
+	return shortestHold
+}
+
+// below is the next level on the way down.
+func (g *governor) below() int {
+	if g.follows && g.level == levelRecords+1 {
+		return levelRecords - 1
+	}
+	return g.level - 1
+}
+
+// lower goes down a level.
+func (g *governor) lower(now uint64) {
+	g.level = g.below()
+	if g.level == g.lacking {
+		g.lacking = -1
+	}
+	g.changed, g.lowered = now, now
+}
+
+// credit is the CPU time that may be spent until the next look on work that can wait: half of the minute's is kept for
+// what cannot.
+func (g *governor) credit() time.Duration {
+	if g.rate < 0 {
 		return unlimited
 	}
-	return g.saved - g.worth(allowance)/2 - g.owed
+	pace, _ := g.pace()
+	return g.left() - g.worth(budgetSpan)/2 - pace
+}
+
+// sheds is what is shed at the present level.
+func (g *governor) sheds() shedding {
+	s := levels[g.level]
+	s.records = s.records && (!g.follows || s.rest)
+	return s
 }
 
 // finishes reports whether the next unfinished sample is to be finished.
@@ -139,35 +269,47 @@ func (a *Agent) beginGoverning(now uint64) error {
 	}
 	a.full = a.sampler.Frequency()
 	a.governor = newGovernor(a.opts, now, c)
-	a.allowIndexes()
+	a.account.governed(a.governor, "")
+	a.allow()
 	return nil
 }
 
-// allowIndexes has as many indexes built as the governor grants.
-func (a *Agent) allowIndexes() {
-	if a.symbols.indexes == nil {
-		return
-	}
+// allow grants what the governor has to spare for work that can wait.
+func (a *Agent) allow() {
 	credit := a.governor.credit()
 	if a.opts.IndexWait > 0 && a.governor.level == 0 {
 		credit = unlimited
 	}
-	a.symbols.indexes.allow(credit)
+	a.allowance.grant(credit)
+	if a.symbols.indexes != nil {
+		signal(a.symbols.indexes.changed)
+	}
 }
 
 // govern looks whether the agent takes more than it may, and has it do less, or
 // again more.
 func (a *Agent) govern(now uint64) error {
-	if !a.governor.due(now) {
-		return nil
+	own, err := ownCPU()
+	if err != nil || !a.governor.due(now, own) {
+		return err
 	}
 	c, err := a.account.cost()
 	if err != nil {
 		return err
 	}
+	c.records = a.followed
 	before := a.governor.level
 	changed, memory := a.governor.look(now, c)
-	a.allowIndexes()
+	a.allow()
+	short := ""
+	switch {
+	case a.governor.level <= before:
+	case memory:
+		short = shortMemory
+	default:
+		short = shortCPU
+	}
+	a.account.governed(a.governor, short)
 	if !changed {
 		return nil
 	}
@@ -176,9 +318,11 @@ func (a *Agent) govern(now uint64) error {
 		debug.FreeOSMemory()
 	}
 	level := a.governor.level
-	a.account.setLevel(level)
-	hz := a.governor.frequency(a.full)
-	attrs := []any{"level", level, "frequency", hz, "memory", c.memory, "cpu", c.cpu.Round(time.Millisecond)}
+	sheds, hz := a.governor.sheds(), a.governor.frequency(a.full)
+	attrs := []any{
+		"level", level, "frequency", hz, "sheds", sheds.words(), "memory", c.memory,
+		"cpu_last_minute", a.governor.spent().Round(time.Millisecond), "cpu_a_minute", a.governor.worth(budgetSpan),
+	}
 	switch {
 	case level == 0:
 		a.log.Info("all work is done again", attrs...)
@@ -186,6 +330,48 @@ func (a *Agent) govern(now uint64) error {
 		a.log.Info("less work is shed", attrs...)
 	default:
 		a.log.Warn("work is shed to keep to the limits of CPU and memory", attrs...)
+	}
+	return a.shed(sheds, hz)
+}
+
+// words says what is shed, as metrics and reports name it.
+func (s shedding) words() []string {
+	words := []string{}
+	for _, w := range []struct {
+		word string
+		is   bool
+	}{{shedFinishing, s.finish != 1}, {shedRecords, s.records}, {shedSamples, s.divisor > 1}, {shedAll, s.rest}} {
+		if w.is {
+			words = append(words, w.word)
+		}
+	}
+	return words
+}
+
+// What may be shed.
+const (
+	shedFinishing = "finishing" // of stacks that the kernel could not walk to their end
+	shedRecords   = "records"   // of what becomes of processes
+	shedSamples   = "samples"   // some of them
+	shedAll       = "all"       // all of them
+)
+
+// shed has the agent do as much as a level says.
+func (a *Agent) shed(s shedding, hz int) error {
+	if s.records == a.follows {
+		if err := a.sampler.SetRecords(!s.records); err != nil {
+			return err
+		}
+		// What was missed, and what is from now on, /proc has, as far as it is still there.
+		a.follows, a.lost = !s.records, !s.records
+		a.table.Lost()
+		a.symbols.kernel.changed.Store(true)
+	}
+	if s.rest != a.rests {
+		a.rests = s.rest
+		if err := a.sampler.SetSampling(a.account.sampling() && !a.rests); err != nil {
+			return err
+		}
 	}
 	return a.setFrequency(hz)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"log/slog"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,48 +12,133 @@ import (
 	"pilotlight/bpf"
 )
 
-// govern has a governor with limits of 2 % and 100 bytes look every 5 s at an
-// agent that takes a share of all CPUs and a number of bytes, and returns the
-// levels.
-func govern(g *governor, looks int, share float64, memory uint64) (seen []int) {
-	for range looks {
-		now := g.looked + uint64(governorInterval)
-		spent := time.Duration(share * float64(runtime.NumCPU()) * float64(governorInterval))
-		g.look(now, cost{cpu: g.last.cpu + spent, memory: memory})
-		seen = append(seen, g.level)
+// load is what runs beside an agent: what it takes of the limit of CPU time to do all that there is to do.
+type load struct {
+	samples  float64 // at the full frequency
+	finishes float64
+	records  float64
+	memory   uint64
+}
+
+// storm is one of processes that end before anybody can look.
+var storm = load{samples: 0.3, finishes: 0.7, records: 3, memory: 50}
+
+// takes is what an agent takes of its limit that sheds so much.
+func (l load) takes(s shedding) float64 {
+	if s.rest {
+		return 0.05
 	}
-	return seen
+	sum := 0.05 + l.samples/float64(s.divisor)
+	if s.finish > 0 {
+		sum += l.finishes / float64(s.finish)
+	}
+	if !s.records {
+		sum += l.records
+	}
+	return sum
+}
+
+// minutes has a governor with limits of 2 % and 100 bytes look for d at an agent beside a load that may be spared of
+// nothing else, and returns the levels and the most that a minute took, in parts of what it may.
+func minutes(t *testing.T, g *governor, d time.Duration, l load) (seen []int, most float64) {
+	t.Helper()
+	type moment struct {
+		time uint64
+		cpu  time.Duration
+	}
+	last := g.last()
+	spent := []moment{{last.time, last.cpu}}
+	const second = uint64(time.Second)
+	for range d / time.Second {
+		last.time += second
+		last.cpu += time.Duration(l.takes(g.sheds()) * float64(g.worth(time.Second)))
+		if !g.sheds().records {
+			last.records += uint64(l.records * float64(g.worth(time.Second)) / float64(recordCost))
+		}
+		last.memory = l.memory
+		spent = append(spent, moment{last.time, last.cpu})
+		for _, m := range spent {
+			if last.time-m.time <= uint64(time.Minute) {
+				most = max(most, float64(last.cpu-m.cpu)/float64(g.worth(time.Minute)))
+				break
+			}
+		}
+		last.own = last.cpu
+		if g.due(last.time, last.own) {
+			g.look(last.time, last.cost)
+			seen = append(seen, g.level)
+		}
+	}
+	return seen, most
 }
 
 func TestGovernorShedsAndRecovers(t *testing.T) {
 	g := newGovernor(Options{CPULimit: 0.02, MemoryLimit: 100}, 0, cost{})
 	for _, step := range []struct {
-		what   string
-		looks  int
-		share  float64
-		memory uint64
-		want   []int // the levels, without repeats
+		what string
+		d    time.Duration
+		load load
+		want []int // the levels, without repeats
 	}{
-		{"below the limit", 20, 0.01, 50, []int{0}},
-		{"a burst that was saved up for", 5, 0.04, 50, []int{0}},
-		{"quiet", 20, 0.005, 50, []int{0}},
-		{"far above the limit: a step at a time, to the last", 60, 0.10, 50, []int{0, 1, 2, 3, 4, 5, 6}},
-		{"at the limit: nothing is gained", 20, 0.02, 50, []int{6}},
-		{"quiet again: a step at a time, to the first", 60, 0.001, 50, []int{6, 5, 4, 3, 2, 1, 0}},
-		{"too much memory", 2, 0.001, 101, []int{1, 2}},
-		{"hardly less memory", 5, 0.001, 95, []int{2}},
-		{"less memory", 5, 0.001, 50, []int{1, 0}},
+		{"below the limit", 2 * time.Minute, load{samples: 0.5, finishes: 0.1, memory: 50}, []int{0}},
+		{"next to nothing", 2 * time.Minute, load{memory: 50}, []int{0}},
+		{"a burst", 15 * time.Second, load{samples: 1.5, memory: 50}, []int{0}},
+		{"next to nothing", 2 * time.Minute, load{memory: 50}, []int{0}},
+		{"too much memory", 10 * time.Second, load{memory: 101}, []int{1, 2}},
+		{"hardly less memory", 25 * time.Second, load{memory: 95}, []int{2}},
+		{"less memory", time.Minute, load{memory: 50}, []int{1, 0}},
 	} {
-		if got := slices.Compact(govern(g, step.looks, step.share, step.memory)); !slices.Equal(got, step.want) {
+		got, most := minutes(t, g, step.d, step.load)
+		if got = slices.Compact(got); !slices.Equal(got, step.want) {
 			t.Errorf("%s: levels %v, want %v", step.what, got, step.want)
+		}
+		if most > 1 {
+			t.Errorf("%s: a minute took %.2f of what it may", step.what, most)
+		}
+	}
+}
+
+// TestGovernorKeepsTheLimit has loads of all kinds begin and end: no minute takes more than it may, less is shed when less
+// would be too much, and after them nothing is.
+func TestGovernorKeepsTheLimit(t *testing.T) {
+	for _, tt := range []struct {
+		what    string
+		load    load
+		highest int // level
+		records bool
+	}{
+		{"storm", storm, 5, true},
+		{"storm beyond everything", load{samples: 8, finishes: 5, records: 8, memory: 50}, levelRest, true},
+		{"deep stacks at a high frequency", load{samples: 4, finishes: 0.2, memory: 50}, 7, false},
+		{"stacks to be finished", load{samples: 0.2, finishes: 1.5, memory: 50}, 2, false},
+	} {
+		g := newGovernor(Options{CPULimit: 0.02, MemoryLimit: 100}, 0, cost{})
+		minutes(t, g, time.Minute, load{memory: 50})
+		levels, most := minutes(t, g, 10*time.Minute, tt.load)
+		if highest := slices.Max(levels); highest == 0 || highest > tt.highest {
+			t.Errorf("%s: up to level %d, want one up to %d", tt.what, highest, tt.highest)
+		}
+		if g.follows == tt.records {
+			t.Errorf("%s: records are shed: %v", tt.what, !g.follows)
+		}
+		if most > 1 {
+			t.Errorf("%s: a minute took %.2f of what it may", tt.what, most)
+		}
+		t.Logf("%s: levels %v, %.2f of the limit", tt.what, slices.Compact(levels), most)
+		levels, most = minutes(t, g, 4*time.Minute, load{memory: 50})
+		if levels[len(levels)-1] != 0 || most > 1 {
+			t.Errorf("%s: four minutes later at level %d, having taken %.2f of the limit", tt.what, levels[len(levels)-1], most)
 		}
 	}
 }
 
 func TestGovernorWithoutLimits(t *testing.T) {
 	g := newGovernor(Options{CPULimit: -1, MemoryLimit: -1}, 0, cost{})
-	if got := slices.Compact(govern(g, 50, 1, 1<<40)); !slices.Equal(got, []int{0}) {
-		t.Errorf("levels %v, want none above 0", got)
+	for range 50 {
+		last := g.last()
+		if g.look(last.time+uint64(governorInterval), cost{cpu: last.cpu + time.Minute, memory: 1 << 40}); g.level != 0 || g.credit() != unlimited {
+			t.Fatalf("level %d, credit %v", g.level, g.credit())
+		}
 	}
 }
 
@@ -62,6 +146,7 @@ func TestGovernorWithoutLimits(t *testing.T) {
 // is the last to go.
 func TestLevels(t *testing.T) {
 	var finished, frequencies []int
+	var words []string
 	for level := range levels {
 		g := &governor{level: level}
 		n := 0
@@ -71,12 +156,20 @@ func TestLevels(t *testing.T) {
 			}
 		}
 		finished, frequencies = append(finished, n), append(frequencies, g.frequency(19))
+		words = append(words, strings.Join(g.sheds().words(), "+"))
 	}
-	if want := []int{100, 25, 0, 0, 0, 0, 0}; !slices.Equal(finished, want) {
+	if want := []int{100, 25, 0, 0, 0, 0, 0, 0, 0}; !slices.Equal(finished, want) {
 		t.Errorf("of 100 samples are finished %v, want %v", finished, want)
 	}
-	if want := []int{19, 19, 19, 9, 4, 2, 1}; !slices.Equal(frequencies, want) {
+	if want := []int{19, 19, 19, 19, 9, 4, 2, 1, 1}; !slices.Equal(frequencies, want) {
 		t.Errorf("frequencies %v, want %v", frequencies, want)
+	}
+	const most = "finishing+records+samples"
+	if want := []string{"", "finishing", "finishing", "finishing+records", most, most, most, most, most + "+all"}; !slices.Equal(words, want) {
+		t.Errorf("sheds %q, want %q", words, want)
+	}
+	if !levels[levelRecords].records || levels[levelRecords-1].records || !levels[levelRest].rest || len(levels) != levelRest+1 {
+		t.Errorf("levels %d and %d are not what their names say", levelRecords, levelRest)
 	}
 }
 
@@ -110,7 +203,7 @@ func TestFrequencyFollowsTheGovernor(t *testing.T) {
 	}
 	batches := slices.Clone(sampler.batches)
 	var levels []int
-	a, err := New(sampler, &to, Options{Hostname: "host", Logger: quiet, MemoryLimit: 1, OnReport: func(r Report) { levels = append(levels, r.Level) }})
+	a, err := New(sampler, &to, Options{Hostname: "host", Logger: quiet, CPULimit: -1, MemoryLimit: 1, OnReport: func(r Report) { levels = append(levels, r.Level) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +227,7 @@ func TestFrequencyFollowsTheGovernor(t *testing.T) {
 	if want := []int64{20, 20, 60, 249, 333, 333}; !slices.Equal(cpu, want) {
 		t.Errorf("windows have %v ms, want %v", cpu, want)
 	}
-	if want := []int{0, 1, 3, 5, 6, 6, 6}; !slices.Equal(levels, want) {
+	if want := []int{0, 1, 4, 6, 7, 7, 7}; !slices.Equal(levels, want) {
 		t.Errorf("windows were reported at levels %v, want %v", levels, want)
 	}
 }
@@ -157,7 +250,7 @@ func TestGovernorTellsWhatIsWrong(t *testing.T) {
 		log.Reset()
 		m.agent.governor = newGovernor(step.o, m.now, cost{})
 		m.agent.governor.level = step.from
-		m.now += uint64(governorInterval)
+		m.now += uint64(shortestHold)
 		if err := m.agent.govern(m.now); err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"strings"
 	"sync"
@@ -34,8 +33,6 @@ const (
 	// indexWarnings is the least time between two warnings about files that took
 	// more than they may.
 	indexWarnings = time.Minute
-	// unlimited is CPU time for indexes without end.
-	unlimited = time.Duration(math.MaxInt64)
 )
 
 // IndexRequest asks for the index of a file. The files are the agent's, which keeps
@@ -45,6 +42,10 @@ type IndexRequest struct {
 	Only  []uint64 // addresses that the index is for, in rising order; nil: all
 	Out   *os.File // for the index; empty
 	Spill *os.File // for compressed sections, to be used from its beginning; empty
+	// Wait waits until CPU time may be spent on it, and returns how much. Spend tells what was. Both are nil where that is
+	// nobody's concern; else the index takes as long as it has to.
+	Wait  func(context.Context) (time.Duration, error)
+	Spend func(time.Duration)
 }
 
 // IndexResult says how the building of an index went.
@@ -71,12 +72,13 @@ type indexes struct {
 	log     *slog.Logger
 	warned  time.Time // of run
 	host    *process.Root
+	cpu     *allowance // for building
+	waited  bool       // for: what that takes is nobody's concern
 
 	mu      sync.Mutex // guards what follows
 	wanted  map[process.FileKey]indexJob
 	busy    bool // with a job that is not in wanted any more
 	done    []indexAnswer
-	credit  time.Duration // CPU time that may be spent
 	stats   indexStats
 	changed chan struct{} // has an element when there may be something to do
 	settled chan struct{} // has one when there may be an answer
@@ -116,8 +118,8 @@ type indexAnswer struct {
 	needs uint64
 }
 
-// openIndexes opens the cache in dir/symbols.
-func openIndexes(dir string, proc fs.FS, o Options) (*indexes, error) {
+// openIndexes opens the cache in dir/symbols. What is built is built by an allowance.
+func openIndexes(dir string, proc fs.FS, cpu *allowance, o Options) (*indexes, error) {
 	cache, err := openKeyedDir(dir, indexesName, indexCacheBytes)
 	if err != nil {
 		return nil, err
@@ -128,6 +130,7 @@ func openIndexes(dir string, proc fs.FS, o Options) (*indexes, error) {
 	}
 	x := &indexes{
 		build: o.Index, fetch: o.FetchDebug, cache: cache, proc: proc, version: o.Version, log: o.Logger, host: host,
+		cpu: cpu, waited: o.IndexWait > 0,
 		wanted:  make(map[process.FileKey]indexJob),
 		changed: make(chan struct{}, 1),
 		settled: make(chan struct{}, 1),
@@ -163,14 +166,6 @@ func (x *indexes) cancel(key process.FileKey) bool {
 	_, ok := x.wanted[key]
 	delete(x.wanted, key)
 	return ok
-}
-
-// allow says how much CPU time may be spent from now on. What is under way goes on.
-func (x *indexes) allow(credit time.Duration) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.credit = credit
-	signal(x.changed)
 }
 
 // collect returns the answers that have come.
@@ -233,10 +228,11 @@ func (x *indexes) run(ctx context.Context) {
 
 // next takes the job of most samples that may be done now.
 func (x *indexes) next() (best indexJob, ok bool) {
+	enough := x.cpu.enough()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, job := range x.wanted {
-		if (!job.build || x.credit > 0) && (!ok || job.samples > best.samples) {
+		if (!job.build || enough) && (!ok || job.samples > best.samples) {
 			best, ok = job, true
 		}
 	}
@@ -392,13 +388,18 @@ func (x *indexes) index(ctx context.Context, key process.FileKey, files *DebugFi
 	if err != nil {
 		return nil, err
 	}
-	result, err := x.build(ctx, IndexRequest{DebugFiles: files, Out: out, Spill: spill})
-	x.count(func(s *indexStats) {
-		s.cpu += result.CPU
-		if x.credit != unlimited {
-			x.credit -= result.CPU
-		}
-	})
+	request := IndexRequest{DebugFiles: files, Out: out, Spill: spill}
+	told := time.Duration(0)
+	spend := func(d time.Duration) {
+		told += d
+		x.cpu.spend(d)
+		x.count(func(s *indexStats) { s.cpu += d })
+	}
+	if !x.waited {
+		request.Wait, request.Spend = x.cpu.wait, spend
+	}
+	result, err := x.build(ctx, request)
+	spend(result.CPU - told)
 	var index *symbolize.Index
 	if err == nil {
 		x.log.Debug("indexed debug information", "path", files.Path, "bytes", result.Bytes, "cpu", result.CPU, "peak", result.Peak, "skipped", result.Skipped)

@@ -64,11 +64,11 @@ func newIndexing(t *testing.T, path, dir string) *indexing {
 func (x *indexing) start(version string) {
 	x.t.Helper()
 	var err error
-	x.indexes, err = openIndexes(x.dir, os.DirFS("/proc"), Options{Version: version, Logger: quiet, Index: x.index})
+	x.indexes, err = openIndexes(x.dir, os.DirFS("/proc"), newAllowance(), Options{Version: version, Logger: quiet, Index: x.index})
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	x.indexes.allow(unlimited)
+	x.allow(unlimited)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -82,6 +82,12 @@ func (x *indexing) start(version string) {
 			x.t.Error(err)
 		}
 	}
+}
+
+// allow grants CPU time.
+func (x *indexing) allow(d time.Duration) {
+	x.indexes.cpu.grant(d)
+	signal(x.indexes.changed)
 }
 
 func (x *indexing) offerFile(key process.FileKey) {
@@ -247,7 +253,7 @@ func TestIndexOverBudgetIsNotTriedAgain(t *testing.T) {
 func TestIndexesWaitForCredit(t *testing.T) {
 	x := newIndexing(t, program(t), t.TempDir())
 	x.build = func(IndexRequest) (IndexResult, error) { return IndexResult{}, errors.New("no") }
-	x.indexes.allow(0)
+	x.allow(0)
 	var order []uint64
 	for i := range 3 {
 		key := process.FileKey{2, byte(i)}
@@ -257,7 +263,7 @@ func TestIndexesWaitForCredit(t *testing.T) {
 	if x.indexes.wait(time.After(50 * time.Millisecond)) {
 		t.Error("an index was built without credit")
 	}
-	x.indexes.allow(time.Hour)
+	x.allow(time.Hour)
 	for len(order) < 3 && x.indexes.wait(time.After(10*time.Second)) {
 		for _, a := range x.indexes.collect() {
 			order = append(order, uint64(a.key[1]))
@@ -269,42 +275,40 @@ func TestIndexesWaitForCredit(t *testing.T) {
 	x.stop()
 }
 
-// TestGovernorPaysForIndexes has an index take more than all that is saved.
-func TestGovernorPaysForIndexes(t *testing.T) {
+// TestGovernorGrantsWhatIsLeft has work that can wait take all that it is granted: nothing else is shed for it, and no
+// minute takes more than it may.
+func TestGovernorGrantsWhatIsLeft(t *testing.T) {
 	g := newGovernor(Options{CPULimit: 0.02, MemoryLimit: -1}, 0, cost{})
-	full := g.worth(allowance)
-	if got := g.credit(); got != full/2 {
-		t.Errorf("credit at first %v, want %v", got, full/2)
+	minute := g.worth(budgetSpan)
+	if got := g.credit(); got != minute/2 {
+		t.Errorf("credit at first %v, want %v", got, minute/2)
 	}
-	look := func() {
-		g.look(g.looked+uint64(governorInterval), cost{cpu: g.last.cpu, indexes: 2 * full})
-	}
-	for i := 0; ; i++ {
-		look()
+	granted := time.Duration(0)
+	for range 100 {
+		c := g.last().cost
+		c.cpu += g.worth(governorInterval) / 5
+		if credit := g.credit(); credit > 0 {
+			granted += credit
+			c.cpu += credit
+			c.spare += credit
+		}
+		g.look(g.last().time+uint64(governorInterval), c)
 		if g.level != 0 {
-			t.Fatal("work is shed for an index")
+			t.Fatal("work is shed for what can wait")
 		}
-		if g.credit() > 0 {
-			// Income over that time is what was taken beyond the first half.
-			if want := int(1.5 * float64(allowance) / float64(governorInterval)); i < want-1 || i > want+1 {
-				t.Errorf("paid for after %d looks, want %d", i, want)
-			}
-			break
-		}
-		if i > 1000 {
-			t.Fatal("never paid for")
+		if g.spent() > minute {
+			t.Fatalf("%v spent of %v", g.spent(), minute)
 		}
 	}
-	g.level = 1
-	if g.credit() != 0 {
-		t.Error("an index may be built while work is shed")
+	if granted < minute {
+		t.Errorf("%v granted in 500 s, of a limit of %v a minute", granted, minute)
 	}
 }
 
 // TestIndexMetrics gathers what became of files, and frames by language.
 func TestIndexMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	a, err := newAccount(&replay{}, os.DirFS("/proc"), Options{Registerer: registry})
+	a, err := newAccount(&replay{}, os.DirFS("/proc"), newAllowance(), Options{Registerer: registry})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,10 +45,11 @@ const MaxOpenFiles = 2048
 // symbols names addresses of files and of the kernel. The draining goroutine
 // offers files while their process lives; the publishing one resolves.
 type symbols struct {
-	vdso    *symbolize.File // nil if the kernel has none
-	indexes *indexes        // nil: names come from symbol tables alone
-	maps    perfMaps
-	log     *slog.Logger
+	vdso      *symbolize.File // nil if the kernel has none
+	indexes   *indexes        // nil: names come from symbol tables alone
+	allowance *allowance      // for symbol tables of large files
+	maps      perfMaps
+	log       *slog.Logger
 
 	mu    sync.Mutex // guards files and what has and offer touch of them
 	files map[process.FileKey]*symbolFile
@@ -260,6 +261,13 @@ func (s *symbols) file(key process.FileKey) *symbolFile {
 func (s *symbols) open(f *symbolFile) {
 	if f.table != nil || f.err != nil || s.tableBytes > maxTableBytes+extraTableBytes {
 		return
+	}
+	if f.file.Size > largeFile {
+		if !s.allowance.enough() {
+			return // in another window
+		}
+		begun := time.Now()
+		defer func() { s.allowance.spend(time.Since(begun)) }()
 	}
 	f.table, f.err = symbolize.Open(io.NewSectionReader(f.file, 0, f.file.Size), f.file.Size)
 	if f.table != nil {

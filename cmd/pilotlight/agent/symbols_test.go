@@ -179,7 +179,7 @@ func TestMarkersTellWhy(t *testing.T) {
 // TestFailuresOfTheTableAreMetrics gathers what the table of processes told at a window's end.
 func TestFailuresOfTheTableAreMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	a, err := newAccount(&replay{}, os.DirFS("/proc"), Options{Registerer: registry})
+	a, err := newAccount(&replay{}, os.DirFS("/proc"), newAllowance(), Options{Registerer: registry})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -33,6 +34,9 @@ const (
 	// muchBuilt is after how many bytes of files the memory that building their tables took is given back. It costs a
 	// garbage collection.
 	muchBuilt = 32 << 20
+	// largeFile is of how many bytes on a file is read when there is CPU time to spare: its table or its symbols take
+	// some milliseconds.
+	largeFile = 8 << 20
 )
 
 // tables has the unwind tables of mapped files: in memory, else from the disk
@@ -51,6 +55,10 @@ type tables struct {
 	results chan tableResult
 	arrived func() // called when results are to be taken
 	stats   tableStats
+
+	allowance *allowance // for large files
+	ctx       context.Context
+	cancel    context.CancelFunc // ends waits for it
 }
 
 // tableStats count where tables came from.
@@ -98,8 +106,10 @@ type tableResult struct {
 
 // newTables returns tables that call arrived, from another goroutine, when collect
 // finds some.
-func newTables(files *process.Files, arrived func(), log *slog.Logger) *tables {
+func newTables(files *process.Files, arrived func(), spare *allowance, log *slog.Logger) *tables {
+	ctx, cancel := context.WithCancel(context.Background())
 	t := &tables{
+		allowance: spare, ctx: ctx, cancel: cancel,
 		files:   files,
 		log:     log,
 		entries: make(map[process.FileKey]*tableEntry),
@@ -174,6 +184,13 @@ func (t *tables) make(cache *tableCache, job tableJob) (r tableResult) {
 		return r
 	}
 	size := job.file.Size
+	if size > largeFile {
+		if _, r.err = t.allowance.wait(t.ctx); r.err != nil {
+			return r
+		}
+		begun := time.Now()
+		defer func() { t.allowance.spend(time.Since(begun)) }()
+	}
 	if r.table, r.err = unwind.Build(io.NewSectionReader(job.file, 0, size), size, unwind.Options{}); r.err != nil {
 		return r
 	}
@@ -367,4 +384,7 @@ func (t *tables) request(p *process.Process, m process.Mapping, early bool) *tab
 }
 
 // close ends run once it is done with the table that it makes.
-func (t *tables) close() error { return t.jobs.close() }
+func (t *tables) close() error {
+	t.cancel()
+	return t.jobs.close()
+}

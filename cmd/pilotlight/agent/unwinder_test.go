@@ -122,10 +122,10 @@ func newMachine(t *testing.T) *machine {
 	a.clock = func() (uint64, time.Time) { return m.now, wallStart.Add(time.Second + time.Duration(m.now)) }
 	a.table = process.NewTable(m.proc, process.Options{})
 	a.files = process.NewFiles(m.proc, "/proc", host{m})
-	a.tables = newTables(a.files, func() {}, quiet)
+	a.tables = newTables(a.files, func() {}, nil, quiet)
 	a.unwinder = newUnwinder(m.sampler, a.table, a.tables, quiet)
 	a.finisher = &finisher{tables: a.tables}
-	a.governor = newGovernor(Options{}, 0, cost{})
+	a.governor = newGovernor(Options{CPULimit: -1, MemoryLimit: -1}, 0, cost{})
 	a.window = a.newWindow(0, 0)
 	m.agent = a
 	stop := a.makeTables()

@@ -89,9 +89,10 @@ type stacks struct {
 type window struct {
 	start              time.Time // wall clock, as it was when the window began
 	length             time.Duration
-	frequency          int    // Hz, when the window began
-	level              int    // the governor's, when the window ended
-	monoStart, monoEnd uint64 // the same on the monotonic clock
+	frequency          int      // Hz, when the window began
+	level              int      // the governor's, when the window ended
+	sheds              []string // as then
+	monoStart, monoEnd uint64   // the same on the monotonic clock
 
 	processes map[process.Key]*stacks
 	order     []*stacks

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+)
+
+// unlimited is CPU time without end.
+const unlimited = time.Duration(math.MaxInt64)
+
+// leastGrant is below what there is no use in beginning: it takes that much to start and to stop.
+const leastGrant = 20 * time.Millisecond
+
+// allowance is CPU time for work that can wait, as the governor has it to spare: reading of debug information, of large
+// symbol tables and of large unwind tables. What is not spent when there is another grant is gone. A nil allowance has no
+// end. It may be used by several goroutines.
+type allowance struct {
+	mu   sync.Mutex // guards what follows
+	left time.Duration
+	used time.Duration // since the beginning
+	more chan struct{} // closed when there is another grant
+}
+
+// newAllowance returns one of which nothing may be spent yet.
+func newAllowance() *allowance { return &allowance{more: make(chan struct{})} }
+
+// grant says how much may be spent from now on.
+func (a *allowance) grant(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.left = d
+	close(a.more)
+	a.more = make(chan struct{})
+}
+
+// spend takes what was spent off what is left, also where that was less.
+func (a *allowance) spend(d time.Duration) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.used += d
+	if a.left != unlimited {
+		a.left -= d
+	}
+}
+
+// spent is all that has been.
+func (a *allowance) spent() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.used
+}
+
+// enough reports whether something may be begun.
+func (a *allowance) enough() bool {
+	if a == nil {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.left >= leastGrant
+}
+
+// wait waits until something may be spent, and returns how much. Its error is that of ctx.
+func (a *allowance) wait(ctx context.Context) (time.Duration, error) {
+	if a == nil {
+		return unlimited, ctx.Err()
+	}
+	for {
+		a.mu.Lock()
+		left, more := a.left, a.more
+		a.mu.Unlock()
+		if err := ctx.Err(); err != nil || left >= leastGrant {
+			return left, err
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+		}
+	}
+}
