@@ -125,6 +125,11 @@ export interface AgentReport {
   bpf_memory_bytes: number;
   /** How much work the agent sheds to keep to its limits; 0: none. */
   governor_level: number;
+  /** Which work that is: "finishing", "records", "samples", "all". Null: none. */
+  governor_sheds: string[] | null;
+  /** CPU time that it may take in any minute, and memory; 0: no limit. */
+  cpu_limit_seconds: number;
+  memory_limit_bytes: number;
   unwind_table_bytes: number;
   /** It takes no samples: its off file is there. */
   off: boolean;

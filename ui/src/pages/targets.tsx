@@ -59,7 +59,22 @@ const clockMs = 2000;
 
 function frequency(a: AgentReport): string {
   if (a.off) return "switched off";
-  return a.governor_level > 0 ? `${a.frequency_hz} Hz, sheds work: level ${a.governor_level}` : `${a.frequency_hz} Hz`;
+  if (a.governor_level === 0) return `${a.frequency_hz} Hz`;
+  const what = (a.governor_sheds ?? []).map((work) => shedText[work] ?? work).join(", ");
+  return `${a.frequency_hz} Hz, sheds work at level ${a.governor_level}${what && `: ${what}`}`;
+}
+
+/** What an agent does less of to keep to its limits. */
+const shedText: Record<string, string> = {
+  finishing: "whole stacks of new code",
+  records: "short-lived processes",
+  samples: "frequency",
+  all: "everything for now",
+};
+
+function limits(a: AgentReport): string {
+  const cpu = a.cpu_limit_seconds ? `${percent(a.cpu_limit_seconds, 60)} of a core` : "no limit";
+  return `it may take ${cpu} in any minute, and ${a.memory_limit_bytes ? bytes(a.memory_limit_bytes) : "any amount of memory"}`;
 }
 
 function Row({ agent: a }: { agent: AgentReport }) {
@@ -76,7 +91,7 @@ function Row({ agent: a }: { agent: AgentReport }) {
       <td class={Math.abs(a.clock_skew_ms) >= clockMs ? "num bad" : "num"} title="ahead of the server's clock">{a.sent_ms ? value(a.clock_skew_ms * 1e6, "nanoseconds") : "–"}</td>
       <td class="num" title="profiles on its disk that the server has not taken yet">{bytes(a.spool_bytes)}</td>
       <td class="num">{a.cpus}</td>
-      <td class={a.off || a.governor_level > 0 ? "num bad" : "num"}>{frequency(a)}</td>
+      <td class={a.off || a.governor_level > 0 ? "num bad" : "num"} title={limits(a)}>{frequency(a)}</td>
       <td class="num">{count(t.samples_taken)}</td>
       <td class="num">{count(t.samples_missed)} <span class="muted">{percent(t.samples_missed, t.samples_taken + t.samples_missed)}</span></td>
       <td class="outcomes">{outcomes.map(([outcome, n]) => <span key={outcome}>{outcomeText(outcome)} <b>{percent(n, t.samples_taken)}</b></span>)}</td>

@@ -94,7 +94,7 @@ async function report(url, now) {
     samples_taken: 1000 * k, samples_missed: 4 * k, outcomes: { complete: 900 * k, kernel_only: 60 * k, no_table: 30 * k, jit_end: 9 * k, dropped_ring: k },
     frames: 22000 * k, frames_unnamed: 310 * k, agent_cpu_seconds: 0.04 * k, bpf_run_seconds: 0.01 * k,
   });
-  await post(`${url}/api/v1/agents`, { version: "0.1.0", hostname: "worker-7", start_ms: now - 3600e3, window_ms: now - 12e3, cpus: 2, frequency_hz: 19, rss_bytes: 48 << 20, bpf_memory_bytes: 6 << 20, sent_ms: Date.now() + 90e3, spool_bytes: 3 << 20, window: account(1), total: account(360) });
+  await post(`${url}/api/v1/agents`, { version: "0.1.0", hostname: "worker-7", start_ms: now - 3600e3, window_ms: now - 12e3, cpus: 2, rss_bytes: 48 << 20, bpf_memory_bytes: 6 << 20, sent_ms: Date.now() + 90e3, spool_bytes: 3 << 20, frequency_hz: 9, governor_level: 4, governor_sheds: ["finishing", "records", "samples"], cpu_limit_seconds: 2.4, memory_limit_bytes: 256 << 20, window: account(1), total: account(360) });
 }
 
 /** @param {string} url @param {unknown} body */
