@@ -365,7 +365,7 @@ func (a *account) report(w *window) (Report, error) {
 	a.reported = total
 	cpuLimit := 0.0
 	if a.limits.worth != unlimited {
-		cpuLimit = a.limits.worth.Seconds()
+		cpuLimit = a.limits.worth.Seconds() / counted
 	}
 	return Report{
 		Version:     a.opts.Version,
@@ -484,7 +484,7 @@ func (l *limits) collect(ch chan<- prometheus.Metric) {
 	}
 	cpu, memory := math.Inf(1), math.Inf(1)
 	if l.worth != unlimited {
-		cpu = l.worth.Seconds()
+		cpu = l.worth.Seconds() / counted
 	}
 	if l.memory > 0 {
 		memory = float64(l.memory)

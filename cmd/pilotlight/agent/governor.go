@@ -10,6 +10,8 @@ const (
 	defaultCPULimit    = 0.02 // of all CPUs together
 	defaultMemoryLimit = 256 << 20
 
+	// counted is how much of what is taken can be known: the kernel's part in taking a sample has no count.
+	counted = 0.95
 	// governorInterval is how often the governor looks, and so the shortest time
 	// between two of its steps.
 	governorInterval = 5 * time.Second
@@ -75,22 +77,29 @@ type governor struct {
 	memory uint64  // bytes that it may take; 0: as many as it likes
 
 	level   int
-	follows bool          // records are not what costs, and so not shed
-	past    []spending    // looks of the last minute, oldest first, and the last before it
-	changed uint64        // when the level did
-	lowered uint64        // when it was last lowered; 0: never
-	lacking int           // a level that was not enough; -1: it is tried again
-	hold    time.Duration // for which the level above that is kept
-	turn    int           // counts unfinished samples
+	follows bool       // records are not what costs, and so not shed
+	past    []spending // looks of the last minute, oldest first, and the last before it
+	changed uint64     // when the level did
+	lacking []lack     // of each level
+	turn    int        // counts unfinished samples
 }
 
-// newGovernor returns the governor of an agent that starts now, at a cost.
+// lack says that a level was not enough.
+type lack struct {
+	until uint64        // it is not tried again
+	hold  time.Duration // after which it was, or will be
+}
+
+// newGovernor returns the governor of an agent that starts now, at a cost. That is of the first minute, but says nothing of
+// what comes.
 func newGovernor(o Options, now uint64, c cost) *governor {
-	g := &governor{rate: o.CPULimit, past: []spending{{now, c}}, changed: now, lacking: -1, hold: shortestHold}
+	start := c
+	start.cpu, start.spare = 0, c.spare-c.cpu
+	g := &governor{rate: o.CPULimit, past: []spending{{now, start}}, changed: now, lacking: make([]lack, len(levels))}
 	if g.rate == 0 {
 		g.rate = defaultCPULimit
 	}
-	g.rate *= float64(runtime.NumCPU())
+	g.rate *= counted * float64(runtime.NumCPU())
 	switch {
 	case o.MemoryLimit == 0:
 		g.memory = defaultMemoryLimit
@@ -133,7 +142,8 @@ func (g *governor) pace() (cpu time.Duration, records float64) {
 	if n := len(g.past) - 3; n >= 0 && g.past[n].time >= g.changed {
 		was = g.past[n]
 	}
-	looks := float64(governorInterval) / float64(max(1, is.time-was.time))
+	// When it was looked at early it will be again: what starts is no pace.
+	looks := min(1, float64(governorInterval)/float64(max(1, is.time-was.time)))
 	cpu = max(0, is.cpu-was.cpu-(is.spare-was.spare))
 	return time.Duration(looks * float64(cpu)), looks * float64(is.records-was.records)
 }
@@ -158,7 +168,7 @@ func (g *governor) look(now uint64, c cost) (changed, memory bool) {
 		changed = g.raise(now, steps, levelRest)
 	case memory: // what rests has no less
 		changed = g.raise(now, 1, levelRest-1)
-	case g.level > 0 && now-g.changed >= uint64(g.held()) && g.spent() <= g.worth(budgetSpan)/2 && (g.memory == 0 || c.memory < g.memory/8*7):
+	case g.level > 0 && now-g.changed >= uint64(shortestHold) && now >= g.lacking[g.below()].until && g.spent() <= g.worth(budgetSpan)/2 && (g.memory == 0 || c.memory < g.memory/8*7):
 		g.lower(now)
 		changed = true
 	}
@@ -196,22 +206,12 @@ func (g *governor) raise(now uint64, steps, most int) bool {
 	if g.follows && g.level < levelRecords && g.level+steps >= levelRecords {
 		steps++
 	}
-	g.lacking = g.level
+	l := &g.lacking[g.level]
+	l.hold = min(max(2*l.hold, 2*shortestHold), longestHold)
+	l.until = now + uint64(l.hold)
 	g.level = min(g.level+steps, most)
 	g.changed = now
-	if g.lowered == 0 || now-g.lowered > uint64(budgetSpan) {
-		g.hold = shortestHold
-	}
-	g.hold = min(2*g.hold, longestHold)
 	return true
-}
-
-// held is for how long the level is kept before it is lowered.
-func (g *governor) held() time.Duration {
-	if g.below() == g.lacking {
-		return g.hold
-	}
-	return shortestHold
 }
 
 // below is the next level on the way down.
@@ -224,11 +224,9 @@ func (g *governor) below() int {
 
 // lower goes down a level.
 func (g *governor) lower(now uint64) {
+	g.lacking[g.level] = lack{} // it was enough
 	g.level = g.below()
-	if g.level == g.lacking {
-		g.lacking = -1
-	}
-	g.changed, g.lowered = now, now
+	g.changed = now
 }
 
 // credit is the CPU time that may be spent until the next look on work that can wait: half of the minute's is kept for
