@@ -31,7 +31,7 @@ type Batch struct {
 }
 
 // Read waits until a drain is due, at the latest DrainInterval after the one
-// before, or twice that if it found nothing, and fills b. It returns os.ErrClosed
+// before, or up to four times that while it finds nothing, and fills b. It returns os.ErrClosed
 // after Close, and after Stop once
 // everything was read.
 func (s *Sampler) Read(b *Batch) error {
@@ -72,9 +72,12 @@ func (s *Sampler) Read(b *Batch) error {
 	if s.stopped {
 		b.Upto = now
 	}
-	if len(b.Samples)+len(b.Events) == 0 {
-		s.nextDrain = s.nextDrain.Add(quietInterval - DrainInterval)
+	if len(b.Samples)+len(b.Events) > 0 {
+		s.pause = DrainInterval
+	} else {
+		s.pause = min(2*s.pause, quietInterval)
 	}
+	s.nextDrain = s.nextDrain.Add(s.pause - DrainInterval)
 	slices.SortStableFunc(b.Samples, func(x, y Sample) int { return cmp.Compare(x.Time, y.Time) })
 	slices.SortStableFunc(b.Events, func(x, y Event) int { return cmp.Compare(x.Time, y.Time) })
 	return s.follow()

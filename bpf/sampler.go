@@ -31,9 +31,9 @@ const MaxFrequency = 1000
 // DrainInterval is how often the rings are drained when none fills up before.
 const DrainInterval = 500 * time.Millisecond
 
-// quietInterval is the DrainInterval behind a drain that found nothing: most of what an idle machine pays for is
+// quietInterval is what the DrainInterval grows to while drains find nothing: most of what an idle machine pays for is
 // being woken.
-const quietInterval = 2 * DrainInterval
+const quietInterval = 4 * DrainInterval
 
 const (
 	// 0.3 s at 99 Hz with a piece of stack each. As much again is for side-band records: 1.5 s of a thousand processes a
@@ -78,6 +78,7 @@ type Sampler struct {
 
 	reading    sync.Mutex // held by Read, guards what follows
 	nextDrain  time.Time
+	pause      time.Duration // between drains, as of late
 	nextFollow time.Time
 	drained    bool // of everything there was at Stop
 }
@@ -125,7 +126,7 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
-	s := &Sampler{frequency: opts.Frequency, ringBytes: ringSize(possible)}
+	s := &Sampler{frequency: opts.Frequency, pause: DrainInterval, ringBytes: ringSize(possible)}
 	spec.Maps["rings"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].InnerMap.MaxEntries = uint32(s.ringBytes)
 	// Early, because a ring fills up when there are processes to be published.

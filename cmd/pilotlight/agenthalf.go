@@ -110,6 +110,9 @@ func (f *agentFlags) run(g *globals, p peerOptions, serving func(net.Addr)) (err
 	if err := slowDown(); err != nil {
 		return err
 	}
+	if err := relaxTimers(); err != nil {
+		return err
+	}
 	// From here on one CPU is plenty for the agent half. With more, the garbage
 	// collector takes whichever are idle, a fifth of all that this process costs.
 	runtime.GOMAXPROCS(1)

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,14 +31,40 @@ func hurry() (slowDown func() error, err error) {
 	return func() error { return schedule(before) }, err
 }
 
-// schedule sets the scheduling policy of all threads: it belongs to each, and
-// those to come have it from the one that starts them.
+// schedule sets the scheduling policy of all threads.
 func schedule(attr *unix.SchedAttr) error {
+	err := onEachThread(func(tid int) error { return unix.SchedSetAttr(tid, attr, 0) })
+	if err != nil {
+		return fmt.Errorf("set scheduling policy: %w", err)
+	}
+	return nil
+}
+
+// timerSlack is how much later than asked for timers may go off. While anything runs, the thread with which Go watches
+// over the others naps for 20 us at a time: of an agent at rest that was most of its wake-ups. With this it has one nap
+// each time that there is something to do.
+const timerSlack = 5 * time.Millisecond
+
+// relaxTimers has the kernel delay timers of this process, and of those that it starts, by up to timerSlack, proc(5). A
+// process that may not do so keeps what it was started with.
+func relaxTimers() error {
+	err := onEachThread(func(tid int) error {
+		return os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, timerSlack.Nanoseconds(), 10), 0)
+	})
+	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("relax timers: %w", err)
+	}
+	return nil
+}
+
+// onEachThread calls f for all threads: what it sets belongs to each, and those to come have it from the one that starts
+// them.
+func onEachThread(f func(tid int) error) error {
 	done := make(map[string]bool)
 	for {
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {
-			return fmt.Errorf("set scheduling policy: %w", err)
+			return err
 		}
 		missed := false // one that was started since the last look
 		for _, task := range tasks {
@@ -46,10 +74,10 @@ func schedule(attr *unix.SchedAttr) error {
 			done[task.Name()], missed = true, true
 			tid, err := strconv.Atoi(task.Name())
 			if err != nil {
-				return fmt.Errorf("set scheduling policy of thread %q: %w", task.Name(), err)
+				return fmt.Errorf("thread %q: %w", task.Name(), err)
 			}
-			if err := unix.SchedSetAttr(tid, attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("set scheduling policy of thread %d: %w", tid, err)
+			if err := f(tid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("thread %d: %w", tid, err)
 			}
 		}
 		if !missed {
