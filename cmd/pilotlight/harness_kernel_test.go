@@ -311,9 +311,9 @@ func runs(pid int) bool {
 	return err == nil && !strings.HasPrefix(st["State"], "Z")
 }
 
-// procStatus reads /proc/PID/status.
-func procStatus(pid int) (map[string]string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// procStatus reads /proc/PID/status, or that of a thread: "task", TID.
+func procStatus(pid int, thread ...string) (map[string]string, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), filepath.Join(thread...), "status"))
 	if err != nil {
 		return nil, err
 	}
