@@ -196,6 +196,7 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 		Version:  g.version,
 		PID:      pid,
 		CacheDir: cache,
+		CPULimit: -1, // what it takes was asked for, and ends
 		Index:    indexFile,
 		// Who records something wants its names, and there is no later window.
 		IndexWait: indexWait,

@@ -139,13 +139,19 @@ func (g *governor) pace() (cpu time.Duration, records float64) {
 		return 0, 0
 	}
 	was, is := g.past[len(g.past)-2], g.last()
-	if n := len(g.past) - 3; n >= 0 && g.past[n].time >= g.changed {
-		was = g.past[n]
+	if g.lasting() {
+		was = g.past[len(g.past)-3]
 	}
 	// When it was looked at early it will be again: what starts is no pace.
 	looks := min(1, float64(governorInterval)/float64(max(1, is.time-was.time)))
 	cpu = max(0, is.cpu-was.cpu-(is.spare-was.spare))
 	return time.Duration(looks * float64(cpu)), looks * float64(is.records-was.records)
+}
+
+// lasting reports whether the pace is that of two looks at this level: a burst, as of a start, ends by itself.
+func (g *governor) lasting() bool {
+	n := len(g.past) - 3
+	return n >= 0 && g.past[n].time >= g.changed
 }
 
 // remember notes the cost as of now, and forgets what is not of the span any more.
@@ -188,7 +194,7 @@ func (g *governor) steps() int {
 		return 4
 	case left < 2*pace:
 		return 2
-	case left < 4*pace:
+	case left < 4*pace && (g.level > 0 || g.lasting()):
 		return 1
 	}
 	return 0
