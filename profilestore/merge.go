@@ -25,7 +25,6 @@ func (s *Store) Merge(ctx context.Context, q Query) (_ *profile.Profile, err err
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
 	types := w.sharedTypes()
 	var merged []*profile.Profile
 	size := int64(0)
@@ -176,17 +175,24 @@ func (w *work) mergeRows(ctx context.Context, d *dictionaryWork, syms *symbols, 
 func (m *mergedRows) add(r *rows, dictionary uint32, syms *symbols, profiles []*chosen, plans map[*series][]valueColumn) error {
 	var last *series
 	var plan []valueColumn
+	var known []int8
 	for i, number := range r.profile {
 		if int(number) >= len(profiles) || int(r.stack[i]) >= len(syms.callers) || int(r.labels[i]) >= len(syms.setEnds) {
 			return errRows
 		}
 		c := profiles[number]
-		if c == nil || c.match.rest != nil && !c.match.rest.matches(dictionary, syms, r.labels[i]) {
+		if c == nil {
 			continue
 		}
 		if c.row.series != last {
 			last = c.row.series
 			plan = plans[last]
+			if c.match.rest != nil {
+				known = c.match.rest.known(dictionary, syms)
+			}
+		}
+		if c.match.rest != nil && !c.match.rest.matches(known, syms, r.labels[i]) {
+			continue
 		}
 		key := sampleKey{r.stack[i], r.labels[i]}
 		at, ok := m.index[key]

@@ -7,7 +7,10 @@ import (
 	"maps"
 	"math"
 	"path"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"pilotlight/profilestore/flamegraph"
 )
@@ -31,23 +34,19 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	res := &Result{Unit: v.q.Type.SampleUnit, Stacks: new(flamegraph.Stacks), Damaged: w.damaged}
-	for _, d := range w.dictionaries() {
-		syms, sums, err := w.sum(ctx, d)
-		if err != nil {
-			return nil, err
-		}
+	res := &Result{Unit: v.q.Type.SampleUnit, Stacks: new(flamegraph.Stacks)}
+	all := w.dictionaries()
+	if err := w.addUp(ctx, all); err != nil {
+		return nil, err
+	}
+	res.Damaged = w.damaged
+	for _, d := range all {
 		res.Profiles += d.profiles
 		res.Damaged += d.damaged
-		if syms == nil {
-			continue
-		}
-		names := &namer{symbols: *syms, stacks: res.Stacks}
-		names.callers, names.leaf = nil, nil // the answer has its own
-		res.Stacks.AddTree(syms.callers[:len(sums)], syms.leaf[:len(sums)], sums, names.frames)
-		if w.size+res.Stacks.Size() > v.limit {
-			return nil, s.errQueryBytes()
+		if d.tree != nil {
+			names := &namer{symbols: *d.symbols, stacks: res.Stacks}
+			names.callers, names.leaf = nil, nil // the tree has its own
+			res.Stacks.AddTree(d.tree, names.frames)
 		}
 	}
 	return res, nil
@@ -56,14 +55,12 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 // work is what a query reads samples for: weights of profiles, by part.
 type work struct {
 	v       *view
-	size    int64
+	size    atomic.Int64 // bytes
 	byID    map[uint32]*dictionaryWork
 	passes  []*pass
-	readers []rowReader     // by part; nil until needed
 	tables  []*profileTable // by part; of those that something was chosen from
 	damaged int
 	total   int64
-	room    []int64 // of sums
 }
 
 // pass is the profiles whose values are in one column and whose samples are matched by the same rest.
@@ -75,17 +72,21 @@ type pass struct {
 
 // dictionaryWork is what is read of one dictionary.
 type dictionaryWork struct {
-	id       uint32
-	parts    []int // ascending
-	chosen   []chosen
-	passes   []*pass
+	id     uint32
+	parts  []int // ascending
+	chosen []chosen
+	passes []*pass
+
+	// What addUp finds.
 	profiles int // with a matching sample
 	damaged  int
+	symbols  *symbols
+	tree     *flamegraph.Tree // nil: the dictionary is damaged
 }
 
 // choose finds the profiles of a query.
 func (v *view) choose(ctx context.Context) (*work, error) {
-	w := &work{v: v, byID: make(map[uint32]*dictionaryWork), readers: make([]rowReader, len(v.parts)), tables: make([]*profileTable, len(v.parts))}
+	w := &work{v: v, byID: make(map[uint32]*dictionaryWork), tables: make([]*profileTable, len(v.parts))}
 	var last *dictionaryWork
 	err := v.each(ctx, false, func(c chosen) error {
 		ok, damaged, err := v.any(ctx, &c)
@@ -114,10 +115,10 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 		}
 		if p.weights[c.part] == nil {
 			p.weights[c.part] = make([]int64, len(c.table.rows))
-			w.size += 8 * int64(len(c.table.rows))
+			w.size.Add(8 * int64(len(c.table.rows)))
 		}
 		p.weights[c.part][c.number] = column.factor
-		if w.size += 48; w.size > v.limit {
+		if w.size.Add(48) > v.limit {
 			return v.s.errQueryBytes()
 		}
 		return w.count(&c)
@@ -159,50 +160,108 @@ func (w *work) dictionaries() []*dictionaryWork {
 	return all
 }
 
-// reader reads the columns that the passes need.
-func (w *work) reader(part int) rowReader {
-	if w.readers[part] == nil {
-		var want columns
-		for _, p := range w.passes {
-			want.labels = want.labels || p.rest != nil
-			want.values = append(want.values, p.column)
-		}
-		slices.Sort(want.values)
-		want.values = slices.Compact(want.values)
-		w.readers[part] = w.v.parts[part].reader(want)
+// addUp makes the tree of each dictionary, several at once.
+func (w *work) addUp(ctx context.Context, all []*dictionaryWork) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	for _, share := range shares(all, runtime.GOMAXPROCS(0)) {
+		group.Go(func() {
+			a := &adder{work: w, readers: make([]rowReader, len(w.v.parts))}
+			defer a.close()
+			for _, d := range share {
+				if err := a.add(ctx, d); err != nil {
+					cancel(err) // of all shares; the first error counts
+					return
+				}
+			}
+		})
 	}
-	return w.readers[part]
+	group.Wait()
+	return context.Cause(ctx)
 }
 
-func (w *work) close() {
-	for _, r := range w.readers {
+// shares cuts dictionaries into at most n runs with about as many profiles. Neighbours often have row groups in common.
+func shares(all []*dictionaryWork, n int) [][]*dictionaryWork {
+	profiles := 0
+	for _, d := range all {
+		profiles += len(d.chosen)
+	}
+	var runs [][]*dictionaryWork
+	first, count := 0, 0
+	for i, d := range all {
+		count += len(d.chosen)
+		if i == len(all)-1 || count*n >= profiles*(len(runs)+1) {
+			runs = append(runs, all[first:i+1])
+			first = i + 1
+		}
+	}
+	return runs
+}
+
+// adder adds up the samples of one dictionary after the other. It is for one goroutine.
+type adder struct {
+	*work
+	readers []rowReader // by part; nil until needed
+	room    []int64     // of sums
+	writer  flamegraph.TreeWriter
+	kept    int64 // bytes of room and writer
+}
+
+func (a *adder) close() {
+	for _, r := range a.readers {
 		if r != nil {
 			r.close()
 		}
 	}
 }
 
-// sums gives n zeros, in memory that the dictionary before had.
-func (w *work) sums(n int) []int64 {
-	if cap(w.room) < n {
-		w.size += 8 * int64(n-cap(w.room))
-		w.room = make([]int64, n)
+// reader reads the columns that the passes need.
+func (a *adder) reader(part int) rowReader {
+	if a.readers[part] == nil {
+		var want columns
+		for _, p := range a.passes {
+			want.labels = want.labels || p.rest != nil
+			want.values = append(want.values, p.column)
+		}
+		slices.Sort(want.values)
+		want.values = slices.Compact(want.values)
+		a.readers[part] = a.v.parts[part].reader(want)
 	}
-	w.room = w.room[:n]
-	clear(w.room)
-	return w.room
+	return a.readers[part]
+}
+
+func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
+	syms, sums, err := a.sum(ctx, d)
+	if syms == nil {
+		return err
+	}
+	d.symbols = syms
+	d.tree = a.writer.Write(syms.callers[:len(sums)], syms.leaf[:len(sums)], sums)
+	return a.take(d.tree.Size())
+}
+
+// take counts memory that the answer needs, and what is kept for the next dictionary.
+func (a *adder) take(bytes int64) error {
+	kept := 8*int64(cap(a.room)) + a.writer.Size()
+	bytes += kept - a.kept
+	a.kept = kept
+	if a.size.Add(bytes) > a.v.limit {
+		return a.v.s.errQueryBytes()
+	}
+	return nil
 }
 
 // sum adds up the values of each stack of a dictionary. Symbols are nil when it is damaged.
-func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, error) {
-	syms, err := w.v.symbols(ctx, &d.chosen[0])
+func (a *adder) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, error) {
+	syms, err := a.v.symbols(ctx, &d.chosen[0])
 	if syms == nil {
 		d.damaged = len(d.chosen)
 		return nil, nil, err
 	}
-	sums := w.sums(len(syms.callers))
-	if w.size > w.v.limit {
-		return nil, nil, w.v.s.errQueryBytes()
+	a.room = zeroed(a.room, len(syms.callers))
+	if err := a.take(0); err != nil {
+		return nil, nil, err
 	}
 	bad := make(map[int]bool) // parts that turned out to be damaged
 	for {
@@ -211,11 +270,11 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 			if bad[part] {
 				continue
 			}
-			err := w.sumPart(ctx, d, part, syms, sums)
+			err := a.sumPart(ctx, d, part, syms, a.room)
 			if damage := (*damageError)(nil); errors.As(err, &damage) {
 				// Some of its rows are in the sums already: a part counts whole or not at all.
-				w.v.s.noteDamage(w.v.parts[part], damage)
-				if b, ok := w.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
+				a.v.s.noteDamage(a.v.parts[part], damage)
+				if b, ok := a.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
 					b.noRollups.Store(true)
 				} else {
 					bad[part] = true
@@ -230,7 +289,7 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 		if !again {
 			break
 		}
-		clear(sums)
+		clear(a.room)
 	}
 	for i := range d.chosen {
 		if bad[d.chosen[i].part] {
@@ -239,11 +298,11 @@ func (w *work) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, e
 			d.profiles++
 		}
 	}
-	return syms, sums, nil
+	return syms, a.room, nil
 }
 
 // sumPart adds what a part has of a dictionary.
-func (w *work) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums []int64) error {
+func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums []int64) error {
 	add := func(r *rows, passes []*pass) error {
 		for _, p := range passes {
 			if err := p.add(d.id, part, syms, r, sums); err != nil {
@@ -252,16 +311,16 @@ func (w *work) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *s
 		}
 		return ctx.Err()
 	}
-	reader, ok := w.reader(part).(*blockReader)
+	reader, ok := a.reader(part).(*blockReader)
 	if !ok {
-		return w.reader(part).scan(d.id, w.v.q.From, w.v.q.To, func(r *rows) error { return add(r, d.passes) })
+		return a.reader(part).scan(d.id, a.v.q.From, a.v.q.To, func(r *rows) error { return add(r, d.passes) })
 	}
 	var left []*pass
-	return reader.eachSection(d.id, w.v.q.From, w.v.q.To, func(s *section) error {
+	return reader.eachSection(d.id, a.v.q.From, a.v.q.To, func(s *section) error {
 		defer reader.uncover()
 		left = left[:0]
 		for _, p := range d.passes {
-			more, err := reader.cover(p, part, s, w.tables[part], sums)
+			more, err := reader.cover(p, part, s, a.tables[part], sums)
 			if err != nil {
 				return err
 			}
@@ -290,6 +349,10 @@ func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []i
 	}
 	n := len(r.stack)
 	stack, profile, values := r.stack, r.profile[:n], r.values[p.column][:n]
+	var known []int8
+	if p.rest != nil {
+		known = p.rest.known(dictionary, syms)
+	}
 	for i, s := range stack {
 		if int(s) >= len(sums) || int(profile[i]) >= len(weights) {
 			return errRows
@@ -302,7 +365,7 @@ func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []i
 			if int(r.labels[i]) >= len(syms.setEnds) {
 				return errRows
 			}
-			if !p.rest.matches(dictionary, syms, r.labels[i]) {
+			if !p.rest.matches(known, syms, r.labels[i]) {
 				continue
 			}
 		}

@@ -178,18 +178,19 @@ type translation struct {
 	sets                                    map[string]uint32
 }
 
+// zeroed is n zeros, in the memory of s if that is enough.
+func zeroed[T any](s []T, n int) []T {
+	s = slices.Grow(s[:0], n)[:n]
+	clear(s)
+	return s
+}
+
 func (t *translation) reset(p *decoded) {
-	zeroed := func(s []uint32, n int) []uint32 {
-		s = slices.Grow(s[:0], n)[:n]
-		clear(s)
-		return s
-	}
 	t.strings = zeroed(t.strings, len(p.strings))
 	t.mappings = zeroed(t.mappings, len(p.mappings))
 	t.functions = zeroed(t.functions, len(p.functions))
 	t.locations = zeroed(t.locations, len(p.locations))
-	t.hashes = slices.Grow(t.hashes[:0], len(p.functions))[:len(p.functions)]
-	clear(t.hashes)
+	t.hashes = zeroed(t.hashes, len(p.functions))
 	if t.sets == nil {
 		t.sets = make(map[string]uint32)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -40,7 +41,9 @@ type seriesMatch struct {
 // rest is matchers on sample labels. Series that leave the same ones undecided share it.
 type rest struct {
 	matchers []*labels.Matcher
-	sets     map[uint32][]int8 // by dictionary, then by label set: 0 not known, 1 matches, -1 does not
+
+	mu   sync.Mutex
+	sets map[uint32][]int8 // by dictionary, then by label set: 0 not known, 1 matches, -1 does not
 }
 
 // view takes references to what the range may be in; release gives them back.
@@ -102,7 +105,7 @@ func (v *view) match(own *series) *seriesMatch {
 			}
 		}
 		if m.rest == nil {
-			m.rest = &rest{undecided, make(map[uint32][]int8)}
+			m.rest = &rest{matchers: undecided, sets: make(map[uint32][]int8)}
 			v.rests = append(v.rests, m.rest)
 		}
 	}
@@ -110,13 +113,20 @@ func (v *view) match(own *series) *seriesMatch {
 	return m
 }
 
-// matches says whether samples with a label set of a dictionary match.
-func (r *rest) matches(dictionary uint32, syms *symbols, set uint32) bool {
+// known is what is known of the label sets of a dictionary, which is for one goroutine.
+func (r *rest) known(dictionary uint32, syms *symbols) []int8 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	known := r.sets[dictionary]
-	if int(set) >= len(known) {
-		known = slices.Concat(known, make([]int8, len(syms.setEnds)-len(known)))
+	if missing := len(syms.setEnds) - len(known); missing > 0 {
+		known = append(known, make([]int8, missing)...)
 		r.sets[dictionary] = known
 	}
+	return known
+}
+
+// matches says whether samples with a label set match, and takes note of it in what is known.
+func (r *rest) matches(known []int8, syms *symbols, set uint32) bool {
 	if known[set] == 0 {
 		known[set] = 1
 		for _, m := range r.matchers {
@@ -238,14 +248,16 @@ func (v *view) read(ctx context.Context, c *chosen, labels bool) (*symbols, erro
 // damaged is true when it cannot be told which match.
 func (v *view) sets(ctx context.Context, c *chosen, fn func(set, total uint32) error) (damaged bool, err error) {
 	var syms *symbols
+	var known []int8
 	if c.match.rest != nil {
 		if syms, err = v.labelSets(ctx, c); syms == nil {
 			return true, err
 		}
+		known = c.match.rest.known(c.row.dictionary, syms)
 	}
 	for i := c.row.total; i < c.row.end; i++ {
 		set := c.table.labels[i]
-		if c.match.rest != nil && !c.match.rest.matches(c.row.dictionary, syms, set) {
+		if c.match.rest != nil && !c.match.rest.matches(known, syms, set) {
 			continue
 		}
 		if err := fn(set, i); err != nil {

@@ -87,19 +87,32 @@ func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
 
 func varintLen(v uint64) uint32 { return uint32(bits.Len64(v|1)+6) / 7 }
 
-// treeWriter makes prefixes, one after the other in the same memory.
-type treeWriter struct {
+// Tree is stacks for [Stacks.AddTree]. It never changes.
+type Tree struct{ prefixes }
+
+// Size is the memory held, in bytes.
+func (t *Tree) Size() int64 { return t.size() }
+
+// TreeWriter makes trees, one after the other in the same memory. The zero value is ready. It is for one goroutine.
+type TreeWriter struct {
 	totals []int64
 	below  []uint32 // bytes of what goes on from a stack; once it has its place: that of the next one which it calls
 	chain  []uint8  // how many stacks in a row are chained, this one included; 0: nothing goes on from it
 }
 
-const forked = longestChain + 1 // in treeWriter.chain: it forks
+const forked = longestChain + 1 // in TreeWriter.chain: it forks
 
-func (w *treeWriter) size() int64 { return 13 * int64(cap(w.totals)) }
+// Size is the memory that is kept for the next tree, in bytes.
+func (w *TreeWriter) Size() int64 { return 13 * int64(cap(w.totals)) }
+
+// Write makes a tree: stack i is stack callers[i], a smaller number, and what it called, labels[i]; stack 0 is the empty
+// one. values are those of the stacks themselves, as [Stacks.Add] takes them; none of the three slices is kept.
+func (w *TreeWriter) Write(callers, labels []uint32, values []int64) *Tree {
+	return &Tree{*w.write(callers, labels, values)}
+}
 
 // write leaves out stacks without a value of which none with one begins.
-func (w *treeWriter) write(callers, labels []uint32, values []int64) *prefixes {
+func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
 	n := len(callers)
 	w.totals = append(w.totals[:0], values...)
 	w.below = slices.Grow(w.below[:0], n)[:n]
@@ -144,7 +157,7 @@ func (w *treeWriter) write(callers, labels []uint32, values []int64) *prefixes {
 }
 
 // header is the length of the header of a stack of which all that goes on from it is known.
-func (w *treeWriter) header(label uint32, i int, self int64) uint32 {
+func (w *TreeWriter) header(label uint32, i int, self int64) uint32 {
 	length := varintLen(uint64(label) << 2)
 	switch w.chain[i] {
 	case forked:
@@ -155,7 +168,7 @@ func (w *treeWriter) header(label uint32, i int, self int64) uint32 {
 	return length
 }
 
-func (w *treeWriter) append(dst []byte, label uint32, i int, self int64) []byte {
+func (w *TreeWriter) append(dst []byte, label uint32, i int, self int64) []byte {
 	head := uint64(label) << 2
 	switch w.chain[i] {
 	case forked:

@@ -46,7 +46,7 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 			}
 			flat.Add(stacks[i], values[i])
 		}
-		trees.AddTree(callers, labels, values, named)
+		trees.AddTree(new(TreeWriter).Write(callers, labels, values), named)
 	}
 	if r.IntN(3) == 0 {
 		f := Frame{Function: "f1", File: "src1"}
@@ -108,7 +108,7 @@ func TestTreeWriter(t *testing.T) {
 		self, total int64
 	}
 	r := rand.New(rand.NewPCG(15, 16))
-	var w treeWriter
+	var w TreeWriter
 	for range 2000 {
 		n := 1 + r.IntN(100)
 		callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
@@ -216,7 +216,7 @@ func TestCanceled(t *testing.T) {
 	for i := range 7 {
 		s.Frame(Frame{Function: fmt.Sprint("f", i)})
 	}
-	s.AddTree(callers, labels, values, func(label uint32) []int32 { return []int32{int32(label)} })
+	s.AddTree(new(TreeWriter).Write(callers, labels, values), func(label uint32) []int32 { return []int32{int32(label)} })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, run := range map[string]func() error{

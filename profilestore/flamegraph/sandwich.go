@@ -197,7 +197,7 @@ func (c *callers) forest(o *Options) *forest {
 		codes[fn] = int32(fn)
 	}
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: new(treeWriter).write(c.parent, labels, c.self[side]), side: side, codes: codes})
+		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side]), side: side, codes: codes})
 	}
 	f.begin(f.roots())
 	return f

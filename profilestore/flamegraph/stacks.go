@@ -27,8 +27,7 @@ type Stacks struct {
 	children // their labels are frames
 	root     int64
 
-	trees  []*prefixes // of AddTree
-	writer treeWriter
+	trees []*prefixes // of AddTree
 
 	names     map[string]string
 	nameBytes int64
@@ -75,14 +74,12 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	s.addAt(node, value)
 }
 
-// AddTree adds stacks that are kept as a tree already: stack i is stack callers[i], a smaller number, and what it
-// called, labels[i]; stack 0 is the empty one. values are those of the stacks themselves, as Add takes them; none of
-// the three slices is kept. frames says which frames a label stands for, numbers of Frame, outermost first and at least
-// one; it is called when the label is needed, once or again.
-func (s *Stacks) AddTree(callers, labels []uint32, values []int64, frames func(label uint32) []int32) {
-	p := s.writer.write(callers, labels, values)
+// AddTree adds stacks that are kept as a tree already. frames says which frames a label of it stands for, numbers of
+// Frame, outermost first and at least one; it is called when the label is needed, once or again.
+func (s *Stacks) AddTree(t *Tree, frames func(label uint32) []int32) {
+	p := t.prefixes
 	p.frames = frames
-	s.trees = append(s.trees, p)
+	s.trees = append(s.trees, &p)
 	s.total += p.total
 }
 
@@ -102,7 +99,7 @@ func (s *Stacks) ownTree() *prefixes {
 	for i, p := range s.parent {
 		callers[i+1], labels[i+1], values[i+1] = uint32(p+1), uint32(s.labels[i]), s.self[i]
 	}
-	return new(treeWriter).write(callers, labels, values)
+	return new(TreeWriter).write(callers, labels, values)
 }
 
 func (s *Stacks) totalOfTrees() int64 {
@@ -129,7 +126,7 @@ func (s *Stacks) Nodes() int {
 func (s *Stacks) Size() int64 {
 	// A node is 12 bytes in the columns, a frame 64 in the list and in the map; slices and maps hold up to twice of
 	// what they use.
-	size := 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes + s.writer.size()
+	size := 2*(12*int64(len(s.parent))+128*int64(len(s.frames))) + s.children.size() + s.nameBytes
 	for _, t := range s.trees {
 		size += t.size()
 	}
