@@ -472,14 +472,21 @@ func FuzzDecode(f *testing.F) {
 		stacks, sets, _ := d.add(&r.decoded, nil, nil)
 		own := &series{types: types, columns: r.plan()}
 		columns := r.columnValues(own)
-		rows := &mergedRows{values: make([][]int64, len(types))}
+		rows := newMergedRows(len(types))
 		for i := range stacks {
-			rows.keys = append(rows.keys, sampleKey{stacks[i], sets[i]})
+			at := rows.row(stacks[i], sets[i])
 			for j, c := range own.columns {
-				rows.values[j] = append(rows.values[j], columns[c.column][i]*c.factor)
+				rows.values[j][at] += columns[c.column][i] * c.factor
 			}
 		}
-		got, err := newPprofBuilder(d.view()).build(t.Context(), rows, types)
+		var b bytes.Buffer
+		w := newPprofWriter(&b)
+		w.writeTypes(types)
+		w.begin(d.view())
+		if err := errors.Join(w.add(rows, t.Context().Err), w.close()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := profile.ParseUncompressed(b.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,59 +1,71 @@
 package profilestore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
 	"github.com/google/pprof/profile"
 )
 
-// Merge merges the matching samples into one pprof profile with all sample types that the matching profiles
-// share, the labels of the samples, addresses, mappings and comments kept, and the query's type as the default.
-// Its time is the start of the first profile, its duration reaches to the end of the last. Without a matching
-// sample the profile is valid and empty. The comments "file_key ..." are left out: they name mappings by numbers
-// that a merge changes. Samples with the same labels may share them. A damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error.
-func (s *Store) Merge(ctx context.Context, q Query) (_ *profile.Profile, err error) {
+// WriteMerged merges the matching samples into one pprof profile, and writes it as a protobuf that is not compressed: with
+// all sample types that the matching profiles share, the labels of the samples, addresses, mappings and comments kept, and
+// the query's type as the default. Its time is the start of the first profile, its duration reaches to the end of the last.
+// Without a matching sample the profile is valid and empty. Of a stack that several services or days have there is a sample
+// for each. The comments "file_key ..." are left out: they name mappings by numbers that a merge changes. A damaged profile
+// is left out. Memory above Options.QueryBytes is an [Unprocessable] error; what was written before an error is no profile.
+func (s *Store) WriteMerged(ctx context.Context, q Query, out io.Writer) error {
+	return s.writeMerged(ctx, q, newPprofWriter(out), func(*pprofWriter) int64 { return 0 })
+}
+
+// Merge is WriteMerged for who needs the profile in memory, which takes many times as much as to write it. Samples with
+// the same stack and labels are one.
+func (s *Store) Merge(ctx context.Context, q Query) (*profile.Profile, error) {
+	var b bytes.Buffer
+	// What pprof makes of a sample: the sample, three maps for its labels, and each location as a number and as a pointer.
+	const each, location = 800, 16
+	w := newPprofWriter(&b)
+	if err := s.writeMerged(ctx, q, w, func(w *pprofWriter) int64 { return 2*w.bytes + each*w.samples + location*w.depths }); err != nil {
+		return nil, err
+	}
+	p, err := profile.ParseUncompressed(b.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("read merged profile: %w", err)
+	}
+	if w.dictionaries > 1 {
+		p = p.Compact()
+	}
+	return p, nil
+}
+
+// writeMerged counts what others need for the profile to the memory that the query may use.
+func (s *Store) writeMerged(ctx context.Context, q Query, out *pprofWriter, others func(*pprofWriter) int64) (err error) {
 	v, err := s.view(q)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, v.release()) }()
 	w, err := v.choose(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	types := w.sharedTypes()
-	var merged []*profile.Profile
-	size := int64(0)
+	if len(types) == 0 {
+		types = []ProfileType{v.q.Type}
+	}
+	out.writeTypes(types)
+	w.describe(out)
 	for _, d := range w.dictionaries() {
-		p, n, err := w.merge(ctx, d, types, s.o.QueryBytes-size)
-		if err != nil {
-			return nil, err
-		}
-		if p != nil {
-			merged = append(merged, p)
-			size += n
+		if err := w.merge(ctx, d, types, out, func() int64 { return w.size.Load() + out.size() + others(out) }); err != nil {
+			return err
 		}
 	}
-	switch len(merged) {
-	case 0:
-		t := v.q.Type
-		p := &profile.Profile{PeriodType: &profile.ValueType{Type: t.PeriodType, Unit: t.PeriodUnit}, DefaultSampleType: t.SampleType}
-		p.SampleType = []*profile.ValueType{{Type: t.SampleType, Unit: t.SampleUnit}}
-		return p, nil
-	case 1:
-		w.describe(merged[0])
-		return merged[0], nil
-	}
-	p, err := profile.Merge(merged)
-	if err != nil {
-		return nil, fmt.Errorf("merge profiles of %d dictionaries: %w", len(merged), err)
-	}
-	w.describe(p)
-	return p, nil
+	return out.close()
 }
 
 // sharedTypes are the types that all series of the answer have, in the order of the first one.
@@ -77,52 +89,70 @@ func (w *work) sharedTypes() []ProfileType {
 	return shared
 }
 
-// sampleKey is a row of the answer: a stack with a label set.
-type sampleKey struct{ stack, labels uint32 }
-
-// merge makes the profile of one dictionary; nil without an error when it is damaged. size is what it takes in
-// memory, in bytes.
-func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType, limit int64) (_ *profile.Profile, size int64, err error) {
+// merge writes the samples of one dictionary, or none if it is damaged. held is the memory that the query has beside the
+// rows.
+func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType, out *pprofWriter, held func() int64) error {
 	syms, err := w.v.symbols(ctx, &d.chosen[0])
 	if syms == nil {
-		return nil, 0, err
+		return err
 	}
 	bad := make(map[int]bool) // parts that turned out to be damaged
 	for {
-		rows, err := w.mergeRows(ctx, d, syms, types, limit, bad)
+		rows, err := w.mergeRows(ctx, d, syms, types, w.v.limit-held(), bad)
 		if damage := (*damageError)(nil); errors.As(err, &damage) {
 			continue // without that part
 		}
-		if err != nil || len(rows.index) == 0 {
-			return nil, 0, err
+		if err != nil || len(rows.stack) == 0 {
+			return err
 		}
-		b := newPprofBuilder(syms)
+		out.begin(syms)
 		if main := d.chosen[0].row.header.mapping; main > 0 && int(main) <= len(syms.mappings) {
-			b.mapping(main - 1) // pprof takes the first mapping for the program
+			out.mapping(main - 1) // pprof takes the first mapping for the program
 		}
-		p, err := b.build(ctx, rows, types)
-		if err != nil {
-			return nil, 0, err
-		}
-		if size = rows.size() + b.size(); size > limit {
-			return nil, 0, w.v.s.errQueryBytes()
-		}
-		return p, size, nil
+		return out.add(rows, func() error {
+			if rows.size()+held() > w.v.limit {
+				return w.v.s.errQueryBytes()
+			}
+			return ctx.Err()
+		})
 	}
 }
 
 // mergedRows are the sums of each type by stack and label set.
 type mergedRows struct {
-	index  map[sampleKey]int32
-	keys   []sampleKey
+	index  stackTable // rows, +1, by rowHash
+	seed   uint64
+	stack  []uint32
+	labels []uint32
 	values [][]int64 // by type
 }
 
-func (m *mergedRows) size() int64 { return int64(len(m.keys)) * int64(800+16*len(m.values)) }
+func newMergedRows(types int) *mergedRows {
+	return &mergedRows{seed: rand.Uint64(), values: make([][]int64, types)}
+}
+
+func (m *mergedRows) size() int64 {
+	return m.index.size() + int64(cap(m.stack))*int64(8+8*len(m.values))
+}
+
+// row is the row of a stack and a label set.
+func (m *mergedRows) row(stack, labels uint32) uint32 {
+	// For one seed mix gives different hashes of different numbers: who has the hash is the row.
+	hash := mix(m.seed, uint64(stack)<<32|uint64(labels))
+	if row, _ := m.index.find(hash, 0); row != 0 {
+		return row - 1
+	}
+	m.stack, m.labels = append(m.stack, stack), append(m.labels, labels)
+	for t := range m.values {
+		m.values[t] = append(m.values[t], 0)
+	}
+	m.index.add(hash, uint32(len(m.stack)))
+	return uint32(len(m.stack)) - 1
+}
 
 // mergeRows reads all columns of a dictionary. The part of a damage is added to bad.
 func (w *work) mergeRows(ctx context.Context, d *dictionaryWork, syms *symbols, types []ProfileType, limit int64, bad map[int]bool) (*mergedRows, error) {
-	m := &mergedRows{index: make(map[sampleKey]int32), values: make([][]int64, len(types))}
+	m := newMergedRows(len(types))
 	plans := make(map[*series][]valueColumn)
 	for _, part := range d.parts {
 		if bad[part] {
@@ -194,16 +224,7 @@ func (m *mergedRows) add(r *rows, dictionary uint32, syms *symbols, profiles []*
 		if c.match.rest != nil && !c.match.rest.matches(known, syms, r.labels[i]) {
 			continue
 		}
-		key := sampleKey{r.stack[i], r.labels[i]}
-		at, ok := m.index[key]
-		if !ok {
-			at = int32(len(m.keys))
-			m.index[key] = at
-			m.keys = append(m.keys, key)
-			for t := range m.values {
-				m.values[t] = append(m.values[t], 0)
-			}
-		}
+		at := m.row(r.stack[i], r.labels[i])
 		for t, column := range plan {
 			v := r.values[column.column][i] * column.factor
 			if m.values[t][at] += v; m.values[t][at] < 0 {
@@ -214,11 +235,11 @@ func (m *mergedRows) add(r *rows, dictionary uint32, syms *symbols, profiles []*
 	return nil
 }
 
-// describe adds what all profiles of the answer say of themselves.
-func (w *work) describe(p *profile.Profile) {
-	var from, to int64
+// describe writes what all profiles of the answer say of themselves.
+func (w *work) describe(out *pprofWriter) {
+	var from, to, period int64
+	var comments []string
 	seen := make(map[string]bool)
-	p.Comments = nil
 	first := true
 	for _, d := range w.dictionaries() {
 		for i := range d.chosen {
@@ -229,180 +250,26 @@ func (w *work) describe(p *profile.Profile) {
 			to = max(to, r.time+r.duration)
 			h := r.header
 			if first {
-				p.DropFrames, p.KeepFrames, p.DocURL = h.dropFrames, h.keepFrames, h.docURL
+				out.writeText(fieldDropFrames, h.dropFrames)
+				out.writeText(fieldKeepFrames, h.keepFrames)
+				out.writeText(fieldDocURL, h.docURL)
 			}
 			first = false
-			p.Period = max(p.Period, h.period)
+			period = max(period, h.period)
 			if h.comments == "" || seen[h.comments] {
 				continue
 			}
 			seen[h.comments] = true
 			for _, c := range splitComments(h.comments) {
-				if !strings.HasPrefix(c, "file_key ") && !slices.Contains(p.Comments, c) {
-					p.Comments = append(p.Comments, c)
+				if !strings.HasPrefix(c, "file_key ") && !slices.Contains(comments, c) {
+					comments = append(comments, c)
 				}
 			}
 		}
 	}
-	p.TimeNanos, p.DurationNanos = from, to-from
-	p.DefaultSampleType = w.v.q.Type.SampleType
-}
-
-// pprofBuilder makes a profile of symbols; what no sample needs is left out.
-type pprofBuilder struct {
-	*symbols
-	profile   *profile.Profile
-	mappings  []*profile.Mapping
-	functions []*profile.Function
-	locations []*profile.Location
-	stacks    int64                // locations in all of them
-	room      []*profile.Location  // for those of the next samples
-	labels    map[uint32]sampleSet // by label set
-}
-
-// sampleSet is a label set as pprof has it. Samples with the same one share it: nobody changes labels.
-type sampleSet struct {
-	text    map[string][]string
-	numbers map[string][]int64
-	units   map[string][]string
-}
-
-func newPprofBuilder(s *symbols) *pprofBuilder {
-	return &pprofBuilder{
-		symbols: s, profile: new(profile.Profile),
-		mappings:  make([]*profile.Mapping, len(s.mappings)),
-		functions: make([]*profile.Function, len(s.functions)),
-		locations: make([]*profile.Location, len(s.locations)),
-		labels:    make(map[uint32]sampleSet),
-	}
-}
-
-func (b *pprofBuilder) size() int64 {
-	return 300*int64(len(b.profile.Location)+len(b.profile.Function)) + 8*b.stacks + 8*int64(len(b.locations)+len(b.functions))
-}
-
-func (b *pprofBuilder) build(ctx context.Context, rows *mergedRows, types []ProfileType) (*profile.Profile, error) {
-	b.profile.PeriodType = &profile.ValueType{Type: types[0].PeriodType, Unit: types[0].PeriodUnit}
-	for _, t := range types {
-		b.profile.SampleType = append(b.profile.SampleType, &profile.ValueType{Type: t.SampleType, Unit: t.SampleUnit})
-	}
-	const samplesBetween = 1 << 12 // until it is looked whether the context has ended
-	for i, key := range rows.keys {
-		if i%samplesBetween == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		sample := &profile.Sample{Value: make([]int64, len(types))}
-		for t := range types {
-			sample.Value[t] = rows.values[t][i]
-		}
-		sample.Location = b.stack(key.stack)
-		b.stacks += int64(len(sample.Location))
-		set, ok := b.labels[key.labels]
-		if !ok {
-			set = b.sampleSet(key.labels)
-			b.labels[key.labels] = set
-		}
-		sample.Label, sample.NumLabel, sample.NumUnit = set.text, set.numbers, set.units
-		b.profile.Sample = append(b.profile.Sample, sample)
-	}
-	return b.profile, nil
-}
-
-// stack gives the locations of a stack, leaf first, in memory that has no more room than they need.
-func (b *pprofBuilder) stack(stack uint32) []*profile.Location {
-	depth := 0
-	for node := stack; node != 0; node = b.callers[node] {
-		depth++
-	}
-	const piece = 4 << 10
-	if len(b.room) < depth {
-		b.room = make([]*profile.Location, max(depth, piece))
-	}
-	var all []*profile.Location
-	all, b.room = b.room[:depth:depth], b.room[depth:]
-	for i := range all {
-		all[i] = b.location(b.leaf[stack])
-		stack = b.callers[stack]
-	}
-	return all
-}
-
-func (b *pprofBuilder) sampleSet(set uint32) (s sampleSet) {
-	for _, l := range b.set(set) {
-		name := b.strings[l.name]
-		if l.text {
-			if s.text == nil {
-				s.text = make(map[string][]string)
-			}
-			s.text[name] = append(s.text[name], b.strings[l.str])
-			continue
-		}
-		if s.numbers == nil {
-			s.numbers = make(map[string][]int64)
-		}
-		s.numbers[name] = append(s.numbers[name], l.num)
-		unit := b.strings[l.unit]
-		if unit == "" && s.units[name] == nil {
-			continue
-		}
-		if s.units == nil {
-			s.units = make(map[string][]string)
-		}
-		for len(s.units[name]) < len(s.numbers[name])-1 {
-			s.units[name] = append(s.units[name], "")
-		}
-		s.units[name] = append(s.units[name], unit)
-	}
-	return s
-}
-
-func (b *pprofBuilder) location(id uint32) *profile.Location {
-	if l := b.locations[id]; l != nil {
-		return l
-	}
-	at := &b.symbols.locations[id]
-	l := &profile.Location{ID: uint64(len(b.profile.Location) + 1), Address: at.address, IsFolded: at.folded}
-	if at.mapping > 0 {
-		l.Mapping = b.mapping(at.mapping - 1)
-	}
-	best := b.named(id)
-	for _, one := range b.linesOf(best) {
-		l.Line = append(l.Line, profile.Line{Function: b.function(one.function), Line: one.line, Column: one.column})
-	}
-	if best != id && len(l.Line) > 0 {
-		l.Mapping.HasFunctions = true // or pprof would look for names itself
-	}
-	b.locations[id] = l
-	b.profile.Location = append(b.profile.Location, l)
-	return l
-}
-
-func (b *pprofBuilder) mapping(id uint32) *profile.Mapping {
-	if m := b.mappings[id]; m != nil {
-		return m
-	}
-	at := &b.symbols.mappings[id]
-	m := &profile.Mapping{
-		ID: uint64(len(b.profile.Mapping) + 1), Start: at.start, Limit: at.limit, Offset: at.offset,
-		File: b.strings[at.file], BuildID: b.strings[at.buildID],
-		HasFunctions: at.flags&hasFunctions != 0, HasFilenames: at.flags&hasFilenames != 0,
-		HasLineNumbers: at.flags&hasLineNumbers != 0, HasInlineFrames: at.flags&hasInlineFrames != 0,
-	}
-	b.mappings[id] = m
-	b.profile.Mapping = append(b.profile.Mapping, m)
-	return m
-}
-
-func (b *pprofBuilder) function(id uint32) *profile.Function {
-	if f := b.functions[id]; f != nil {
-		return f
-	}
-	at := &b.symbols.functions[id]
-	f := &profile.Function{
-		ID: uint64(len(b.profile.Function) + 1), Name: b.strings[at.name], SystemName: b.strings[at.systemName],
-		Filename: b.strings[at.file], StartLine: at.startLine,
-	}
-	b.functions[id] = f
-	b.profile.Function = append(b.profile.Function, f)
-	return f
+	out.writeTexts(fieldComment, comments)
+	out.writeNumber(fieldTime, from)
+	out.writeNumber(fieldDuration, to-from)
+	out.writeNumber(fieldPeriod, period)
+	out.writeText(fieldDefaultSampleType, w.v.q.Type.SampleType)
 }

@@ -1,10 +1,12 @@
 package profilestore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"regexp"
@@ -378,6 +380,53 @@ func TestMergeHeader(t *testing.T) {
 	}
 	if p.TimeNanos != start.UnixNano() || p.DurationNanos != int64(70*time.Second) || !reflect.DeepEqual(p.Comments, []string{"pilotlight 1.0"}) {
 		t.Errorf("%d, %d, %q", p.TimeNanos, p.DurationNanos, p.Comments)
+	}
+}
+
+// TestWriteMergedInLittleMemory: what is written is not held, so that far more can be downloaded than pprof can take apart
+// in the same memory.
+func TestWriteMergedInLittleMemory(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	const profiles = 5
+	for service := range 2 {
+		load := newLoadService(t, service, 1, 1)
+		for i := range profiles {
+			mustAppend(t, s, Encoded{Name: "process_cpu", Labels: loadLabels(service, 0), Time: start.Add(time.Duration(i) * time.Minute).UnixNano(), Pprof: load.profile(t, 0)})
+		}
+	}
+	q := all(t, "")
+	refused := func(err error) bool {
+		e := (*Error)(nil)
+		return errors.As(err, &e) && e.Code == Unprocessable
+	}
+	whole, err := s.Merge(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.o.QueryBytes = 3 << 20
+	if _, err := s.Merge(t.Context(), q); !refused(err) {
+		t.Errorf("Merge in 3 MB: %v", err)
+	}
+	var b bytes.Buffer
+	if err := s.WriteMerged(t.Context(), q, &b); err != nil {
+		t.Fatal(err)
+	}
+	written, err := profile.ParseUncompressed(b.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := func(p *profile.Profile) (sum int64) {
+		for _, sample := range p.Sample {
+			sum += sample.Value[1]
+		}
+		return sum
+	}
+	if len(written.Sample) < 5000 || len(written.Sample) != len(whole.Sample) || sum(written) != sum(whole) {
+		t.Errorf("%d samples of %d written, %d of %d", len(written.Sample), sum(written), len(whole.Sample), sum(whole))
+	}
+	s.o.QueryBytes = 200 << 10
+	if err := s.WriteMerged(t.Context(), q, io.Discard); !refused(err) {
+		t.Errorf("WriteMerged in 200 KB: %v", err)
 	}
 }
 

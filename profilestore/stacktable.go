@@ -50,3 +50,6 @@ func (t *stackTable) put(hash uint64, stack uint32) {
 	t.hashes[slot], t.stacks[slot] = hash, stack
 	t.count++
 }
+
+// size is the memory held, in bytes.
+func (t *stackTable) size() int64 { return 12 * int64(len(t.stacks)) }

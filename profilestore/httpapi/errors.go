@@ -116,7 +116,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 }
 
 // write sends the last part of an answer. That the client is gone is for the log; there is nobody to tell.
-func write(w http.ResponseWriter, r *http.Request, body string) {
+func write[B []byte | string](w http.ResponseWriter, r *http.Request, body B) {
 	if _, err := w.Write([]byte(body)); err != nil && r.Context().Err() == nil {
 		recordOf(r.Context()).err = fmt.Errorf("write answer: %w", err)
 	}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"pilotlight/profilestore"
@@ -35,21 +37,33 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	prof, err := a.store.Merge(r.Context(), q)
-	if err != nil {
-		return err
-	}
-	prof = filterProfile(prof, filters)
-	prof.DefaultSampleType = q.Type.SampleType // what pprof shows without -sample_index
 	var b bytes.Buffer
-	if err := prof.Write(&b); err != nil {
-		return fmt.Errorf("encode merged profile: %w", err)
+	if err := a.writePprof(r.Context(), &b, q, filters); err != nil {
+		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", fileName(q)))
-	write(w, r, b.String())
+	write(w, r, b.Bytes())
 	return nil
+}
+
+// writePprof writes a gzipped profile. It is packed at the level that costs least: at pprof's own that takes longer than all
+// the rest.
+func (a *api) writePprof(ctx context.Context, out *bytes.Buffer, q profilestore.Query, filters []flamegraph.Filter) error {
+	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if len(filters) == 0 {
+		err = a.store.WriteMerged(ctx, q, z)
+	} else {
+		var prof *profile.Profile
+		if prof, err = a.store.Merge(ctx, q); err == nil {
+			err = filterProfile(prof, filters).WriteUncompressed(z)
+		}
+	}
+	return errors.Join(err, z.Close())
 }
 
 // filterProfile filters by pprof's own functions, and leaves out what no sample needs any more.

@@ -344,13 +344,9 @@ func (a *api) grafanaProfile(ctx context.Context, req *pyroscope.SelectMergeProf
 }
 
 func (a *api) mergedProfile(ctx context.Context, q profilestore.Query) (*pyroscope.Profile, error) {
-	p, err := a.store.Merge(ctx, q)
-	if err != nil {
-		return nil, err
-	}
 	var b bytes.Buffer
-	if err := p.WriteUncompressed(&b); err != nil {
-		return nil, fmt.Errorf("encode merged profile: %w", err)
+	if err := a.store.WriteMerged(ctx, q, &b); err != nil {
+		return nil, err
 	}
 	res := &pyroscope.Profile{}
 	if err := proto.Unmarshal(b.Bytes(), res); err != nil {
