@@ -44,6 +44,7 @@ type section struct {
 	Group      int    `json:"group"`
 	First      int    `json:"first"`
 	Rows       int    `json:"rows"`
+	Least      int    `json:"least"`  // of the stacks
 	Stacks     int    `json:"stacks"` // of the dictionary that the rows need: those below this
 	Sets       int    `json:"sets"`   // of labels
 
@@ -326,17 +327,22 @@ func (b *blockReader) scan(dictionary uint32, from, to int64, fn func(r *rows) e
 	})
 }
 
+// sections are those that scan reads.
+func (b *block) sections(dictionary uint32, from, to int64) iter.Seq[*section] {
+	return func(yield func(*section) bool) {
+		first, _ := slices.BinarySearchFunc(b.meta.Sections, dictionary, func(s section, d uint32) int { return cmp.Compare(s.Dictionary, d) })
+		for i := first; i < len(b.meta.Sections) && b.meta.Sections[i].Dictionary == dictionary; i++ {
+			s := &b.meta.Sections[i]
+			if s.Hour*hour < to && (s.Hour+1)*hour > from && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
 // eachSection calls fn for the sections that scan reads.
 func (b *block) eachSection(dictionary uint32, from, to int64, fn func(s *section) error) error {
-	first, _ := slices.BinarySearchFunc(b.meta.Sections, dictionary, func(s section, d uint32) int { return cmp.Compare(s.Dictionary, d) })
-	for i := first; i < len(b.meta.Sections); i++ {
-		s := &b.meta.Sections[i]
-		if s.Dictionary != dictionary {
-			break
-		}
-		if s.Hour*hour >= to || (s.Hour+1)*hour <= from {
-			continue
-		}
+	for s := range b.sections(dictionary, from, to) {
 		if err := fn(s); err != nil {
 			return err
 		}
@@ -716,7 +722,7 @@ func (r *rows) writeSection(w *columnWriter, sums *rollups, meta *blockMeta, s s
 	}
 	sorted := r.sorted(from, to)
 	s.Group, s.First, s.Rows = len(w.out.info.Ranges), int(w.rows), r.len()
-	s.Stacks, s.Sets = int(slices.Max(r.stack))+1, int(slices.Max(r.labels))+1
+	s.Least, s.Stacks, s.Sets = int(slices.Min(r.stack)), int(slices.Max(r.stack))+1, int(slices.Max(r.labels))+1
 	for _, c := range []struct {
 		column int
 		ids    []uint32

@@ -448,7 +448,7 @@ func TestOpenRefused(t *testing.T) {
 	}
 	for _, test := range []struct{ name, dir, want string }{
 		{"foreign", write(t, "notes.txt", "x"), "holds other files"},
-		{"newer", write(t, formatFile, formatText+"4\n"), "newer pilotlight"},
+		{"newer", write(t, formatFile, formatText+"5\n"), "newer pilotlight"},
 		{"not a format", write(t, formatFile, "x"), "not a profile store"},
 		{"a file", write(t, "notes.txt", "x") + "/notes.txt", "not a directory"},
 	} {

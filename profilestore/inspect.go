@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -51,12 +50,13 @@ func (i *inspector) printf(format string, args ...any) {
 }
 
 func (i *inspector) store(dir string) error {
-	b, err := i.fs.ReadFile(filepath.Join(dir, formatFile))
+	version, err := readFormat(i.fs, dir)
 	if err != nil {
 		return fmt.Errorf("%s is no profile store: %w", dir, err)
 	}
-	if text := strings.TrimSpace(string(b)); text != fmt.Sprint(formatText, formatVersion) && text != fmt.Sprint(formatText, formatVersion-1) {
-		return fmt.Errorf("%s: %.60q, this program reads formats %d and %d", dir, text, formatVersion-1, formatVersion)
+	const oldest = 2 // that has these files
+	if version < oldest {
+		return fmt.Errorf("%s has format %d, this program inspects formats %d to %d", dir, version, oldest, formatVersion)
 	}
 	for _, kind := range []struct {
 		name string

@@ -100,7 +100,7 @@ func (s *Store) flushHead(h *head) error {
 	}
 	slices.SortFunc(s.blocks, func(a, b *block) int { return cmp.Compare(a.meta.Sequence, b.meta.Sequence) })
 	s.flushing = s.flushing[1:]
-	s.retire()
+	s.retire(h)
 	s.mu.Unlock()
 	return s.dropLogs()
 }
@@ -129,9 +129,8 @@ func (s *Store) saveDictionaries(h *head) error {
 	}
 	slices.SortFunc(dicts, func(a, b *dictionary) int { return cmp.Compare(a.id, b.id) })
 	for _, d := range dicts {
-		view := d.view()
-		if to := view.extent(); to != d.saved {
-			news = append(news, growth{meta: dictionaryMeta{ID: d.id, Service: d.service, Day: d.day}, symbols: view, from: d.saved, to: to})
+		if g := d.growth(); g.to != g.from {
+			news = append(news, g)
 		}
 	}
 	if len(news) == 0 {
@@ -146,15 +145,19 @@ func (s *Store) saveDictionaries(h *head) error {
 	s.mu.Unlock()
 	s.metrics.bytes.Add(float64(seg.meta.size()))
 	for i := range news {
-		h.dicts[news[i].meta.ID].saved = news[i].to
+		h.dicts[news[i].meta.ID].setSaved(news[i].to)
 	}
 	return nil
 }
 
-// retire lets go of dictionaries: those that nothing was written with since the last flush, and the largest ones
-// when all of them take more than their share of the memory. What comes next begins new ones. The lock is held.
-func (s *Store) retire() {
+// retire lets go of dictionaries of days past that nothing was written with since the flush before that of h. When all of them take more than their
+// share of the memory the largest ones begin new trees; if that is not enough, because of names, what comes next begins
+// new dictionaries. The lock is held.
+func (s *Store) retire(h *head) {
 	used := s.inHeads()
+	for id := range h.dicts {
+		used[id] = true
+	}
 	today := floorDiv(s.now().UnixNano(), day)
 	var open []*dictionary
 	total := int64(0)
@@ -166,9 +169,18 @@ func (s *Store) retire() {
 		open = append(open, d)
 		total += d.size()
 	}
-	slices.SortFunc(open, func(a, b *dictionary) int { return cmp.Compare(b.size(), a.size()) })
+	most := s.o.MemoryBytes / 6
+	largestFirst := func(a, b *dictionary) int { return cmp.Compare(b.size(), a.size()) }
+	slices.SortFunc(open, largestFirst)
 	for _, d := range open {
-		if total <= s.o.MemoryBytes/6 {
+		if total <= most {
+			break
+		}
+		total -= d.beginTree()
+	}
+	slices.SortFunc(open, largestFirst)
+	for _, d := range open {
+		if total <= most {
 			break
 		}
 		total -= d.size()

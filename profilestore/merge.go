@@ -92,30 +92,49 @@ func (w *work) sharedTypes() []ProfileType {
 // merge writes the samples of one dictionary, or none if it is damaged. held is the memory that the query has beside the
 // rows.
 func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType, out *pprofWriter, held func() int64) error {
-	syms, err := w.v.symbols(ctx, &d.chosen[0])
-	if syms == nil {
+	names, err := w.v.names(ctx, &d.chosen[0])
+	if names == nil {
 		return err
 	}
+	if whole, err := w.wholeTrees(d); !whole {
+		return err
+	}
+	var rows *mergedRows
 	bad := make(map[int]bool) // parts that turned out to be damaged
-	for {
-		rows, err := w.mergeRows(ctx, d, syms, types, w.v.limit-held(), bad)
-		if damage := (*damageError)(nil); errors.As(err, &damage) {
-			continue // without that part
-		}
-		if err != nil || len(rows.stack) == 0 {
+	for again := true; again; {
+		rows, err = w.mergeRows(ctx, d, names, types, w.v.limit-held(), bad)
+		damage := (*damageError)(nil)
+		again = errors.As(err, &damage) // without that part
+	}
+	if err != nil || len(rows.stack) == 0 {
+		return err
+	}
+	for _, base := range d.bases {
+		syms, err := w.v.tree(ctx, &d.chosen[0], base)
+		if syms == nil {
 			return err
 		}
 		out.begin(syms)
 		if main := d.chosen[0].row.header.mapping; main > 0 && int(main) <= len(syms.mappings) {
 			out.mapping(main - 1) // pprof takes the first mapping for the program
 		}
-		return out.add(rows, func() error {
+		err = out.add(rows, func() error {
 			if rows.size()+held() > w.v.limit {
 				return w.v.s.errQueryBytes()
 			}
 			return ctx.Err()
 		})
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// wholeTrees looks at the checksums of all trees of a dictionary before samples of one are written.
+func (w *work) wholeTrees(d *dictionaryWork) (whole bool, err error) {
+	some, err := w.v.undamaged(&d.chosen[0], new(symbols), w.v.s.checkTrees(d.id, d.bases))
+	return some != nil, err
 }
 
 // mergedRows are the sums of each type by stack and label set.
@@ -207,7 +226,7 @@ func (m *mergedRows) add(r *rows, dictionary uint32, syms *symbols, profiles []*
 	var plan []valueColumn
 	var known []int8
 	for i, number := range r.profile {
-		if int(number) >= len(profiles) || int(r.stack[i]) >= len(syms.callers) || int(r.labels[i]) >= len(syms.setEnds) {
+		if int(number) >= len(profiles) || int(r.stack[i]) >= syms.stacks || int(r.labels[i]) >= len(syms.setEnds) {
 			return errRows
 		}
 		c := profiles[number]

@@ -33,7 +33,7 @@ func TestMigrate(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(dir, "*.*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %q, %v", left, err)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != formatText+"3\n" {
+	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != formatText+"4\n" {
 		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -26,10 +26,10 @@ type pprofWriter struct {
 
 	// Of the dictionary whose samples are written.
 	*symbols
-	ids  struct{ strings, mappings, functions, locations []uint32 } // in the tables above; 0: not known yet
-	sets [][]byte                                                   // by label set: its labels as they stand in a sample; nil: not known yet
-	room []byte                                                     // for locations and for values of a sample
-	one  []byte                                                     // for a message of the profile
+	known struct{ strings, mappings, functions, locations []uint32 } // in the tables above; 0: not known yet
+	sets  [][]byte                                                   // by label set: its labels as they stand in a sample; nil: not known yet
+	room  []byte                                                     // for locations and for values of a sample
+	one   []byte                                                     // for a message of the profile
 }
 
 func newPprofWriter(out io.Writer) *pprofWriter {
@@ -44,8 +44,8 @@ func newPprofWriter(out io.Writer) *pprofWriter {
 
 // size estimates the memory held, in bytes.
 func (w *pprofWriter) size() int64 {
-	ids := 4 * int64(cap(w.ids.strings)+cap(w.ids.mappings)+cap(w.ids.functions)+cap(w.ids.locations))
-	return ids + 100*int64(cap(w.sets)) + w.strings.size() + w.mappings.size() + w.functions.size() + w.locations.size()
+	known := 4 * int64(cap(w.known.strings)+cap(w.known.mappings)+cap(w.known.functions)+cap(w.known.locations))
+	return known + 100*int64(cap(w.sets)) + w.strings.size() + w.mappings.size() + w.functions.size() + w.locations.size()
 }
 
 // messages are distinct messages without their ids, or strings, with numbers from 1 on in the order in which they come.
@@ -143,16 +143,17 @@ func (w *pprofWriter) writeTypes(types []ProfileType) {
 func (w *pprofWriter) begin(s *symbols) {
 	w.dictionaries++
 	w.symbols = s
-	w.ids.strings = zeroed(w.ids.strings, len(s.strings))
-	w.ids.mappings = zeroed(w.ids.mappings, len(s.mappings))
-	w.ids.functions = zeroed(w.ids.functions, len(s.functions))
-	w.ids.locations = zeroed(w.ids.locations, len(s.locations))
+	w.known.strings = zeroed(w.known.strings, len(s.strings))
+	w.known.mappings = zeroed(w.known.mappings, len(s.mappings))
+	w.known.functions = zeroed(w.known.functions, len(s.functions))
+	w.known.locations = zeroed(w.known.locations, len(s.locations))
 	w.sets = zeroed(w.sets, len(s.setEnds))
 }
 
-// add writes the samples of rows. proceed is asked now and then whether it may go on.
+// add writes the samples of those rows whose stacks are in the tree. proceed is asked now and then whether it may go on.
 func (w *pprofWriter) add(rows *mergedRows, proceed func() error) error {
 	var sample []byte
+	first, count := w.ids()
 	for i, stack := range rows.stack {
 		const samplesBetween = 1 << 12
 		if i%samplesBetween == 0 {
@@ -160,7 +161,10 @@ func (w *pprofWriter) add(rows *mergedRows, proceed func() error) error {
 				return err
 			}
 		}
-		sample = appendMessage(sample[:0], 1, w.stack(stack))
+		if stack-first >= count {
+			continue
+		}
+		sample = appendMessage(sample[:0], 1, w.stack(stack-w.base))
 		values := w.room[:0]
 		for _, v := range rows.values {
 			values = protowire.AppendVarint(values, uint64(v[i]))
@@ -173,15 +177,15 @@ func (w *pprofWriter) add(rows *mergedRows, proceed func() error) error {
 	return w.err
 }
 
-// stack are the ids of the locations of a stack, leaf first, valid until the next call.
+// stack are the ids of the locations of a stack of the tree, leaf first, valid until the next call.
 func (w *pprofWriter) stack(stack uint32) []byte {
 	path := w.room[:0]
 	for ; stack != 0; stack = w.callers[stack] {
 		l := w.leaf[stack]
-		id := w.ids.locations[l]
+		id := w.known.locations[l]
 		if id == 0 {
 			id = w.location(l)
-			w.ids.locations[l] = id
+			w.known.locations[l] = id
 		}
 		path = binary.AppendUvarint(path, uint64(id))
 		w.depths++
@@ -221,14 +225,14 @@ func (w *pprofWriter) labelValue(i uint32) int64 {
 
 // string is where a string of the dictionary stands in the table.
 func (w *pprofWriter) string(i uint32) int64 {
-	if w.ids.strings[i] == 0 {
-		w.ids.strings[i] = w.strings.id([]byte(w.symbols.strings[i]))
+	if w.known.strings[i] == 0 {
+		w.known.strings[i] = w.strings.id([]byte(w.symbols.strings[i]))
 	}
-	return int64(w.ids.strings[i]) - 1
+	return int64(w.known.strings[i]) - 1
 }
 
 func (w *pprofWriter) mapping(i uint32) uint32 {
-	if id := w.ids.mappings[i]; id > 0 {
+	if id := w.known.mappings[i]; id > 0 {
 		return id
 	}
 	at := &w.symbols.mappings[i]
@@ -238,18 +242,18 @@ func (w *pprofWriter) mapping(i uint32) uint32 {
 		m = appendNumber(m, 7+bit, uint32(at.flags)>>bit&1)
 	}
 	id := w.mappings.id(m)
-	w.ids.mappings[i] = id
+	w.known.mappings[i] = id
 	return id
 }
 
 func (w *pprofWriter) function(i uint32) uint32 {
-	if id := w.ids.functions[i]; id > 0 {
+	if id := w.known.functions[i]; id > 0 {
 		return id
 	}
 	at := &w.symbols.functions[i]
 	m := appendNumber(appendNumber(nil, 2, w.string(at.name)), 3, w.string(at.systemName))
 	id := w.functions.id(appendNumber(appendNumber(m, 4, w.string(at.file)), 5, at.startLine))
-	w.ids.functions[i] = id
+	w.known.functions[i] = id
 	return id
 }
 

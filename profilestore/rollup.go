@@ -220,7 +220,7 @@ func (r *rolledReader) read(p *rolled) (piece rollup, err error) {
 
 // cover adds what the rollups of a section have of a pass, and says whether profiles are left whose samples must be
 // read. The weights of those that are not left become 0; uncover gives them back.
-func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums []int64) (left bool, err error) {
+func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums *sums) (left bool, err error) {
 	weights := p.weights[part]
 	if weights == nil {
 		return false, nil
@@ -251,7 +251,7 @@ func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums
 	return slices.ContainsFunc(weights[from:to], func(w int64) bool { return w != 0 }), nil
 }
 
-func (b *blockReader) coverWindows(p *pass, own *rolled, t *profileTable, weights []int64, from, to int, sums []int64) error {
+func (b *blockReader) coverWindows(p *pass, own *rolled, t *profileTable, weights []int64, from, to int, sums *sums) error {
 	var byWindow [windows]int64
 	any := false
 	for from < to {
@@ -282,15 +282,18 @@ func (b *blockReader) coverWindows(p *pass, own *rolled, t *profileTable, weight
 }
 
 // addTo adds the values of a column, times the weight of their window.
-func (r *rollup) addTo(column int, sums []int64, weight func(second uint32) int64) error {
+func (r *rollup) addTo(column int, sums *sums, weight func(second uint32) int64) error {
 	if column >= len(r.values) || r.values[column] == nil {
 		return nil
 	}
 	for i, stack := range r.stack {
-		if int(stack) >= len(sums) {
-			return errRows
+		if stack-sums.first >= sums.count {
+			if stack >= sums.stacks {
+				return errRows
+			}
+			continue // it is in another tree
 		}
-		sums[stack] += r.values[column][i] * weight(r.window[i])
+		sums.values[stack-sums.base] += r.values[column][i] * weight(r.window[i])
 	}
 	return nil
 }

@@ -201,7 +201,7 @@ func copied(t *testing.T, from string) *Store {
 	return open(t, dir, testOptions())
 }
 
-// Format 2 had no rollups and no kinds of series.
+// Format 2 had no rollups and no kinds of series, and like format 3 one tree of stacks for each dictionary.
 func TestFormat2(t *testing.T) {
 	s := fleetStore(t)
 	want, err := s.Select(t.Context(), all(t, ""))
@@ -220,7 +220,7 @@ func TestFormat2(t *testing.T) {
 		err := errors.Join(readMeta(osFS{}, path, &meta), os.Remove(filepath.Join(path, metaFile)))
 		meta.Hours, meta.Windows = tableInfo{}, tableInfo{}
 		for i := range meta.Sections {
-			meta.Sections[i].Hours, meta.Sections[i].Windows = nil, nil
+			meta.Sections[i].Hours, meta.Sections[i].Windows, meta.Sections[i].Least = nil, nil, 0
 		}
 		err = errors.Join(err, writeMeta(osFS{}, path, &meta), os.RemoveAll(filepath.Join(path, "hours.parquet")), os.RemoveAll(filepath.Join(path, "windows.parquet")))
 		if err != nil {
@@ -236,7 +236,7 @@ func TestFormat2(t *testing.T) {
 	if err != nil || !maps.Equal(folded(got.Stacks), folded(want.Stacks)) {
 		t.Errorf("%v, got %v\nwant %v", err, folded(got.Stacks), folded(want.Stacks))
 	}
-	if b, err := os.ReadFile(format); err != nil || string(b) != formatText+"3\n" {
+	if b, err := os.ReadFile(format); err != nil || string(b) != formatText+"4\n" {
 		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -38,6 +38,24 @@ type dictionaryMeta struct {
 	Locations piece  `json:"locations"`
 	Stacks    piece  `json:"stacks"`
 	Sets      piece  `json:"sets"`
+
+	// Trees are the stacks here that a tree begins with, but for the first of the dictionary. Each tree has a row group
+	// of its own, one after the other.
+	Trees []int `json:"trees,omitempty"`
+}
+
+// pieces are the stacks of each tree, and of what is here of a tree that began before.
+func (m *dictionaryMeta) pieces() []piece {
+	var all []piece
+	first, end, group := m.Stacks.First, m.Stacks.First+m.Stacks.Count, m.Stacks.Group
+	for _, next := range append(slices.Clone(m.Trees), end) {
+		if next > first {
+			all = append(all, piece{first, next - first, group})
+			group++
+		}
+		first = next
+	}
+	return all
 }
 
 type piece struct {
@@ -147,6 +165,33 @@ type growth struct {
 	meta dictionaryMeta
 	*symbols
 	from, to extent
+
+	callers, leaf []uint32 // of the new stacks, as files have them
+}
+
+// growth is what the dictionary has gained since it was saved.
+func (d *dictionary) growth() growth {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	view := d.symbols
+	g := growth{meta: dictionaryMeta{ID: d.id, Service: d.service, Day: d.day}, symbols: &view, from: d.saved, to: d.extent()}
+	for _, first := range d.trees {
+		if int(first) >= g.from.stacks && int(first) < g.to.stacks {
+			g.meta.Trees = append(g.meta.Trees, int(first))
+		}
+	}
+	for _, t := range append(slices.Clone(d.older), d.tree) {
+		first, count := t.ids()
+		for i := max(int(first), g.from.stacks); i < int(first+count); i++ {
+			at := i - int(t.base)
+			callers := t.callers[at]
+			if callers > 0 {
+				callers += t.base
+			}
+			g.callers, g.leaf = append(g.callers, callers), append(g.leaf, t.leaf[at])
+		}
+	}
+	return g
 }
 
 // writeSegment writes what is new, in ascending order of dictionaries.
@@ -270,29 +315,28 @@ func writeStacks(fs fileSystem, path string, news []growth) (tableInfo, error) {
 	write := func() error {
 		for i := range news {
 			g := &news[i]
-			n := g.to.stacks - g.from.stacks
-			g.meta.Stacks = piece{First: g.from.stacks, Count: n, Group: len(w.out.info.Ranges)}
-			if n == 0 {
-				continue
-			}
-			ids := make([]uint32, n)
-			for j := range ids {
-				ids[j] = uint32(g.from.stacks + j)
-			}
-			for _, c := range []struct {
-				column int
-				ids    []uint32
-			}{
-				{columnCallers, g.callers[g.from.stacks:g.to.stacks]}, {columnLocation, g.leaf[g.from.stacks:g.to.stacks]},
-				{columnDictionary, slices.Repeat([]uint32{g.meta.ID}, n)}, {columnID, ids},
-			} {
-				if err := writeNumbers(w, c.column, c.ids); err != nil {
+			g.meta.Stacks = piece{First: g.from.stacks, Count: len(g.callers), Group: len(w.out.info.Ranges)}
+			for _, p := range g.meta.pieces() {
+				ids := make([]uint32, p.Count)
+				for j := range ids {
+					ids[j] = uint32(p.First + j)
+				}
+				from, to := p.First-g.from.stacks, p.First-g.from.stacks+p.Count
+				for _, c := range []struct {
+					column int
+					ids    []uint32
+				}{
+					{columnCallers, g.callers[from:to]}, {columnLocation, g.leaf[from:to]},
+					{columnDictionary, slices.Repeat([]uint32{g.meta.ID}, p.Count)}, {columnID, ids},
+				} {
+					if err := writeNumbers(w, c.column, c.ids); err != nil {
+						return err
+					}
+				}
+				w.rows += int64(p.Count)
+				if err := w.endGroup(); err != nil {
 					return err
 				}
-			}
-			w.rows += int64(n)
-			if err := w.endGroup(); err != nil {
-				return err
 			}
 		}
 		return nil
@@ -405,23 +449,28 @@ func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*s
 				if first {
 					own.First, first = m.Stacks.First, false
 				}
-				if m.Stacks.Count == 0 {
-					continue
-				}
-				group, err := seg.stacks.group(m.Stacks.Group)
-				if err != nil {
-					return err
-				}
-				for _, c := range []int{columnCallers, columnDictionary, columnLocation, columnID} {
-					if column, err = readNumbers(&seg.stacks, group, c, column[:0]); err != nil {
+				dicts[i].Trees = append(dicts[i].Trees, m.Trees...)
+				for _, p := range m.pieces() {
+					if slices.Contains(m.Trees, p.First) {
+						if err := w.endGroup(); err != nil {
+							return err
+						}
+					}
+					group, err := seg.stacks.group(p.Group)
+					if err != nil {
 						return err
 					}
-					if err := writeNumbers(w, c, column); err != nil {
-						return err
+					for _, c := range []int{columnCallers, columnDictionary, columnLocation, columnID} {
+						if column, err = readNumbers(&seg.stacks, group, c, column[:0]); err != nil {
+							return err
+						}
+						if err := writeNumbers(w, c, column); err != nil {
+							return err
+						}
 					}
+					own.extend(&p, len(w.out.info.Ranges))
+					w.rows += int64(p.Count)
 				}
-				own.extend(&m.Stacks, len(w.out.info.Ranges))
-				w.rows += int64(m.Stacks.Count)
 			}
 			if err := w.endGroup(); err != nil {
 				return err
@@ -435,8 +484,8 @@ func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*s
 	return w.close(write())
 }
 
-// loadSymbols is the content of a dictionary, from the segments that have something of it, oldest first.
-func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
+// loadNames is the content of a dictionary without its stacks, from the segments that have something of it, oldest first.
+func loadNames(segments []*segment, id uint32) (*symbols, error) {
 	s := &symbols{strings: []string{""}}
 	l := &loader{symbols: s, ids: map[string]uint32{"": 0}}
 	for _, seg := range segments {
@@ -452,14 +501,54 @@ func loadSymbols(segments []*segment, id uint32) (*symbols, error) {
 			return nil, err
 		}
 	}
-	if len(s.callers) == 0 {
+	if s.stacks == 0 {
 		return nil, missing(symbolsDir, id)
 	}
 	s.findBetter()
 	return s, nil
 }
 
-// loadLabelSets is loadSymbols of label sets alone: what they are part of may be a hundred times as large.
+// loadTree is a tree of a dictionary of which the names are known.
+func loadTree(segments []*segment, names *symbols, id, base uint32) (*symbols, error) {
+	s := *names
+	s.tree = newTree(base)
+	if base == 0 {
+		s.callers, s.leaf = nil, nil // the file has the empty stack
+	}
+	for _, seg := range segments {
+		m := seg.find(id)
+		if m == nil {
+			continue
+		}
+		for _, p := range m.pieces() {
+			if p.First != s.end() || base == 0 && p.First > 0 && slices.Contains(m.Trees, p.First) {
+				continue
+			}
+			if len(s.callers) > 1 && slices.Contains(m.Trees, p.First) {
+				return &s, nil // the next one
+			}
+			if err := s.readStacks(seg, p); err != nil {
+				return nil, fmt.Errorf("read dictionary %d of %s: %w", id, seg.path, err)
+			}
+		}
+	}
+	return &s, nil
+}
+
+// treesOf are the ids that trees begin with, 0 for the first.
+func treesOf(segments []*segment, id uint32) []uint32 {
+	trees := []uint32{0}
+	for _, seg := range segments {
+		if m := seg.find(id); m != nil {
+			for _, first := range m.Trees {
+				trees = append(trees, uint32(first))
+			}
+		}
+	}
+	return trees
+}
+
+// loadLabelSets is loadNames of label sets alone.
 func loadLabelSets(segments []*segment, id uint32) (*symbols, error) {
 	s := &symbols{strings: []string{""}}
 	l := &loader{symbols: s, ids: map[string]uint32{"": 0}}
@@ -508,11 +597,12 @@ func (l *loader) string(s string) uint32 {
 }
 
 func (l *loader) add(seg *segment, m *dictionaryMeta) error {
-	for _, read := range []func(*segment, *dictionaryMeta) error{l.readMappings, l.readFunctions, l.readLocations, l.readStacks, l.readLabels} {
+	for _, read := range []func(*segment, *dictionaryMeta) error{l.readMappings, l.readFunctions, l.readLocations, l.readLabels} {
 		if err := read(seg, m); err != nil {
 			return fmt.Errorf("read dictionary %d of %s: %w", m.ID, seg.path, err)
 		}
 	}
+	l.stacks += m.Stacks.Count
 	have, want := l.extent(), extent{m.Mappings.First + m.Mappings.Count, m.Functions.First + m.Functions.Count, m.Locations.First + m.Locations.Count, m.Stacks.First + m.Stacks.Count, m.Sets.First + m.Sets.Count}
 	if have != want {
 		return fmt.Errorf("read dictionary %d of %s: %+v, want %+v", m.ID, seg.path, have, want)
@@ -577,22 +667,24 @@ func (l *loader) readLocations(seg *segment, m *dictionaryMeta) error {
 	return err
 }
 
-func (l *loader) readStacks(seg *segment, m *dictionaryMeta) error {
-	if m.Stacks.Count == 0 {
-		return nil
-	}
-	group, err := seg.stacks.group(m.Stacks.Group)
+// readStacks goes on with the tree.
+func (s *symbols) readStacks(seg *segment, p piece) error {
+	group, err := seg.stacks.group(p.Group)
 	if err != nil {
 		return err
 	}
-	if l.callers, err = readNumbers(&seg.stacks, group, columnCallers, l.callers); err != nil {
+	from := len(s.callers)
+	if s.callers, err = readNumbers(&seg.stacks, group, columnCallers, s.callers); err != nil {
 		return err
 	}
-	if l.leaf, err = readNumbers(&seg.stacks, group, columnLocation, l.leaf); err != nil {
+	if s.leaf, err = readNumbers(&seg.stacks, group, columnLocation, s.leaf); err != nil {
 		return err
 	}
-	for i := max(m.Stacks.First, 1); i < len(l.callers); i++ {
-		if int(l.callers[i]) >= i || int(l.leaf[i]) >= len(l.locations) {
+	for i := max(from, 1); i < len(s.callers); i++ {
+		if s.callers[i] > 0 {
+			s.callers[i] -= s.base
+		}
+		if int(s.callers[i]) >= i || int(s.leaf[i]) >= len(s.locations) {
 			return errSymbols
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"path"
 	"runtime"
@@ -43,10 +42,13 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 	for _, d := range all {
 		res.Profiles += d.profiles
 		res.Damaged += d.damaged
-		if d.tree != nil {
-			names := &namer{symbols: *d.symbols, stacks: res.Stacks}
-			names.callers, names.leaf = nil, nil // the tree has its own
-			res.Stacks.AddTree(d.tree, names.frames)
+		if len(d.sums) == 0 {
+			continue
+		}
+		names := &namer{symbols: *d.symbols, stacks: res.Stacks}
+		names.tree = tree{} // sums have their own
+		for _, t := range d.sums {
+			res.Stacks.AddTree(t, names.frames)
 		}
 	}
 	return res, nil
@@ -76,12 +78,13 @@ type dictionaryWork struct {
 	parts  []int // ascending
 	chosen []chosen
 	passes []*pass
+	bases  []uint32 // of the trees that its samples are in
 
 	// What addUp finds.
 	profiles int // with a matching sample
 	damaged  int
 	symbols  *symbols
-	tree     *flamegraph.Tree // nil: the dictionary is damaged
+	sums     []*flamegraph.Tree // by tree; none: the dictionary is damaged
 }
 
 // choose finds the profiles of a query.
@@ -123,8 +126,43 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 		}
 		return w.count(&c)
 	})
-	v.passing = !v.s.fits(maps.Keys(w.byID))
+	stacks := 0
+	for _, d := range w.byID {
+		stacks += w.findTrees(d)
+	}
+	v.passing = !v.s.fits(stacks)
 	return w, err
+}
+
+// findTrees finds the trees that the samples of a dictionary are in, and says how many stacks those have.
+func (w *work) findTrees(d *dictionaryWork) (stacks int) {
+	least, end := math.MaxInt, 0
+	for _, part := range d.parts {
+		switch p := w.v.parts[part].(type) {
+		case *block:
+			for s := range p.sections(d.id, w.v.q.From, w.v.q.To) {
+				least, end = min(least, s.Least), max(end, s.Stacks)
+			}
+		case *headView:
+			for _, r := range p.rows[d.id] {
+				if len(r.stack) > 0 {
+					least, end = min(least, int(slices.Min(r.stack))), max(end, int(slices.Max(r.stack))+1)
+				}
+			}
+		}
+	}
+	trees := w.v.s.treesOf(d.id)
+	for i, first := range trees {
+		next := end
+		if i+1 < len(trees) {
+			next = int(trees[i+1])
+		}
+		if int(first) < end && next > least {
+			d.bases = append(d.bases, max(first, 1)-1)
+			stacks += next - int(first)
+		}
+	}
+	return stacks
 }
 
 // count sees to it that no sum can overflow.
@@ -231,14 +269,43 @@ func (a *adder) reader(part int) rowReader {
 	return a.readers[part]
 }
 
+// add makes the trees of a dictionary. A part that turns out to be damaged counts in none of them.
 func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
-	syms, sums, err := a.sum(ctx, d)
-	if syms == nil {
+	names, err := a.v.names(ctx, &d.chosen[0])
+	bad := make(map[int]bool)
+	for again := names != nil; again; {
+		d.symbols, d.sums, again = names, d.sums[:0], false
+		for _, base := range d.bases {
+			var syms *symbols
+			if syms, err = a.v.tree(ctx, &d.chosen[0], base); syms == nil {
+				names = nil
+				break
+			}
+			if again, err = a.sum(ctx, d, syms, names.stacks, bad); again || err != nil {
+				break
+			}
+			if len(syms.locations) > len(d.symbols.locations) {
+				d.symbols = syms // it was added to meanwhile
+			}
+			t := a.writer.Write(syms.callers, syms.leaf, a.room)
+			d.sums = append(d.sums, t)
+			if err = a.take(t.Size()); err != nil {
+				break
+			}
+		}
+	}
+	if names == nil {
+		d.damaged, d.sums = len(d.chosen), nil
 		return err
 	}
-	d.symbols = syms
-	d.tree = a.writer.Write(syms.callers[:len(sums)], syms.leaf[:len(sums)], sums)
-	return a.take(d.tree.Size())
+	for i := range d.chosen {
+		if bad[d.chosen[i].part] {
+			d.damaged++
+		} else {
+			d.profiles++
+		}
+	}
+	return err
 }
 
 // take counts memory that the answer needs, and what is kept for the next dictionary.
@@ -252,57 +319,50 @@ func (a *adder) take(bytes int64) error {
 	return nil
 }
 
-// sum adds up the values of each stack of a dictionary. Symbols are nil when it is damaged.
-func (a *adder) sum(ctx context.Context, d *dictionaryWork) (*symbols, []int64, error) {
-	syms, err := a.v.symbols(ctx, &d.chosen[0])
-	if syms == nil {
-		d.damaged = len(d.chosen)
-		return nil, nil, err
-	}
+// sum adds up the values of each stack of a tree, of a dictionary with so many stacks. again is true when a part turned out
+// to be damaged, which is noted in bad.
+func (a *adder) sum(ctx context.Context, d *dictionaryWork, syms *symbols, stacks int, bad map[int]bool) (again bool, err error) {
 	a.room = zeroed(a.room, len(syms.callers))
 	if err := a.take(0); err != nil {
-		return nil, nil, err
+		return false, err
 	}
-	bad := make(map[int]bool) // parts that turned out to be damaged
-	for {
-		again := false
-		for _, part := range d.parts {
-			if bad[part] {
-				continue
-			}
-			err := a.sumPart(ctx, d, part, syms, a.room)
-			if damage := (*damageError)(nil); errors.As(err, &damage) {
-				// Some of its rows are in the sums already: a part counts whole or not at all.
-				a.v.s.noteDamage(a.v.parts[part], damage)
-				if b, ok := a.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
-					b.noRollups.Store(true)
-				} else {
-					bad[part] = true
-				}
-				again = true
-				break
-			}
-			if err != nil {
-				return nil, nil, err
-			}
+	into := newSums(&syms.tree, a.room, stacks)
+	for _, part := range d.parts {
+		if bad[part] {
+			continue
 		}
-		if !again {
-			break
+		err := a.sumPart(ctx, d, part, syms, into)
+		if damage := (*damageError)(nil); errors.As(err, &damage) {
+			a.v.s.noteDamage(a.v.parts[part], damage)
+			if b, ok := a.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
+				b.noRollups.Store(true)
+			} else {
+				bad[part] = true
+			}
+			return true, nil
 		}
-		clear(a.room)
-	}
-	for i := range d.chosen {
-		if bad[d.chosen[i].part] {
-			d.damaged++
-		} else {
-			d.profiles++
+		if err != nil {
+			return false, err
 		}
 	}
-	return syms, a.room, nil
+	return false, nil
+}
+
+// sums are the values of the stacks of a tree.
+type sums struct {
+	values       []int64 // by place in the tree
+	base         uint32
+	first, count uint32 // ids in it
+	stacks       uint32 // in all trees
+}
+
+func newSums(t *tree, values []int64, stacks int) *sums {
+	first, count := t.ids()
+	return &sums{values, t.base, first, count, uint32(stacks)}
 }
 
 // sumPart adds what a part has of a dictionary.
-func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums []int64) error {
+func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums *sums) error {
 	add := func(r *rows, passes []*pass) error {
 		for _, p := range passes {
 			if err := p.add(d.id, part, syms, r, sums); err != nil {
@@ -317,6 +377,9 @@ func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *
 	}
 	var left []*pass
 	return reader.eachSection(d.id, a.v.q.From, a.v.q.To, func(s *section) error {
+		if s.Stacks <= int(sums.first) || s.Least >= int(sums.first+sums.count) {
+			return nil
+		}
 		defer reader.uncover()
 		left = left[:0]
 		for _, p := range d.passes {
@@ -342,7 +405,7 @@ func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *
 var errRows = errors.New("a row points to nothing")
 
 // add is the inner loop of every flame graph.
-func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []int64) error {
+func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums *sums) error {
 	weights := p.weights[part]
 	if weights == nil || p.column >= len(r.values) {
 		return nil
@@ -354,7 +417,13 @@ func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []i
 		known = p.rest.known(dictionary, syms)
 	}
 	for i, s := range stack {
-		if int(s) >= len(sums) || int(profile[i]) >= len(weights) {
+		if s-sums.first >= sums.count {
+			if s >= sums.stacks {
+				return errRows
+			}
+			continue // it is in another tree
+		}
+		if int(profile[i]) >= len(weights) {
 			return errRows
 		}
 		weight := weights[profile[i]]
@@ -369,7 +438,7 @@ func (p *pass) add(dictionary uint32, part int, syms *symbols, r *rows, sums []i
 				continue
 			}
 		}
-		sums[s] += values[i] * weight
+		sums.values[s-sums.base] += values[i] * weight
 	}
 	return nil
 }

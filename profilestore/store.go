@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -67,7 +66,7 @@ func (o Options) withDefaults() Options {
 const (
 	formatFile    = "FORMAT"
 	lockFile      = "LOCK"
-	formatVersion = 3
+	formatVersion = 4
 	formatText    = "pilotlight profilestore "
 
 	quarantineDir = "quarantine"
@@ -133,13 +132,14 @@ type dictionaryKey struct {
 	day     int64
 }
 
-// loadedKey names a dictionary in the cache, or its label sets alone.
+// loadedKey names a part of a dictionary in the cache: all but its stacks, label sets alone, or a tree by its base.
 type loadedKey struct {
-	id     uint32
-	labels bool
+	id           uint32
+	labels, tree bool
+	base         uint32
 }
 
-// loadedSymbols is a dictionary in the cache.
+// loadedSymbols is a part of a dictionary in the cache.
 type loadedSymbols struct {
 	symbols *symbols
 	bytes   int64
@@ -609,15 +609,38 @@ func (s *Store) isClosing() bool {
 	}
 }
 
-// symbolsOf is the content of a dictionary, or if no more is asked for its label sets alone. What is read from disk is
-// cached if keep says so.
-func (s *Store) symbolsOf(ctx context.Context, id uint32, labels, keep bool) (*symbols, error) {
+// namesOf is the content of a dictionary without its stacks, or if no more is asked for its label sets alone. It is cached.
+func (s *Store) namesOf(ctx context.Context, id uint32, labels bool) (*symbols, error) {
+	keys, load := []loadedKey{{id: id}}, loadNames
+	if labels {
+		keys, load = append(keys, loadedKey{id: id, labels: true}), loadLabelSets
+	}
+	return s.cachedOr(ctx, id, keys, (*dictionary).view, true, func(segments []*segment) (*symbols, error) { return load(segments, id) })
+}
+
+// treeOf is the content of a dictionary with the tree that has a base. The tree is cached if keep says so.
+func (s *Store) treeOf(ctx context.Context, id, base uint32, keep bool) (*symbols, error) {
+	names, err := s.namesOf(ctx, id, false)
+	if err != nil {
+		return nil, err
+	}
+	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
+	tree, err := s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, keep, func(segments []*segment) (*symbols, error) {
+		return loadTree(segments, names, id, base)
+	})
+	return tree, err
+}
+
+// cachedOr looks for a part of a dictionary in memory, then in the cache, and has it loaded if it is in neither.
+func (s *Store) cachedOr(ctx context.Context, id uint32, keys []loadedKey, inMemory func(*dictionary) *symbols, keep bool, load func([]*segment) (*symbols, error)) (*symbols, error) {
 	s.mu.Lock()
 	if d := s.inMemory[id]; d != nil {
-		s.mu.Unlock()
-		return d.view(), nil
+		if found := inMemory(d); found != nil {
+			s.mu.Unlock()
+			return found, nil
+		}
 	}
-	for _, key := range []loadedKey{{id, false}, {id, labels}} {
+	for _, key := range keys {
 		if l := s.loaded[key]; l != nil {
 			l.used = s.uses.Add(1)
 			s.mu.Unlock()
@@ -632,26 +655,64 @@ func (s *Store) symbolsOf(ctx context.Context, id uint32, labels, keep bool) (*s
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, releaseSegments(segments))
 	}
-	load := loadSymbols
-	if labels {
-		load = loadLabelSets
-	}
-	symbols, err := load(segments, id)
+	found, err := load(segments)
 	if err = errors.Join(err, releaseSegments(segments)); err != nil {
 		return nil, err
 	}
 	if !keep {
-		return symbols, nil
+		return found, nil
 	}
-	l := &loadedSymbols{symbols: symbols, bytes: symbols.size() + 64*int64(len(symbols.strings)), used: s.uses.Add(1)}
+	key := keys[len(keys)-1]
+	l := &loadedSymbols{symbols: found, bytes: found.size() + 64*int64(len(found.strings)), used: s.uses.Add(1)}
+	if key.tree {
+		l.bytes = 8 * int64(len(found.callers)) // names are counted where they are
+	}
 	s.mu.Lock()
-	if key := (loadedKey{id, labels}); s.loaded[key] == nil {
+	if s.loaded[key] == nil {
 		s.loaded[key] = l
 		s.cacheBytes.Add(l.bytes)
 	}
 	s.mu.Unlock()
 	s.trim()
-	return symbols, nil
+	return found, nil
+}
+
+// checkTrees compares the trees of a dictionary with their checksums.
+func (s *Store) checkTrees(id uint32, bases []uint32) (err error) {
+	s.mu.RLock()
+	segments := slices.Clone(s.segments)
+	for _, seg := range segments {
+		seg.refs.Add(1)
+	}
+	s.mu.RUnlock()
+	defer func() { err = errors.Join(err, releaseSegments(segments)) }()
+	for _, seg := range segments {
+		m := seg.find(id)
+		if m == nil {
+			continue
+		}
+		for _, p := range m.pieces() {
+			if len(bases) == 0 || p.First+p.Count <= int(bases[0]) {
+				continue
+			}
+			if _, err := seg.stacks.group(p.Group); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// treesOf are the ids that the trees of a dictionary begin with, 0 for the first.
+func (s *Store) treesOf(id uint32) []uint32 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if d := s.inMemory[id]; d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return append([]uint32{0}, d.trees...)
+	}
+	return treesOf(s.segments, id)
 }
 
 func releaseSegments(segments []*segment) error {
@@ -662,23 +723,10 @@ func releaseSegments(segments []*segment) error {
 	return errors.Join(errs...)
 }
 
-// fits says whether the stacks of some dictionaries fit into half of the memory for caches.
-func (s *Store) fits(ids iter.Seq[uint32]) bool {
-	const each = 8 // bytes of a stack
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	left := s.cacheLimit() / 2 / each
-	for id := range ids {
-		if s.inMemory[id] != nil {
-			continue
-		}
-		for _, seg := range s.segments {
-			if m := seg.find(id); m != nil {
-				left -= int64(m.Stacks.Count)
-			}
-		}
-	}
-	return left >= 0
+// fits says whether as many stacks fit into half of the memory for caches.
+func (s *Store) fits(stacks int) bool {
+	const each = 8 // bytes
+	return int64(stacks) <= s.cacheLimit()/2/each
 }
 
 func (s *Store) cacheLimit() int64 { return s.o.MemoryBytes / 2 }

@@ -20,13 +20,34 @@ type symbols struct {
 	lines     []line
 	better    []uint32 // of a location the one, +1, that its names are read from, see named; nil: each has its own
 
-	// Stacks are a tree: a stack is its callers, and the location that they called. The first is the empty stack.
-	// Callers come before what they call.
-	callers []uint32
-	leaf    []uint32
+	tree
+	stacks int // in all trees: ids are below
 
 	setEnds []uint32 // of label set i in labels
 	labels  []label
+}
+
+// tree is some of the stacks of a dictionary: a stack is its callers, and the location that they called. Both are meant by
+// where they stand in the tree; callers come before what they call. The first is the empty stack, which has the id 0, the
+// others those from base+1 on. A dictionary begins a new tree when there is no more memory for what finds stacks in the
+// one before, and a query reads those trees that its samples are in. What names and label sets are known goes on.
+type tree struct {
+	base    uint32
+	callers []uint32
+	leaf    []uint32
+}
+
+func newTree(base uint32) tree { return tree{base, []uint32{0}, []uint32{0}} }
+
+// end is the id after the last one.
+func (t *tree) end() int { return int(t.base) + len(t.callers) }
+
+// ids are the stacks of the tree, the empty one only in the first tree of a dictionary: so each is in one.
+func (t *tree) ids() (first, count uint32) {
+	if t.base == 0 {
+		return 0, uint32(len(t.callers))
+	}
+	return t.base + 1, uint32(len(t.callers)) - 1
 }
 
 type (
@@ -112,6 +133,8 @@ type dictionary struct {
 
 	mu sync.Mutex
 	symbols
+	older []tree        // that are not in segments yet, or not whole
+	trees []uint32      // ids that trees begin with, but for the first
 	bytes int64         // estimate of the memory held, maps and strings included
 	grown *atomic.Int64 // the store's count of what its dictionaries have grown by, in bytes
 
@@ -139,14 +162,14 @@ type dictionary struct {
 type extent struct{ mappings, functions, locations, stacks, sets int }
 
 func (s *symbols) extent() extent {
-	return extent{len(s.mappings), len(s.functions), len(s.locations), len(s.callers), len(s.setEnds)}
+	return extent{len(s.mappings), len(s.functions), len(s.locations), s.stacks, len(s.setEnds)}
 }
 
 func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *dictionary {
 	seed := maphash.MakeSeed()
 	return &dictionary{
 		id: id, service: service, day: day, grown: grown,
-		symbols:     symbols{strings: []string{""}, callers: []uint32{0}, leaf: []uint32{0}},
+		symbols:     symbols{strings: []string{""}, tree: newTree(0), stacks: 1},
 		stringIDs:   map[string]uint32{"": 0},
 		mappingIDs:  make(map[mapping]uint32),
 		functionIDs: make(map[function]uint32),
@@ -159,13 +182,58 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 	}
 }
 
-// view is the content as it is now.
+// view is the content as it is now, with the newest tree.
 func (d *dictionary) view() *symbols {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.symbols
 	s.better = slices.Clone(s.better) // the other columns only grow
 	return &s
+}
+
+// viewOf is view with the tree that has a base; nil if it is in memory no more.
+func (d *dictionary) viewOf(base uint32) *symbols {
+	s := d.view()
+	if s.base == base {
+		return s
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range d.older {
+		if t.base == base {
+			s.tree = t
+			return s
+		}
+	}
+	return nil
+}
+
+const stackBytes = 40 // two columns and a slot of 12, with what they hold in reserve
+
+// beginTree forgets the stacks, and says how much memory that gives back. It is the flush's, as saved is.
+func (d *dictionary) beginTree() (freed int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.callers) == 1 {
+		return 0
+	}
+	freed = stackBytes * int64(len(d.callers)-1)
+	if d.end() > d.saved.stacks {
+		d.older = append(d.older, d.tree)
+	}
+	d.trees = append(d.trees, uint32(d.stacks))
+	d.tree = newTree(uint32(d.stacks) - 1)
+	d.known = stackTable{}
+	d.bytes -= freed
+	return freed
+}
+
+// setSaved takes note of what segments have.
+func (d *dictionary) setSaved(to extent) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.saved = to
+	d.older = slices.DeleteFunc(d.older, func(t tree) bool { return t.end() <= to.stacks })
 }
 
 // translation is from the indexes of one profile to ids, +1; 0 is not looked up yet.
@@ -400,7 +468,7 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 		hash = mix(hash, uint64(l-1))
 	}
 	if node, _ := d.known.find(hash, 0); node != 0 && d.is(node, t.path) {
-		return node
+		return d.base + node
 	}
 	t.prefixes = d.hashPrefixes(t.prefixes[:0], t.path)
 	length, node := d.longestKnown(t.prefixes)
@@ -410,7 +478,7 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 	for i := length; i < n; i++ {
 		node = d.child(node, t.path[i], t.prefixes[i])
 	}
-	return node
+	return d.base + node
 }
 
 // hashPrefixes appends the hashes of a path up to each of its locations.
@@ -457,8 +525,9 @@ func (d *dictionary) child(callers, leaf uint32, hash uint64) uint32 {
 	id := uint32(len(d.callers))
 	d.callers = append(d.callers, callers)
 	d.leaf = append(d.leaf, leaf)
+	d.stacks++
 	d.known.add(hash, id)
-	d.bytes += 40 // two columns and a slot of 12, with what they hold in reserve
+	d.bytes += stackBytes
 	return id
 }
 

@@ -22,7 +22,7 @@ type view struct {
 	series map[*series]*seriesMatch
 	rests  []*rest
 
-	// passing is whether dictionaries are read past the cache: together they do not fit, and each would only push out
+	// passing is whether trees are read past the cache: together they do not fit, and each would only push out
 	// what others use, and itself before it is asked for again.
 	passing bool
 
@@ -222,18 +222,25 @@ func (v *view) foreign(r *profileRow) bool {
 	return v.isForeign
 }
 
-// symbols reads a dictionary; nil without an error when it is damaged.
-func (v *view) symbols(ctx context.Context, c *chosen) (*symbols, error) {
-	return v.read(ctx, c, false)
+// names reads a dictionary without its stacks; nil without an error when it is damaged.
+func (v *view) names(ctx context.Context, c *chosen) (*symbols, error) {
+	syms, err := v.s.namesOf(ctx, c.row.dictionary, false)
+	return v.undamaged(c, syms, err)
 }
 
-// labelSets is symbols with label sets alone.
+// labelSets is names with label sets alone.
 func (v *view) labelSets(ctx context.Context, c *chosen) (*symbols, error) {
-	return v.read(ctx, c, true)
+	syms, err := v.s.namesOf(ctx, c.row.dictionary, true)
+	return v.undamaged(c, syms, err)
 }
 
-func (v *view) read(ctx context.Context, c *chosen, labels bool) (*symbols, error) {
-	syms, err := v.s.symbolsOf(ctx, c.row.dictionary, labels, !v.passing)
+// tree reads a dictionary with one of its trees.
+func (v *view) tree(ctx context.Context, c *chosen, base uint32) (*symbols, error) {
+	syms, err := v.s.treeOf(ctx, c.row.dictionary, base, !v.passing)
+	return v.undamaged(c, syms, err)
+}
+
+func (v *view) undamaged(c *chosen, syms *symbols, err error) (*symbols, error) {
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		v.s.noteDamage(v.parts[c.part], d)
 		return nil, nil

@@ -119,41 +119,81 @@ func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
 	w.chain = slices.Grow(w.chain[:0], n)[:n]
 	clear(w.below)
 	clear(w.chain)
-	p := new(prefixes)
-	for i := n - 1; i > 0; i-- {
-		if w.totals[i] == 0 {
-			continue
-		}
-		p.count++
-		c := callers[i]
-		w.below[c] += w.header(labels[i], i, values[i]) + w.below[i]
-		w.totals[c] += w.totals[i]
-		switch next := w.chain[i]; {
-		case w.chain[c] > 0 || values[c] > 0 || c == 0 || next == longestChain:
-			w.chain[c] = forked
-		case next == forked:
-			w.chain[c] = 1
-		default:
-			w.chain[c] = next + 1
-		}
-	}
+	p := &prefixes{count: w.addUp(callers, labels, values)}
 	w.chain[0] = forked
 	p.total = w.totals[0]
 	p.bytes = make([]byte, 0, w.header(0, 0, values[0])+w.below[0])
 	p.bytes = w.append(p.bytes, 0, 0, values[0])
 	w.below[0] = uint32(len(p.bytes))
 	p.bytes = p.bytes[:cap(p.bytes)]
+	w.place(p.bytes, callers, labels, values)
+	return p
+}
+
+// addUp finds the totals of all stacks, and how long what goes on from them will be. Nearly all stacks are the only ones that
+// go on from the stack before: there is nothing to look up for those.
+func (w *TreeWriter) addUp(callers, labels []uint32, values []int64) (count int) {
+	totals, below, chain := w.totals, w.below, w.chain
+	for i := len(callers) - 1; i > 0; i-- {
+		total := totals[i]
+		if total == 0 {
+			continue
+		}
+		state := chain[i]
+		length := w.header(labels[i], i, values[i]) + below[i]
+		count++
+		c := int(callers[i])
+		for c == i-1 && c > 0 && totals[c] == 0 {
+			i = c
+			totals[i], below[i] = total, length
+			if state = callersChain(state); state == forked {
+				chain[i] = forked
+				length += w.header(labels[i], i, values[i])
+			} else {
+				chain[i] = state
+				length += varintLen(uint64(labels[i]) << 2)
+			}
+			count++
+			c = int(callers[i])
+		}
+		below[c] += length
+		totals[c] += total
+		if chain[c] > 0 || values[c] > 0 || c == 0 {
+			chain[c] = forked
+		} else {
+			chain[c] = callersChain(state)
+		}
+	}
+	return count
+}
+
+// callersChain is the chain of a stack without a value from which only one goes on, of which the chain is given.
+func callersChain(next uint8) uint8 {
+	switch next {
+	case longestChain:
+		return forked
+	case forked:
+		return 1
+	}
+	return next + 1
+}
+
+// place writes the stacks, each behind those that go on from its callers and came before it.
+func (w *TreeWriter) place(dst []byte, callers, labels []uint32, values []int64) {
+	n := len(callers)
 	for i := 1; i < n; i++ {
 		if w.totals[i] == 0 {
 			continue
 		}
-		at := w.below[callers[i]]
-		end := at + w.below[i]
-		next := uint32(len(w.append(p.bytes[:at], labels[i], i, values[i])))
-		w.below[callers[i]] = end + next - at
-		w.below[i] = next
+		c := callers[i]
+		at := len(w.append(dst[:w.below[c]], labels[i], i, values[i]))
+		w.below[c] = uint32(at) + w.below[i]
+		for w.chain[i]-1 < longestChain && i+1 < n && callers[i+1] == uint32(i) && w.totals[i+1] > 0 {
+			i++
+			at = len(w.append(dst[:at], labels[i], i, values[i]))
+		}
+		w.below[i] = uint32(at)
 	}
-	return p
 }
 
 // header is the length of the header of a stack of which all that goes on from it is known.
@@ -180,7 +220,10 @@ func (w *TreeWriter) append(dst []byte, label uint32, i int, self int64) []byte 
 		dst = binary.AppendUvarint(dst, head+ends)
 		return binary.AppendUvarint(dst, uint64(w.totals[i]))
 	}
-	return binary.AppendUvarint(dst, head+chained)
+	if head += chained; head >= 0x80 && head < 1<<14 { // as most labels
+		return append(dst, byte(head)|0x80, byte(head>>7))
+	}
+	return binary.AppendUvarint(dst, head)
 }
 
 func (p *prefixes) size() int64 { return int64(len(p.bytes)) }

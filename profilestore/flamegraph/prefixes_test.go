@@ -237,3 +237,23 @@ func TestCanceled(t *testing.T) {
 		t.Errorf("%d of %d stacks were walked", walked, n)
 	}
 }
+
+// BenchmarkTreeWriter writes a tree as profiles with many new stacks make it: most stacks are the only ones that go on from
+// the one before.
+func BenchmarkTreeWriter(b *testing.B) {
+	const n = 1 << 17
+	r := rand.New(rand.NewPCG(19, 20))
+	callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
+	for i := 1; i < n; i++ {
+		callers[i], labels[i] = uint32(i-1), r.Uint32N(1000)
+		if r.IntN(7) == 0 {
+			values[i-1] = 1 + r.Int64N(9)
+			callers[i] = uint32(r.IntN(i))
+		}
+	}
+	b.SetBytes(n)
+	var w TreeWriter
+	for b.Loop() {
+		w.Write(callers, labels, values)
+	}
+}
