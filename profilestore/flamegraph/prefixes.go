@@ -94,16 +94,21 @@ type Tree struct{ prefixes }
 func (t *Tree) Size() int64 { return t.size() }
 
 // TreeWriter makes trees, one after the other in the same memory. The zero value is ready. It is for one goroutine.
-type TreeWriter struct {
-	totals []int64
-	below  []uint32 // bytes of what goes on from a stack; once it has its place: that of the next one which it calls
-	chain  []uint8  // how many stacks in a row are chained, this one included; 0: nothing goes on from it
+type TreeWriter struct{ stacks []written }
+
+// written is a stack while its tree is written. What is looked up for a stack is in one place: stacks that go on from the
+// same one may be far from it.
+type written struct {
+	total  int64
+	below  uint32 // bytes of what goes on from it; once it has its place: that of the next one which it calls
+	chain  uint8  // how many stacks in a row are chained, this one included; 0: nothing goes on from it
+	valued bool
 }
 
-const forked = longestChain + 1 // in TreeWriter.chain: it forks
+const forked = longestChain + 1 // in written.chain: it forks
 
 // Size is the memory that is kept for the next tree, in bytes.
-func (w *TreeWriter) Size() int64 { return 13 * int64(cap(w.totals)) }
+func (w *TreeWriter) Size() int64 { return 16 * int64(cap(w.stacks)) }
 
 // Write makes a tree: stack i is stack callers[i], a smaller number, and what it called, labels[i]; stack 0 is the empty
 // one. values are those of the stacks themselves, as [Stacks.Add] takes them; none of the three slices is kept.
@@ -113,114 +118,91 @@ func (w *TreeWriter) Write(callers, labels []uint32, values []int64) *Tree {
 
 // write leaves out stacks without a value of which none with one begins.
 func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
-	n := len(callers)
-	w.totals = append(w.totals[:0], values...)
-	w.below = slices.Grow(w.below[:0], n)[:n]
-	w.chain = slices.Grow(w.chain[:0], n)[:n]
-	clear(w.below)
-	clear(w.chain)
+	w.stacks = slices.Grow(w.stacks[:0], len(callers))[:len(callers)]
+	for i, v := range values {
+		w.stacks[i] = written{total: v, valued: v > 0}
+	}
 	p := &prefixes{count: w.addUp(callers, labels, values)}
-	w.chain[0] = forked
-	p.total = w.totals[0]
-	p.bytes = make([]byte, 0, w.header(0, 0, values[0])+w.below[0])
-	p.bytes = w.append(p.bytes, 0, 0, values[0])
-	w.below[0] = uint32(len(p.bytes))
+	top := &w.stacks[0]
+	top.chain = forked
+	p.total = top.total
+	p.bytes = make([]byte, 0, top.header(0, values[0])+top.below)
+	p.bytes = top.append(p.bytes, 0, values[0])
+	top.below = uint32(len(p.bytes))
 	p.bytes = p.bytes[:cap(p.bytes)]
 	w.place(p.bytes, callers, labels, values)
 	return p
 }
 
-// addUp finds the totals of all stacks, and how long what goes on from them will be. Nearly all stacks are the only ones that
-// go on from the stack before: there is nothing to look up for those.
+// addUp finds the totals of all stacks, and how long what goes on from them will be.
 func (w *TreeWriter) addUp(callers, labels []uint32, values []int64) (count int) {
-	totals, below, chain := w.totals, w.below, w.chain
 	for i := len(callers) - 1; i > 0; i-- {
-		total := totals[i]
-		if total == 0 {
+		s := &w.stacks[i]
+		if s.total == 0 {
 			continue
 		}
-		state := chain[i]
-		length := w.header(labels[i], i, values[i]) + below[i]
 		count++
-		c := int(callers[i])
-		for c == i-1 && c > 0 && totals[c] == 0 {
-			i = c
-			totals[i], below[i] = total, length
-			if state = callersChain(state); state == forked {
-				chain[i] = forked
-				length += w.header(labels[i], i, values[i])
-			} else {
-				chain[i] = state
-				length += varintLen(uint64(labels[i]) << 2)
-			}
-			count++
-			c = int(callers[i])
+		c := &w.stacks[callers[i]]
+		switch {
+		case c.chain > 0 || c.valued || callers[i] == 0 || s.chain == longestChain:
+			c.chain = forked
+		case s.chain == forked:
+			c.chain = 1
+		default:
+			c.chain = s.chain + 1
 		}
-		below[c] += length
-		totals[c] += total
-		if chain[c] > 0 || values[c] > 0 || c == 0 {
-			chain[c] = forked
-		} else {
-			chain[c] = callersChain(state)
-		}
+		c.below += s.header(labels[i], values[i]) + s.below
+		c.total += s.total
 	}
 	return count
-}
-
-// callersChain is the chain of a stack without a value from which only one goes on, of which the chain is given.
-func callersChain(next uint8) uint8 {
-	switch next {
-	case longestChain:
-		return forked
-	case forked:
-		return 1
-	}
-	return next + 1
 }
 
 // place writes the stacks, each behind those that go on from its callers and came before it.
 func (w *TreeWriter) place(dst []byte, callers, labels []uint32, values []int64) {
 	n := len(callers)
 	for i := 1; i < n; i++ {
-		if w.totals[i] == 0 {
+		s := &w.stacks[i]
+		if s.total == 0 {
 			continue
 		}
-		c := callers[i]
-		at := len(w.append(dst[:w.below[c]], labels[i], i, values[i]))
-		w.below[c] = uint32(at) + w.below[i]
-		for w.chain[i]-1 < longestChain && i+1 < n && callers[i+1] == uint32(i) && w.totals[i+1] > 0 {
+		c := &w.stacks[callers[i]]
+		at := len(s.append(dst[:c.below], labels[i], values[i]))
+		c.below = uint32(at) + s.below
+		// Nearly all stacks that are chained are followed by what goes on from them.
+		for s.chain-1 < longestChain && i+1 < n && callers[i+1] == uint32(i) && w.stacks[i+1].total > 0 {
 			i++
-			at = len(w.append(dst[:at], labels[i], i, values[i]))
+			s = &w.stacks[i]
+			at = len(s.append(dst[:at], labels[i], values[i]))
 		}
-		w.below[i] = uint32(at)
+		s.below = uint32(at)
 	}
 }
 
 // header is the length of the header of a stack of which all that goes on from it is known.
-func (w *TreeWriter) header(label uint32, i int, self int64) uint32 {
+func (s *written) header(label uint32, self int64) uint32 {
 	length := varintLen(uint64(label) << 2)
-	switch w.chain[i] {
+	switch s.chain {
 	case forked:
-		return length + varintLen(uint64(w.totals[i])) + varintLen(uint64(self)) + varintLen(uint64(w.below[i]))
+		return length + varintLen(uint64(s.total)) + varintLen(uint64(self)) + varintLen(uint64(s.below))
 	case 0:
-		return length + varintLen(uint64(w.totals[i]))
+		return length + varintLen(uint64(s.total))
 	}
 	return length
 }
 
-func (w *TreeWriter) append(dst []byte, label uint32, i int, self int64) []byte {
+func (s *written) append(dst []byte, label uint32, self int64) []byte {
 	head := uint64(label) << 2
-	switch w.chain[i] {
+	switch s.chain {
 	case forked:
 		dst = binary.AppendUvarint(dst, head+forks)
-		dst = binary.AppendUvarint(dst, uint64(w.totals[i]))
+		dst = binary.AppendUvarint(dst, uint64(s.total))
 		dst = binary.AppendUvarint(dst, uint64(self))
-		return binary.AppendUvarint(dst, uint64(w.below[i]))
+		return binary.AppendUvarint(dst, uint64(s.below))
 	case 0:
 		dst = binary.AppendUvarint(dst, head+ends)
-		return binary.AppendUvarint(dst, uint64(w.totals[i]))
+		return binary.AppendUvarint(dst, uint64(s.total))
 	}
-	if head += chained; head >= 0x80 && head < 1<<14 { // as most labels
+	if head += chained; head >= 0x80 && head < 1<<14 { // as in most labels
 		return append(dst, byte(head)|0x80, byte(head>>7))
 	}
 	return binary.AppendUvarint(dst, head)
