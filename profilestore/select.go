@@ -47,9 +47,7 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 		}
 		names := &namer{symbols: *d.symbols, stacks: res.Stacks}
 		names.tree = tree{} // sums have their own
-		for _, t := range d.sums {
-			res.Stacks.AddTree(t, names.frames)
-		}
+		res.Stacks.AddTrees(names.frames, d.sums...)
 	}
 	return res, nil
 }

@@ -39,10 +39,12 @@ type forest struct {
 // source is one tree.
 type source struct {
 	*prefixes
-	side int
-	// For each label its function, or if it has several -1-(index of chains); 0: not known yet.
-	codes []int32
+	side  int
+	codes *codes // which trees with the same names share
 }
+
+// codes are for each label its function, or if it has several -1-(index of chains); 0: not known yet.
+type codes struct{ of []int32 }
 
 // place is a prefix in a tree.
 type place struct {
@@ -105,9 +107,15 @@ func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *f
 
 // addSides takes all trees that are weighed.
 func (f *forest) addSides() {
+	shared := make(map[*labelNames]*codes)
 	for side, s := range f.whole {
 		for _, p := range s.all() {
-			f.sources = append(f.sources, source{prefixes: p, side: side})
+			own := shared[p.names]
+			if own == nil || p.names == nil {
+				own = new(codes)
+				shared[p.names] = own
+			}
+			f.sources = append(f.sources, source{prefixes: p, side: side, codes: own})
 		}
 	}
 }
@@ -138,24 +146,31 @@ func (f *forest) function(side int, frame int32) int32 {
 
 // code is what source.codes says of a label.
 func (f *forest) code(src *source, label uint32) int32 {
-	if int(label) >= len(src.codes) {
-		src.codes = append(src.codes, make([]int32, int(label)+1-len(src.codes))...)
+	if of := src.codes.of; int(label) < len(of) && of[label] != 0 {
+		return of[label]
 	}
-	if src.codes[label] == 0 {
-		var one [1]int32
-		frames := src.framesOf(label, &one)
-		if len(frames) == 1 {
-			src.codes[label] = f.function(src.side, frames[0])
-		} else {
-			chain := make([]int32, len(frames))
-			for i, frame := range frames {
-				chain[i] = f.function(src.side, frame)
-			}
-			f.chains = append(f.chains, chain)
-			src.codes[label] = -int32(len(f.chains))
-		}
+	return f.findCode(src, label)
+}
+
+func (f *forest) findCode(src *source, label uint32) int32 {
+	of := src.codes.of
+	if missing := int(label) + 1 - len(of); missing > 0 {
+		of = append(of, make([]int32, missing)...)
+		src.codes.of = of
 	}
-	return src.codes[label]
+	var one [1]int32
+	frames := src.framesOf(label, &one)
+	if len(frames) == 1 {
+		of[label] = f.function(src.side, frames[0])
+		return of[label]
+	}
+	chain := make([]int32, len(frames))
+	for i, frame := range frames {
+		chain[i] = f.function(src.side, frame)
+	}
+	f.chains = append(f.chains, chain)
+	of[label] = -int32(len(f.chains))
+	return of[label]
 }
 
 // below calls fn for the places that are one frame further.
@@ -172,7 +187,9 @@ func (f *forest) below(p place, fn func(function int32, next place, side int, to
 		return
 	}
 	for at := above.below; at < above.end; {
-		n := src.read(at)
+		n := above
+		n.below = at
+		n = src.next(&n)
 		code := f.code(src, n.label)
 		next := place{p.source, at, 0}
 		at = n.end

@@ -21,7 +21,12 @@ type prefixes struct {
 	total int64 // value of all stacks
 	count int   // of stacks, without the empty one
 
-	frames func(label uint32) []int32 // nil: a label is the number of a frame
+	names *labelNames // nil: a label is the number of a frame
+}
+
+// labelNames says which frames a label stands for, in one tree or in several.
+type labelNames struct {
+	frames func(label uint32) []int32
 }
 
 const (
@@ -87,7 +92,7 @@ func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
 
 func varintLen(v uint64) uint32 { return uint32(bits.Len64(v|1)+6) / 7 }
 
-// Tree is stacks for [Stacks.AddTree]. It never changes.
+// Tree is stacks for [Stacks.AddTrees]. It never changes.
 type Tree struct{ prefixes }
 
 // Size is the memory held, in bytes.
@@ -212,11 +217,11 @@ func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
 
 // framesOf are the frames of a label.
 func (p *prefixes) framesOf(label uint32, one *[1]int32) []int32 {
-	if p.frames == nil {
+	if p.names == nil {
 		one[0] = int32(label)
 		return one[:]
 	}
-	return p.frames(label)
+	return p.names.frames(label)
 }
 
 // stacksBetween is how many stacks are walked until it is looked whether the context has ended: some milliseconds.

@@ -46,7 +46,7 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 			}
 			flat.Add(stacks[i], values[i])
 		}
-		trees.AddTree(new(TreeWriter).Write(callers, labels, values), named)
+		trees.AddTrees(named, new(TreeWriter).Write(callers, labels, values))
 	}
 	if r.IntN(3) == 0 {
 		f := Frame{Function: "f1", File: "src1"}
@@ -216,7 +216,7 @@ func TestCanceled(t *testing.T) {
 	for i := range 7 {
 		s.Frame(Frame{Function: fmt.Sprint("f", i)})
 	}
-	s.AddTree(new(TreeWriter).Write(callers, labels, values), func(label uint32) []int32 { return []int32{int32(label)} })
+	s.AddTrees(func(label uint32) []int32 { return []int32{int32(label)} }, new(TreeWriter).Write(callers, labels, values))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, run := range map[string]func() error{

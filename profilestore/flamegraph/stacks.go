@@ -27,7 +27,7 @@ type Stacks struct {
 	children // their labels are frames
 	root     int64
 
-	trees []*prefixes // of AddTree
+	trees []*prefixes // of AddTrees
 
 	names     map[string]string
 	nameBytes int64
@@ -74,13 +74,16 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	s.addAt(node, value)
 }
 
-// AddTree adds stacks that are kept as a tree already. frames says which frames a label of it stands for, numbers of
+// AddTrees adds stacks that are kept as trees already. frames says which frames a label of them stands for, numbers of
 // Frame, outermost first and at least one; it is called when the label is needed, once or again.
-func (s *Stacks) AddTree(t *Tree, frames func(label uint32) []int32) {
-	p := t.prefixes
-	p.frames = frames
-	s.trees = append(s.trees, &p)
-	s.total += p.total
+func (s *Stacks) AddTrees(frames func(label uint32) []int32, trees ...*Tree) {
+	names := &labelNames{frames}
+	for _, t := range trees {
+		p := t.prefixes
+		p.names = names
+		s.trees = append(s.trees, &p)
+		s.total += p.total
+	}
 }
 
 // all are the trees of both kinds.
