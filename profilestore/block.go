@@ -613,7 +613,7 @@ func (m *merging) writeTotals(fs fileSystem, dir string, meta *blockMeta) (err e
 					return err
 				}
 			}
-			if w.rows += int64(count); w.rows >= groupRows {
+			if w.rows += int64(count); w.rows >= totalsRows {
 				if err := w.endGroup(); err != nil {
 					return err
 				}
@@ -626,7 +626,8 @@ func (m *merging) writeTotals(fs fileSystem, dir string, meta *blockMeta) (err e
 }
 
 const (
-	groupRows   = 128 << 10 // of a row group of samples, or more if the section is larger
+	groupRows   = 32 << 10  // of a row group of samples, or more if the section is larger: a query of one service reads whole ones
+	totalsRows  = 128 << 10 // of a row group of totals, of which all are read at once
 	sectionRows = 256 << 10 // of a section, so that a merge holds little of each input in memory
 )
 
