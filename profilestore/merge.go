@@ -156,10 +156,11 @@ func (m *mergedRows) size() int64 {
 
 // row is the row of a stack and a label set.
 func (m *mergedRows) row(stack, labels uint32) uint32 {
-	// For one seed mix gives different hashes of different numbers: who has the hash is the row.
 	hash := mix(m.seed, uint64(stack)<<32|uint64(labels))
-	if row, _ := m.index.find(hash, 0); row != 0 {
-		return row - 1
+	for row, next := m.index.find(hash, 0); row != 0; row, next = m.index.find(hash, next) {
+		if m.stack[row-1] == stack && m.labels[row-1] == labels {
+			return row - 1
+		}
 	}
 	m.stack, m.labels = append(m.stack, stack), append(m.labels, labels)
 	for t := range m.values {

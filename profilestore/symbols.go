@@ -148,7 +148,7 @@ type dictionary struct {
 	// frames, and functions and their names, need not be looked up one by one. What they find is compared: a
 	// collision costs time, never a wrong answer.
 	known   stackTable
-	content map[uint64]uint32
+	content stackTable // of locations, +1
 	seed    maphash.Seed
 	start   uint64 // the hash of the empty stack: nobody can foresee the others
 	places  places
@@ -175,7 +175,6 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 		functionIDs: make(map[function]uint32),
 		locationIDs: make(map[locationKey]uint32),
 		setIDs:      make(map[string]uint32),
-		content:     make(map[uint64]uint32),
 		seed:        seed,
 		places:      places{seed: seed},
 		start:       maphash.String(seed, service),
@@ -208,7 +207,7 @@ func (d *dictionary) viewOf(base uint32) *symbols {
 	return nil
 }
 
-const stackBytes = 40 // two columns and a slot of 12, with what they hold in reserve
+const stackBytes = 34 // two columns and a slot of 8, with what they hold in reserve
 
 // beginTree forgets the stacks, and says how much memory that gives back. It is the flush's, as saved is.
 func (d *dictionary) beginTree() (freed int64) {
@@ -348,10 +347,15 @@ func (d *dictionary) location(p *decoded, i uint32) uint32 {
 		return id - 1
 	}
 	hash := d.hashLocation(p, &p.locations[i])
-	id, ok := d.content[hash]
-	if !ok || !d.says(p, &p.locations[i], id) {
-		id = d.internLocation(p, &p.locations[i])
-		d.content[hash] = id
+	for known, next := d.content.find(hash, 0); known != 0; known, next = d.content.find(hash, next) {
+		if d.says(p, &p.locations[i], known-1) {
+			d.scratch.locations[i] = known
+			return known - 1
+		}
+	}
+	id, fresh := d.internLocation(p, &p.locations[i])
+	if fresh {
+		d.content.add(hash, id+1)
 	}
 	d.scratch.locations[i] = id + 1
 	return id
@@ -404,12 +408,7 @@ func (d *dictionary) says(p *decoded, raw *rawLocation, id uint32) bool {
 			continue
 		}
 		f, is := &p.functions[l.function], &d.functions[known.function]
-		if is.startLine != f.startLine || d.strings[is.name] != p.str(f.name) || d.strings[is.file] != p.str(f.file) {
-			return false
-		}
-		// Most functions have one name, which is not compared twice.
-		plain := is.systemName == is.name && f.systemName == f.name
-		if !plain && d.strings[is.systemName] != p.str(f.systemName) {
+		if is.startLine != f.startLine || !d.isString(p, f.file, is.file) || !d.isString(p, f.name, is.name) || !d.isString(p, f.systemName, is.systemName) {
 			return false
 		}
 		d.scratch.functions[l.function] = known.function + 1
@@ -417,7 +416,19 @@ func (d *dictionary) says(p *decoded, raw *rawLocation, id uint32) bool {
 	return true
 }
 
-func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
+// isString compares a string of a profile with one that is known, once.
+func (d *dictionary) isString(p *decoded, i, id uint32) bool {
+	if known := d.scratch.strings[i]; known > 0 {
+		return known-1 == id
+	}
+	if d.strings[id] != p.str(i) {
+		return false
+	}
+	d.scratch.strings[i] = id + 1
+	return true
+}
+
+func (d *dictionary) internLocation(p *decoded, raw *rawLocation) (id uint32, fresh bool) {
 	key := locationKey{address: raw.address, folded: raw.folded}
 	if raw.mapping > 0 {
 		key.mapping = d.mapping(p, raw.mapping-1) + 1
@@ -436,18 +447,18 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) uint32 {
 		d.scratch.key = b
 		key.lines = string(b)
 	}
-	id, ok := d.locationIDs[key]
-	if !ok {
-		for _, l := range lines {
-			d.lines = append(d.lines, line{d.function(p, l.function), l.line, l.column})
-		}
-		id = uint32(len(d.locations))
-		d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
-		d.locationIDs[key] = id
-		d.places.add(&d.symbols, id)
-		d.bytes += 210 + int64(len(key.lines)) + 24*int64(len(lines))
+	if id, ok := d.locationIDs[key]; ok {
+		return id, false
 	}
-	return id
+	for _, l := range lines {
+		d.lines = append(d.lines, line{d.function(p, l.function), l.line, l.column})
+	}
+	id = uint32(len(d.locations))
+	d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
+	d.locationIDs[key] = id
+	d.places.add(&d.symbols, id)
+	d.bytes += 200 + int64(len(key.lines)) + 24*int64(len(lines))
+	return id, true
 }
 
 // stack takes indexes of locations, leaf first.
