@@ -16,9 +16,10 @@ import (
 // WriteMerged merges the matching samples into one pprof profile, and writes it as a protobuf that is not compressed: with
 // all sample types that the matching profiles share, the labels of the samples, addresses, mappings and comments kept, and
 // the query's type as the default. Its time is the start of the first profile, its duration reaches to the end of the last.
-// Without a matching sample the profile is valid and empty. Of a stack that several services or days have there is a sample
-// for each. The comments "file_key ..." are left out: they name mappings by numbers that a merge changes. A damaged profile
-// is left out. Memory above Options.QueryBytes is an [Unprocessable] error; what was written before an error is no profile.
+// Without a matching sample the profile is valid and empty. A stack that is stored more than once, as by several services or
+// on several days, has a sample for each. The comments "file_key ..." are left out: they name mappings by numbers that a
+// merge changes. A damaged profile is left out. Memory above Options.QueryBytes is an [Unprocessable] error; what was
+// written before an error is no profile.
 func (s *Store) WriteMerged(ctx context.Context, q Query, out io.Writer) error {
 	return s.writeMerged(ctx, q, newPprofWriter(out), func(*pprofWriter) int64 { return 0 })
 }
