@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -36,8 +37,13 @@ import (
 
 const (
 	fleetProcesses = 50 // of each agent
-	fleetVariants  = 2  // profiles of each process, which come in turn
+	fleetVariants  = 4  // profiles of each process, which come in turn
 	fleetWindows   = 6  // at each size
+)
+
+var (
+	fleetAgents = flag.Int("agents", 200, "the most agents of TestVerifyFleet")
+	fleetFlood  = flag.Duration("flood", time.Minute, "how long they send as fast as the server takes it")
 )
 
 // TestVerifyFleet has 10, 50 and 200 agents send to one server what was recorded of the mix on this machine, with hosts,
@@ -49,7 +55,7 @@ func TestVerifyFleet(t *testing.T) {
 	needRoot(t)
 	recorded := recordWindows(t)
 	var fewest, most float64
-	sizes := []int{10, 50, 200}
+	sizes := []int{10, 50, *fleetAgents}
 	for _, n := range sizes {
 		f := newFleet(t, recorded, n)
 		cost := f.replay(t)
@@ -58,7 +64,7 @@ func TestVerifyFleet(t *testing.T) {
 		}
 		most = cost
 		if n == sizes[len(sizes)-1] {
-			f.flood(t, time.Minute)
+			f.flood(t, *fleetFlood)
 		}
 		if err := f.server.stop(); err != nil {
 			t.Error(err)
@@ -142,7 +148,8 @@ type fleet struct {
 	server *server
 	client *httpapi.Client
 	agents []*simulated
-	sent   int // windows of each
+	sent   int     // windows of each
+	each   float64 // bytes of log of a profile
 }
 
 // simulated is an agent: of each of its processes some profiles, without time.
@@ -237,14 +244,15 @@ func (s *simulated) send(client *httpapi.Client, window int, begin time.Time) er
 
 // serverUse is what a server has taken up to now.
 type serverUse struct {
-	cpu   time.Duration
-	bytes int64 // on disk
+	cpu    time.Duration
+	log    int64 // bytes on disk of what is not in blocks yet
+	blocks int64 // bytes of blocks and dictionaries
 }
 
 func (f *fleet) use(t *testing.T) serverUse {
 	t.Helper()
 	u := serverUse{cpu: cpuOf(t, f.server.cmd.Process.Pid)}
-	err := filepath.WalkDir(f.server.data, func(_ string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(f.server.data, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // replaced by now
 		}
@@ -255,10 +263,15 @@ func (f *fleet) use(t *testing.T) serverUse {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil {
-			u.bytes += info.Size()
+		if err != nil {
+			return err
 		}
-		return err
+		if filepath.Base(filepath.Dir(path)) == "wal" {
+			u.log += info.Size()
+		} else {
+			u.blocks += info.Size()
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -302,10 +315,11 @@ func (f *fleet) replay(t *testing.T) float64 {
 	after := f.use(t)
 	profiles := len(took) * fleetProcesses
 	each := (after.cpu - before.cpu).Seconds() * 1000 / float64(profiles)
+	f.each = float64(after.log-before.log) / float64(profiles)
 	slices.Sort(took)
 	t.Logf("%3d agents x %d processes, %.0f profiles a second: server %.1f %% of a core, %.3f ms a profile, RSS %.0f MB, %.2f KB of log a profile; a window was stored after %v (median) and %v (most) of sending, all %v after it ended",
 		len(f.agents), fleetProcesses, float64(profiles)/(fleetWindows*agent.Window).Seconds(), 100*(after.cpu-before.cpu).Seconds()/(fleetWindows*agent.Window).Seconds(), each, mb(memory),
-		float64(after.bytes-before.bytes)/float64(profiles)/1000, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), slowest.Round(time.Millisecond))
+		float64(after.log-before.log)/float64(profiles)/1000, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), slowest.Round(time.Millisecond))
 	if slowest > agent.Window {
 		t.Errorf("a window was stored %v after it ended, when the next one had", slowest)
 	}
@@ -351,22 +365,23 @@ func (f *fleet) flood(t *testing.T, d time.Duration) {
 		}
 	}
 	took := time.Since(begun)
-	// What has been acknowledged is in the log, and becomes blocks beside what comes: no more than that is left.
+	// What has been acknowledged is in the log, which becomes blocks when it is 48 MB, and blocks become one once a minute.
+	last := f.use(t)
 	err := eventually(5*time.Minute, "what was sent has become blocks", func() bool {
-		was := f.use(t)
-		time.Sleep(10 * time.Second)
-		return f.use(t).cpu-was.cpu < time.Second
+		was := last
+		time.Sleep(30 * time.Second)
+		last = f.use(t)
+		return last.log < 96<<20 && last.log == was.log && last.blocks == was.blocks
 	})
 	if err != nil {
 		t.Error(err)
 	}
 	after := f.use(t)
 	profiles := float64(sent.Load())
-	stored := f.server.metric(t, "pilotlight_store_bytes", "")
 	t.Logf("as fast as it takes them, on %d CPUs that it shares with the senders: %.0f profiles a second for %v, %d answers to come again later; server %.1f %% of a core while they came, %.3f ms a profile, RSS %.0f MB",
 		runtime.NumCPU(), profiles/took.Seconds(), took.Round(time.Second), refused.Load(), 100*(after.cpu-before.cpu).Seconds()/took.Seconds(), 1000*(after.cpu-before.cpu).Seconds()/profiles, mb(memory))
-	all := profiles + float64(f.sent*len(f.agents)*fleetProcesses)
+	inBlocks := profiles + float64(f.sent*len(f.agents)*fleetProcesses) - float64(after.log)/f.each
 	perDay := float64(len(f.agents)*fleetProcesses) * float64(24*time.Hour/agent.Window)
-	t.Logf("on disk: %.2f KB a profile, of which %.2f in blocks and dictionaries; %.1f GB a day of %d agents",
-		float64(after.bytes)/all/1000, stored/all/1000, perDay*float64(after.bytes)/all/1e9, len(f.agents))
+	t.Logf("on disk: %.3f KB a profile in blocks and dictionaries, of %.0f profiles of which each process has %d to repeat: %.1f GB a day of %d agents; %.0f MB of log",
+		float64(after.blocks)/inBlocks/1000, inBlocks, fleetVariants, perDay*float64(after.blocks)/inBlocks/1e9, len(f.agents), float64(after.log)/1e6)
 }
