@@ -41,7 +41,9 @@ func TestVerifySlowdown(t *testing.T) {
 	limits := map[int]float64{19: 0.2, 99: 0.8} // percent, by frequency
 	agents := make(map[int]*pausable)
 	for hz := range limits {
-		agents[hz] = &pausable{server: startQuietly(t, "run", "--frequency", strconv.Itoa(hz))}
+		a := &pausable{server: startQuietly(t, "run", "--frequency", strconv.Itoa(hz))}
+		t.Cleanup(func() { unix.Kill(a.other, unix.SIGKILL) }) // one that stands still does not see the other go
+		agents[hz] = a
 	}
 	time.Sleep(30 * time.Second)
 	for _, a := range agents {
