@@ -21,7 +21,7 @@ export function Targets() {
       </div>
       {loaded.failure && <ErrorNote what="Not loaded" failure={loaded.failure} retry={loaded.retry} />}
       {agents.length > 0 && (
-        <div class={loaded.loading ? "wide stale" : "wide"}>
+        <div class={loaded.loading ? "wide stale" : "wide"} role="region" aria-label="Agents" tabIndex={0}>
           <table class="list">
             <thead>
               <tr>
@@ -57,11 +57,11 @@ export function Targets() {
 /** From here on a clock is wrong: what happened at one time on two machines is seconds apart on the page. */
 const clockMs = 2000;
 
-function frequency(a: AgentReport): string {
-  if (a.off) return "switched off";
-  if (a.governor_level === 0) return `${a.frequency_hz} Hz`;
+function Frequency({ agent: a }: { agent: AgentReport }) {
+  if (a.off) return <>switched off</>;
+  if (a.governor_level === 0) return <>{a.frequency_hz} Hz</>;
   const what = (a.governor_sheds ?? []).map((work) => shedText[work] ?? work).join(", ");
-  return `${a.frequency_hz} Hz, sheds work at level ${a.governor_level}${what && `: ${what}`}`;
+  return <>{a.frequency_hz} Hz<span class="sheds">sheds work at level {a.governor_level}{what && `: ${what}`}</span></>;
 }
 
 /** What an agent does less of to keep to its limits. */
@@ -91,7 +91,7 @@ function Row({ agent: a }: { agent: AgentReport }) {
       <td class={Math.abs(a.clock_skew_ms) >= clockMs ? "num bad" : "num"} title="ahead of the server's clock">{a.sent_ms ? value(a.clock_skew_ms * 1e6, "nanoseconds") : "–"}</td>
       <td class="num" title="profiles on its disk that the server has not taken yet">{bytes(a.spool_bytes)}</td>
       <td class="num">{a.cpus}</td>
-      <td class={a.off || a.governor_level > 0 ? "num bad" : "num"} title={limits(a)}>{frequency(a)}</td>
+      <td class={a.off || a.governor_level > 0 ? "num bad" : "num"} title={limits(a)}><Frequency agent={a} /></td>
       <td class="num">{count(t.samples_taken)}</td>
       <td class="num">{count(t.samples_missed)} <span class="muted">{percent(t.samples_missed, t.samples_taken + t.samples_missed)}</span></td>
       <td class="outcomes">{outcomes.map(([outcome, n]) => <span key={outcome}>{outcomeText(outcome)} <b>{percent(n, t.samples_taken)}</b></span>)}</td>

@@ -175,7 +175,7 @@ export const tests = [
     else await page.getByRole("cell", { name: agents[0].hostname, exact: true }).first().waitFor();
     if (live) return;
     // The fixture's agent has a clock a minute and a half ahead, a spool, and too much to do.
-    await page.locator("td.bad", { hasText: "9 Hz, sheds work at level 4: whole stacks of new code, short-lived processes, frequency" }).waitFor();
+    await page.locator("td.bad", { hasText: "9 Hzsheds work at level 4: whole stacks of new code, short-lived processes, frequency" }).waitFor();
     await page.locator("td.bad", { hasText: /^9\d\.\d\u202fs$/ }).waitFor();
     await page.getByRole("cell", { name: "3.00\u202fMiB", exact: true }).waitFor();
   }],

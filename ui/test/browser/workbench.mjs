@@ -356,7 +356,7 @@ export const tests = [
     try {
       complaints.length = 0;
       await page.goto(`${empty.url}/explore`);
-      await page.getByText("no agent has reported").waitFor();
+      await page.getByText("No profiles yet, and no agent has reported.").waitFor();
       await page.goto(`${empty.url}/`);
       await page.getByText("sudo pilotlight run").waitFor();
       assert.ok(complaints.every((c) => c.startsWith("external request")));
