@@ -46,12 +46,12 @@ func schedule(attr *unix.SchedAttr) error {
 const timerSlack = 5 * time.Millisecond
 
 // relaxTimers has the kernel delay timers of this process, and of those that it starts, by up to timerSlack, proc(5). A
-// process that may not do so keeps what it was started with.
+// process that may not do so, or has a /proc that is read-only, keeps what it was started with.
 func relaxTimers() error {
 	err := onEachThread(func(tid int) error {
 		return os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, timerSlack.Nanoseconds(), 10), 0)
 	})
-	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("relax timers: %w", err)
 	}
 	return nil
