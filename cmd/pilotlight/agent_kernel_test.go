@@ -243,11 +243,11 @@ func TestKernelOutage(t *testing.T) {
 }
 
 // outage has the server away for so long; halfway the agent is killed and started anew.
-func outage(t *testing.T, away time.Duration) {
+func outage(t *testing.T, away time.Duration, flags ...string) {
 	dir := makeDir(t)
 	address := freeAddress(t)
 	s := startStore(t, filepath.Join(dir, "store"), address)
-	first := startAgent(t, filepath.Join(dir, "agent"), s.url)
+	first := startAgent(t, filepath.Join(dir, "agent"), s.url, flags...)
 	if err := first.waitHandedOver(t, 15*time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func outage(t *testing.T, away time.Duration) {
 	}
 	first.signal(unix.SIGKILL)
 	first.waitEnd(t, 5*time.Second)
-	second := startAgent(t, filepath.Join(dir, "agent"), "http://"+address)
+	second := startAgent(t, filepath.Join(dir, "agent"), "http://"+address, flags...)
 	time.Sleep(away / 2)
 	t.Logf("spooled: %v batches, %v bytes", second.metric(t, "pilotlight_spool_batches", ""), second.metric(t, "pilotlight_spool_bytes", ""))
 

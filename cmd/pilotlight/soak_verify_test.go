@@ -61,6 +61,14 @@ func TestVerifySoak(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	t.Cleanup(func() {
+		for _, p := range []*server{a, s} {
+			if text := p.log.String(); t.Failed() {
+				t.Logf("%s said last:\n%s", p.cmd.Args[1], text[max(0, len(text)-8<<10):])
+			}
+		}
+	})
+
 	const looks = 24
 	halves := []string{"agent half", "send half", "server"}
 	seen := make(map[string][]size)

@@ -210,13 +210,13 @@ for (const nodes of sizes) {
     console.log(`${"".padEnd(23)}${(wire / 1e6).toFixed(2)} MB answer`);
     if (process.env["PPROF"] !== "0") {
       const port = 17000 + Math.floor(Math.random() * 2000);
-      const child = spawn(go, ["tool", "pprof", "-http", `127.0.0.1:${port}`, "-no_browser", "-symbolize=none", file], { stdio: "ignore" });
+      const child = spawn(go, ["tool", "pprof", "-http", `127.0.0.1:${port}`, "-no_browser", "-symbolize=none", file], { stdio: "ignore", detached: true });
       try {
         const url = `http://127.0.0.1:${port}/ui/flamegraph`;
         for (let i = 0; i < 600 && !(await fetch(`http://127.0.0.1:${port}/`, { method: "HEAD" }).then(() => true, () => false)); i++) await new Promise((r) => setTimeout(r, 100));
         print("pprof -http", nodes, await measure(browser, url, (page) => page.locator("#stack-chart div").nth(3).waitFor(), (page) => page.locator("#stack-chart > div").nth(2).click({ position: { x: 5, y: 5 }, force: true })));
       } finally {
-        child.kill("SIGKILL");
+        if (child.pid) process.kill(-child.pid, "SIGKILL"); // go tool is one process, and pprof another
       }
     }
     if (process.env["SPEEDSCOPE"] !== "0") {
