@@ -3,10 +3,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -19,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pilotlight/cmd/pilotlight/agent"
-	"pilotlight/testdata/debian"
 	"pilotlight/testdata/loads"
 )
 
@@ -35,13 +32,7 @@ func TestVerifyGovernor(t *testing.T) {
 		after  = 4 * time.Minute
 	)
 	needRoot(t)
-	root, err := debian.Unpack(makeDir(t), "ceph-osd", "ceph-osd-dbg")
-	if errors.Is(err, exec.ErrNotFound) && os.Getenv("REQUIRE_ALL") != "1" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := unpackCeph(t)
 	if err := loads.Build(t.Context(), "forkstorm"); err != nil {
 		t.Fatal(err)
 	}

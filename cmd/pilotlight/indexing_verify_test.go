@@ -25,11 +25,9 @@ import (
 	"pilotlight/testdata/debian"
 )
 
-// TestVerifyIndexing has a run index the debug information of a very large program, ceph-osd, and holds what that costs
-// the agent half and the samples of the machine meanwhile.
-func TestVerifyIndexing(t *testing.T) {
-	const growthGate = 30 << 20 // bytes of the agent half
-	needRoot(t)
+// unpackCeph returns a directory that has ceph-osd and its debug information, which are very large.
+func unpackCeph(t *testing.T) string {
+	t.Helper()
 	root, err := debian.Unpack(makeDir(t), "ceph-osd", "ceph-osd-dbg")
 	if errors.Is(err, exec.ErrNotFound) && os.Getenv("REQUIRE_ALL") != "1" {
 		t.Skip(err)
@@ -37,6 +35,15 @@ func TestVerifyIndexing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return root
+}
+
+// TestVerifyIndexing has a run index the debug information of a very large program, ceph-osd, and holds what that costs
+// the agent half and the samples of the machine meanwhile.
+func TestVerifyIndexing(t *testing.T) {
+	const growthGate = 30 << 20 // bytes of the agent half
+	needRoot(t)
+	root := unpackCeph(t)
 	dir := makeDir(t)
 	s, err := startServer(filepath.Join(dir, "data"), "127.0.0.1:0", 99, "--cache", filepath.Join(dir, "cache"), "--log-level", "debug")
 	if err != nil {
