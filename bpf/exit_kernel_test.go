@@ -66,7 +66,7 @@ func endOf(t *testing.T, p *target, wanted func(*Sample) bool) []Sample {
 	var samples []Sample
 	var b Batch
 	for start := time.Now(); ; {
-		if err := p.s.Read(&b); err != nil {
+		if err := readSoon(p.s, &b); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range b.Samples {

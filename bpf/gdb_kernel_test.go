@@ -267,7 +267,7 @@ func hold(s *Sampler, pid int) *held {
 	go func() {
 		defer close(h.done)
 		for b := new(Batch); ; {
-			err := s.Read(b)
+			err := readSoon(s, b)
 			if errors.Is(err, os.ErrClosed) {
 				return
 			}

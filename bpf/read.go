@@ -30,18 +30,19 @@ type Batch struct {
 	words []uint64 // backs the Samples' slices
 }
 
-// Read waits until a drain is due, at the latest DrainInterval after the one
-// before, or up to four times that while it finds nothing, and fills b. It returns os.ErrClosed
-// after Close, and after Stop once
-// everything was read.
-func (s *Sampler) Read(b *Batch) error {
+// Read waits until a drain is due, and fills b. It is due at the latest when all
+// that happened up to then (CLOCK_MONOTONIC, ns) can be read; before, DrainInterval
+// after the one before, unless there is hardly a sample, and soon after one of a
+// process or of code that the sampler has not been told of. It returns os.ErrClosed
+// after Close, and after Stop once everything was read.
+func (s *Sampler) Read(b *Batch, then uint64) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	b.Samples, b.Events, b.words = b.Samples[:0], b.Events[:0], b.words[:0]
 	if s.drained {
 		return os.ErrClosed
 	}
-	if err := s.wait(); err != nil {
+	if err := s.wait(then); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -72,37 +73,53 @@ func (s *Sampler) Read(b *Batch) error {
 	if s.stopped {
 		b.Upto = now
 	}
-	if len(b.Samples)+len(b.Events) > 0 {
-		s.pause = DrainInterval
-	} else {
-		s.pause = min(2*s.pause, quietInterval)
+	if err := s.rest(len(b.Samples)); err != nil {
+		return err
 	}
-	s.nextDrain = s.nextDrain.Add(s.pause - DrainInterval)
 	slices.SortStableFunc(b.Samples, func(x, y Sample) int { return cmp.Compare(x.Time, y.Time) })
 	slices.SortStableFunc(b.Events, func(x, y Event) int { return cmp.Compare(x.Time, y.Time) })
 	return s.follow()
 }
 
-// wait returns when a drain is due: the interval is over, a ring filled up, or
-// Stop or Close was called.
-func (s *Sampler) wait() error {
+// wait returns when a drain is due: what happened up to then can be read, the
+// interval is over, a ring woke it, or Stop, Wake or Close was called.
+func (s *Sampler) wait(then uint64) error {
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	due := time.Now().Add(time.Duration(min(max(then, now)-now, uint64(time.Hour))) + settleTime)
+	if next := s.lastDrain.Add(DrainInterval); !s.resting && next.Before(due) {
+		due = next
+	}
+	woken, err := s.waitUntil(due)
+	if err != nil || !woken || !s.resting {
+		return err
+	}
+	// For the sample to be older than what is drained. By this thread, because the Go runtime's timers wake another one too.
+	settle := unix.NsecToTimespec(int64(settleTime))
+	if err := unix.Nanosleep(&settle, nil); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for samples: %w", err)
+	}
+	return nil
+}
+
+// waitUntil waits until a time, and reports whether a ring ended that.
+func (s *Sampler) waitUntil(due time.Time) (woken bool, err error) {
 	s.mu.Lock()
 	if s.stopped || s.closed || s.woken {
 		s.woken = false
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
-	if s.nextDrain.IsZero() { // the first Read
-		s.nextDrain = time.Now().Add(DrainInterval)
-	}
-	err := s.poller.SetReadDeadline(s.nextDrain)
+	err = s.poller.SetReadDeadline(due)
 	s.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("wait for samples: %w", err)
+		return false, fmt.Errorf("wait for samples: %w", err)
 	}
 	conn, err := s.poller.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("wait for samples: %w", err)
+		return false, fmt.Errorf("wait for samples: %w", err)
 	}
 	var waitErr error
 	err = conn.Read(func(fd uintptr) bool {
@@ -111,15 +128,30 @@ func (s *Sampler) wait() error {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			waitErr = err
 		}
-		return n > 0 || waitErr != nil
+		woken = n > 0
+		return woken || waitErr != nil
 	})
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		waitErr = errors.Join(waitErr, err)
 	}
 	if waitErr != nil {
-		return fmt.Errorf("wait for samples: %w", waitErr)
+		return false, fmt.Errorf("wait for samples: %w", waitErr)
 	}
-	s.nextDrain = time.Now().Add(DrainInterval)
+	return woken, nil
+}
+
+// rest has the reader rest if samples are far enough apart, after so many in the
+// drain that has just been.
+func (s *Sampler) rest(samples int) error {
+	now := time.Now()
+	s.resting = time.Duration(samples)*restApart <= now.Sub(s.lastDrain)
+	s.lastDrain = now
+	if err := s.objs.ReaderRests.Set(s.resting); err != nil {
+		return fmt.Errorf("set reader_rests: %w", err)
+	}
+	// What came before the program knew would wake nobody.
+	unread := func(c *cpu) bool { return c.haveNext || c.ring.AvailableBytes() > 0 }
+	s.resting = s.resting && !slices.ContainsFunc(s.cpus, unread)
 	return nil
 }
 

@@ -77,8 +77,10 @@ struct {
 
 const volatile u32 exit_stacks_mask = 63;
 
-/* A ring holding more than this many bytes wakes its reader; below it the reader's timer suffices. */
+/* A ring that holds this many bytes before a sample wakes its reader; below it the reader's timer suffices. */
 const volatile u64 wake_at_bytes = 1 << 17;
+/* The reader has no timer for now: samples of which it has something to do at once wake it. Set by user space. */
+volatile bool reader_rests = false;
 /* A ring holding more than this many bytes takes no more pieces of stack. */
 const volatile u64 ship_below_bytes = 3 << 16;
 /* Bytes of user stack that the samples of one CPU carry in a second at most. */
@@ -245,13 +247,22 @@ static __always_inline void walk(struct bpf_perf_event_data *ctx, struct scratch
 	walk_user(s, ship);
 }
 
+/*
+ * is_urgent tells whether the reader is to look at a process before it is gone: it does not know it yet, or has no table
+ * for its code. All else can wait.
+ */
+static __always_inline bool is_urgent(struct sample_header *h)
+{
+	return h->outcome == OUTCOME_NO_MAPPING || h->outcome == OUTCOME_NO_TABLE;
+}
+
 /* output writes the sample to the ring and returns its outcome. */
 static __always_inline u32 output(void *ring, struct scratch *s)
 {
 	u64 words = append(s);
-	u64 wake = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > wake_at_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	bool wake = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= wake_at_bytes || (reader_rests && is_urgent(&s->header));
 
-	if (bpf_ringbuf_output(ring, s, sizeof(s->header) + words * 8, wake))
+	if (bpf_ringbuf_output(ring, s, sizeof(s->header) + words * 8, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
 		return OUTCOME_DROPPED_RING;
 	return s->header.outcome;
 }

@@ -31,9 +31,9 @@ const MaxFrequency = 1000
 // DrainInterval is how often the rings are drained when none fills up before.
 const DrainInterval = 500 * time.Millisecond
 
-// quietInterval is what the DrainInterval grows to while drains find nothing: most of what an idle machine pays for is
-// being woken.
-const quietInterval = 4 * DrainInterval
+// restApart is how far apart samples are, on average, for the reader to rest: most of what an idle machine pays for is
+// being woken. While it rests only samples of processes or code that it does not know yet wake it.
+const restApart = 2 * DrainInterval
 
 const (
 	// 0.3 s at 99 Hz with a piece of stack each. As much again is for side-band records: 1.5 s of a thousand processes a
@@ -77,8 +77,8 @@ type Sampler struct {
 	woken      bool // since Read began to wait last
 
 	reading    sync.Mutex // held by Read, guards what follows
-	nextDrain  time.Time
-	pause      time.Duration // between drains, as of late
+	lastDrain  time.Time
+	resting    bool // until a sample wakes the reader
 	nextFollow time.Time
 	drained    bool // of everything there was at Stop
 }
@@ -126,7 +126,7 @@ func openSpec(spec *ebpf.CollectionSpec, opts Options) (*Sampler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
-	s := &Sampler{frequency: opts.Frequency, pause: DrainInterval, ringBytes: ringSize(possible)}
+	s := &Sampler{frequency: opts.Frequency, lastDrain: time.Now(), ringBytes: ringSize(possible)}
 	spec.Maps["rings"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].InnerMap.MaxEntries = uint32(s.ringBytes)
 	// Early, because a ring fills up when there are processes to be published.

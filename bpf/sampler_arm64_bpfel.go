@@ -155,6 +155,7 @@ const (
 	samplerProgKeepExitStack     = "keep_exit_stack"
 	samplerProgSample            = "sample"
 	samplerVarExitStacksMask     = "exit_stacks_mask"
+	samplerVarReaderRests        = "reader_rests"
 	samplerVarShipBelowBytes     = "ship_below_bytes"
 	samplerVarShipBytesPerSecond = "ship_bytes_per_second"
 	samplerVarWakeAtBytes        = "wake_at_bytes"
@@ -224,6 +225,7 @@ type samplerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type samplerVariableSpecs struct {
 	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.VariableSpec `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -275,6 +277,7 @@ func (m *samplerMaps) Close() error {
 // It can be passed to loadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplerVariables struct {
 	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.Variable `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`

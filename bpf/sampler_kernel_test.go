@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,15 @@ func open(t testing.TB, opts Options) *Sampler {
 	return s
 }
 
+// readSoon reads what there is, within a DrainInterval.
+func readSoon(s *Sampler, b *Batch) error {
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	return s.Read(b, now+uint64(DrainInterval))
+}
+
 // follow reads all samples and events from now on. What it returns stops the sampler and returns copies of them.
 func follow(t testing.TB, s *Sampler) (finish func() ([]Sample, []Event)) {
 	var samples []Sample
@@ -48,7 +58,7 @@ func follow(t testing.TB, s *Sampler) (finish func() ([]Sample, []Event)) {
 	ended := make(chan error)
 	go func() {
 		for b := new(Batch); ; {
-			if err := s.Read(b); err != nil {
+			if err := readSoon(s, b); err != nil {
 				ended <- err
 				return
 			}
@@ -483,7 +493,7 @@ func TestKernelReadReturnsWithoutSamples(t *testing.T) {
 	var b Batch
 	before := uint64(0)
 	for range 2 {
-		if err := s.Read(&b); err != nil {
+		if err := readSoon(s, &b); err != nil {
 			t.Fatal(err)
 		}
 		if b.Upto <= before {
@@ -493,13 +503,45 @@ func TestKernelReadReturnsWithoutSamples(t *testing.T) {
 	}
 }
 
+func TestKernelSampleEndsRest(t *testing.T) {
+	s := open(t, Options{Frequency: MaxFrequency})
+	if err := s.SetSampling(false); err != nil {
+		t.Fatal(err)
+	}
+	var b Batch
+	for !s.resting {
+		if err := readSoon(s, &b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.SetSampling(true); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go burnAt(0, func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	// Of a process that the sampler does not know: nothing but a sample ends this.
+	for len(b.Samples) == 0 || s.resting {
+		if err := s.Read(&b, math.MaxUint64); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestKernelCloseEndsRead(t *testing.T) {
 	s := open(t, Options{})
 	ended := make(chan error)
 	go func() {
 		var b Batch
 		for {
-			if err := s.Read(&b); err != nil {
+			if err := readSoon(s, &b); err != nil {
 				ended <- err
 				return
 			}

@@ -42,7 +42,7 @@ func TestKernelSidebandCountsLost(t *testing.T) {
 		mapCode()
 	}
 	var b Batch
-	if err := s.Read(&b); err != nil {
+	if err := readSoon(s, &b); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0

@@ -52,7 +52,7 @@ func samplesOf(t *testing.T, s *Sampler, pid int, from uint64, n int) []Sample {
 	var samples []Sample
 	deadline := time.Now().Add(20 * time.Second)
 	for b := new(Batch); len(samples) < n; {
-		if err := s.Read(b); err != nil {
+		if err := readSoon(s, b); err != nil {
 			t.Fatal(err)
 		}
 		for _, sample := range b.Samples {

@@ -130,6 +130,7 @@ const (
 	stopperProgSample            = "sample"
 	stopperProgSampleAndStop     = "sample_and_stop"
 	stopperVarExitStacksMask     = "exit_stacks_mask"
+	stopperVarReaderRests        = "reader_rests"
 	stopperVarShipBelowBytes     = "ship_below_bytes"
 	stopperVarShipBytesPerSecond = "ship_bytes_per_second"
 	stopperVarWakeAtBytes        = "wake_at_bytes"
@@ -201,6 +202,7 @@ type stopperMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type stopperVariableSpecs struct {
 	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.VariableSpec `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -254,6 +256,7 @@ func (m *stopperMaps) Close() error {
 // It can be passed to loadStopperObjects or ebpf.CollectionSpec.LoadAndAssign.
 type stopperVariables struct {
 	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.Variable `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`

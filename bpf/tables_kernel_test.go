@@ -231,10 +231,7 @@ func (p *target) collect(t testing.TB, n int) []Sample {
 	var samples []Sample
 	var b Batch
 	for start := time.Now(); len(samples) < n; {
-		p.s.mu.Lock()
-		p.s.nextDrain = time.Now().Add(20 * time.Millisecond)
-		p.s.mu.Unlock()
-		if err := p.s.Read(&b); err != nil {
+		if err := p.s.Read(&b, b.Upto+uint64(20*time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range b.Samples {

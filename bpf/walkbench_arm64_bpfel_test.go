@@ -130,6 +130,7 @@ const (
 	walkbenchProgWalkHelper        = "walk_helper"
 	walkbenchProgWalkOurs          = "walk_ours"
 	walkbenchVarExitStacksMask     = "exit_stacks_mask"
+	walkbenchVarReaderRests        = "reader_rests"
 	walkbenchVarShipBelowBytes     = "ship_below_bytes"
 	walkbenchVarShipBytesPerSecond = "ship_bytes_per_second"
 	walkbenchVarWakeAtBytes        = "wake_at_bytes"
@@ -202,6 +203,7 @@ type walkbenchMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkbenchVariableSpecs struct {
 	ExitStacksMask     *ebpf.VariableSpec `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.VariableSpec `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.VariableSpec `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.VariableSpec `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.VariableSpec `ebpf:"wake_at_bytes"`
@@ -255,6 +257,7 @@ func (m *walkbenchMaps) Close() error {
 // It can be passed to loadWalkbenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkbenchVariables struct {
 	ExitStacksMask     *ebpf.Variable `ebpf:"exit_stacks_mask"`
+	ReaderRests        *ebpf.Variable `ebpf:"reader_rests"`
 	ShipBelowBytes     *ebpf.Variable `ebpf:"ship_below_bytes"`
 	ShipBytesPerSecond *ebpf.Variable `ebpf:"ship_bytes_per_second"`
 	WakeAtBytes        *ebpf.Variable `ebpf:"wake_at_bytes"`

@@ -204,7 +204,7 @@ func (h *agentHalf) sample(ctx context.Context, ready func()) error {
 		}
 		<-link.broken
 	}()
-	if err := link.send(ctx, messageReady, nil); err != nil {
+	if err := link.send(ctx, message{messageReady, nil}); err != nil {
 		return err
 	}
 	start := startUp{log: h.log}

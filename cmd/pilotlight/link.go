@@ -155,16 +155,27 @@ func appendAnswer(b []byte, sequence uint64, err error) []byte {
 	return append(b, text...)
 }
 
-// send writes one message. When ctx is done before it is written, the link ends.
-func (l *agentLink) send(ctx context.Context, kind byte, payload []byte) error {
-	l.write.Lock()
-	defer l.write.Unlock()
-	return l.sendLocked(ctx, kind, payload)
+// message is one to the other half.
+type message struct {
+	kind    byte
+	payload []byte
 }
 
-func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) error {
-	if len(payload) > maxMessage {
-		return fmt.Errorf("message of %d bytes to the other half, at most %d are taken", len(payload), maxMessage)
+// send writes messages, at once so that the other half wakes up once. When ctx is done before they are written, the link
+// ends.
+func (l *agentLink) send(ctx context.Context, messages ...message) error {
+	l.write.Lock()
+	defer l.write.Unlock()
+	return l.sendLocked(ctx, messages...)
+}
+
+func (l *agentLink) sendLocked(ctx context.Context, messages ...message) error {
+	var buffers net.Buffers
+	for _, m := range messages {
+		if len(m.payload) > maxMessage {
+			return fmt.Errorf("message of %d bytes to the other half, at most %d are taken", len(m.payload), maxMessage)
+		}
+		buffers = append(buffers, binary.BigEndian.AppendUint32([]byte{m.kind}, uint32(len(m.payload))), m.payload)
 	}
 	err := l.conn.SetWriteDeadline(time.Time{})
 	if errors.Is(err, net.ErrClosed) {
@@ -175,8 +186,6 @@ func (l *agentLink) sendLocked(ctx context.Context, kind byte, payload []byte) e
 	}
 	interrupted := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { interrupted <- l.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))
-	buffers := net.Buffers{head, payload}
 	_, err = buffers.WriteTo(l.conn)
 	if !stop() {
 		err = errors.Join(err, <-interrupted) // or it would interrupt the next write
@@ -199,7 +208,7 @@ func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) er
 	l.write.Lock()
 	l.sequence++
 	sequence := l.sequence
-	err := l.sendLocked(ctx, messageBatch, payload)
+	err := l.sendLocked(ctx, message{messageBatch, payload})
 	l.write.Unlock()
 	if err != nil {
 		return err
@@ -221,7 +230,7 @@ func (l *agentLink) Append(ctx context.Context, batch []profilestore.Encoded) er
 // end tells the other half to end in good order. It does, or is killed,
 // before the deadline of ctx.
 func (l *agentLink) end(ctx context.Context) error {
-	err := l.send(ctx, messageEnd, nil)
+	err := l.send(ctx, message{messageEnd, nil})
 	select {
 	case <-l.broken:
 	case <-ctx.Done():

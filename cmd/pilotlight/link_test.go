@@ -49,7 +49,7 @@ func TestSendToStalledStoreHalf(t *testing.T) {
 	l := newAgentLink(conn)
 	ctx, cancel := context.WithCancel(t.Context())
 	sent := make(chan error)
-	go func() { sent <- l.send(ctx, messageBatch, make([]byte, 8<<20)) }()
+	go func() { sent <- l.send(ctx, message{messageBatch, make([]byte, 8<<20)}) }()
 	cancel()
 	if err := <-sent; err == nil {
 		t.Error("8 MiB that nobody read count as sent")

@@ -108,7 +108,7 @@ func (p *peer) reportFirstSample(ctx context.Context, s *bpf.Sampler, metrics pr
 		}
 	}
 	p.log.Info("first sample taken", "after", time.Since(started).Round(time.Millisecond))
-	if err := p.sendMetrics(ctx, metrics); err != nil {
+	if err := p.sendWithMetrics(ctx, metrics); err != nil {
 		p.log.Warn("report to other half", "err", err)
 	}
 }
@@ -119,14 +119,15 @@ func (p *peer) report(r agent.Report, metrics prometheus.Gatherer) {
 	defer cancel()
 	report, err := json.Marshal(agentReport(r))
 	if err == nil {
-		err = p.link.send(ctx, messageReport, report)
+		err = p.sendWithMetrics(ctx, metrics, message{messageReport, report})
 	}
-	if err := errors.Join(err, p.sendMetrics(ctx, metrics)); err != nil && !errors.Is(err, errPeerGone) { // stop says why
+	if err != nil && !errors.Is(err, errPeerGone) { // stop says why
 		p.log.Warn("report to other half", "err", err)
 	}
 }
 
-func (p *peer) sendMetrics(ctx context.Context, metrics prometheus.Gatherer) error {
+// sendWithMetrics sends messages and the metrics.
+func (p *peer) sendWithMetrics(ctx context.Context, metrics prometheus.Gatherer, messages ...message) error {
 	families, err := metrics.Gather()
 	if err != nil {
 		return err
@@ -138,7 +139,7 @@ func (p *peer) sendMetrics(ctx context.Context, metrics prometheus.Gatherer) err
 			return err
 		}
 	}
-	return p.link.send(ctx, messageMetrics, encoded.Bytes())
+	return p.link.send(ctx, append(messages, message{messageMetrics, encoded.Bytes()})...)
 }
 
 // stop ends the other half in good order, or else at once.

@@ -61,8 +61,8 @@ const (
 // Sampler is where samples come from: a bpf.Sampler, or a replay of recorded
 // batches.
 type Sampler interface {
-	Read(*bpf.Batch) error // os.ErrClosed after Stop, once all was read
-	Wake()                 // has a Read that waits return early
+	Read(b *bpf.Batch, then uint64) error // os.ErrClosed after Stop, once all was read
+	Wake()                                // has a Read that waits return early
 	Stop() error
 	Stats() (bpf.Stats, error)
 	Frequency() int // Hz
@@ -338,7 +338,7 @@ func (a *Agent) drain(windows chan *window) error {
 	}
 	var b bpf.Batch
 	for {
-		err := a.sampler.Read(&b)
+		err := a.sampler.Read(&b, a.window.monoEnd)
 		if errors.Is(err, os.ErrClosed) {
 			mono, _ := a.clock()
 			a.window.end(mono)

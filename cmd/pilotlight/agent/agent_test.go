@@ -34,7 +34,7 @@ type replay struct {
 	unrecorded bool
 }
 
-func (r *replay) Read(b *bpf.Batch) error {
+func (r *replay) Read(b *bpf.Batch, _ uint64) error {
 	if len(r.batches) == 0 {
 		return os.ErrClosed
 	}

@@ -207,7 +207,7 @@ func eachSampled(t *testing.T, s *bpf.Sampler, programs []*spinning, take func(*
 		if time.Since(start) > time.Minute {
 			t.Fatalf("%d programs were not sampled within a minute", len(left))
 		}
-		if err := s.Read(&b); err != nil {
+		if err := s.Read(&b, b.Upto+uint64(bpf.DrainInterval)); err != nil {
 			t.Fatal(err)
 		}
 		for i := range b.Samples {
