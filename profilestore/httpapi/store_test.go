@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,7 +69,9 @@ func encode(t *testing.T, service, pid string, start time.Time, ss stacks) profi
 		Mapping:       []*profile.Mapping{m},
 	}
 	locations := map[string]*profile.Location{}
-	for stack, n := range ss {
+	// In order, so that a function of a build ID has the same address in each profile that has the same stacks.
+	for _, stack := range slices.Sorted(maps.Keys(ss)) {
+		n := ss[stack]
 		var leafFirst []*profile.Location
 		for name := range strings.SplitSeq(stack, ";") {
 			l := locations[name]
