@@ -503,20 +503,25 @@ func TestKernelReadReturnsWithoutSamples(t *testing.T) {
 	}
 }
 
-func TestKernelSampleEndsRest(t *testing.T) {
-	s := open(t, Options{Frequency: MaxFrequency})
+// rested returns when the reader rests, with sampling on.
+func rested(t *testing.T, s *Sampler) {
+	t.Helper()
 	if err := s.SetSampling(false); err != nil {
 		t.Fatal(err)
 	}
-	var b Batch
-	for !s.resting {
-		if err := readSoon(s, &b); err != nil {
+	for b := new(Batch); !s.resting; {
+		if err := readSoon(s, b); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.SetSampling(true); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestKernelUnknownProcessEndsRest(t *testing.T) {
+	s := open(t, Options{Frequency: MaxFrequency})
+	rested(t, s)
 	done := make(chan struct{})
 	defer close(done)
 	go burnAt(0, func() bool {
@@ -527,11 +532,31 @@ func TestKernelSampleEndsRest(t *testing.T) {
 			return false
 		}
 	})
-	// Of a process that the sampler does not know: nothing but a sample ends this.
-	for len(b.Samples) == 0 || s.resting {
-		if err := s.Read(&b, math.MaxUint64); err != nil {
+	for b := new(Batch); len(b.Samples) == 0 || s.resting; {
+		if err := s.Read(b, math.MaxUint64); err != nil { // nothing but a sample ends this
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestKernelKnownProcessDoesNotEndRest(t *testing.T) {
+	s := open(t, Options{Frequency: 99})
+	p := run(t, s, compile(t, "recursion"), "9")
+	p.publish(t)
+	rested(t, s)
+	now, err := monotonic()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b Batch
+	then := now + uint64(time.Second)
+	if err := s.Read(&b, then); err != nil {
+		t.Fatal(err)
+	}
+	// What else runs on this machine may have to be looked at.
+	urgent := func(s Sample) bool { return s.Outcome == NoMapping || s.Outcome == NoTable }
+	if b.Upto < then && !slices.ContainsFunc(b.Samples, urgent) {
+		t.Errorf("the reader was woken %v early by %d samples of what the sampler knows", time.Duration(then-b.Upto), len(b.Samples))
 	}
 }
 

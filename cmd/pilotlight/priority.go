@@ -42,8 +42,8 @@ func schedule(attr *unix.SchedAttr) error {
 
 // timerSlack is how much later than asked for timers may go off. While anything runs, the thread with which Go watches
 // over the others naps for 20 us at a time: of an agent at rest that was most of its wake-ups. With this it has one nap
-// each time that there is something to do.
-const timerSlack = 5 * time.Millisecond
+// for all that there is to do at the end of a window.
+const timerSlack = 20 * time.Millisecond
 
 // relaxTimers has the kernel delay timers of this process, and of those that it starts, by up to timerSlack, proc(5). A
 // process that may not do so, or has a /proc that is read-only, keeps what it was started with.
