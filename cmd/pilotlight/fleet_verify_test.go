@@ -245,7 +245,7 @@ func (s *simulated) send(client *httpapi.Client, window int, begin time.Time) er
 // serverUse is what a server has taken up to now.
 type serverUse struct {
 	cpu    time.Duration
-	log    int64 // bytes on disk of what is not in blocks yet
+	log    int64 // bytes of the log
 	blocks int64 // bytes of blocks and dictionaries
 }
 
@@ -365,13 +365,14 @@ func (f *fleet) flood(t *testing.T, d time.Duration) {
 		}
 	}
 	took := time.Since(begun)
-	// What has been acknowledged is in the log, which becomes blocks when it is 48 MB, and blocks become one once a minute.
+	// What has been acknowledged is in the log, a file of which becomes blocks when it is 48 MB, and blocks become one once a
+	// minute. What they replace is kept for ten minutes, for whoever copies the directory.
 	last := f.use(t)
-	err := eventually(5*time.Minute, "what was sent has become blocks", func() bool {
+	err := eventually(20*time.Minute, "what was sent has become blocks", func() bool {
 		was := last
-		time.Sleep(30 * time.Second)
+		time.Sleep(90 * time.Second)
 		last = f.use(t)
-		return last.log < 96<<20 && last.log == was.log && last.blocks == was.blocks
+		return last.log < 64<<20 && last.blocks == was.blocks
 	})
 	if err != nil {
 		t.Error(err)
@@ -380,7 +381,7 @@ func (f *fleet) flood(t *testing.T, d time.Duration) {
 	profiles := float64(sent.Load())
 	t.Logf("as fast as it takes them, on %d CPUs that it shares with the senders: %.0f profiles a second for %v, %d answers to come again later; server %.1f %% of a core while they came, %.3f ms a profile, RSS %.0f MB",
 		runtime.NumCPU(), profiles/took.Seconds(), took.Round(time.Second), refused.Load(), 100*(after.cpu-before.cpu).Seconds()/took.Seconds(), 1000*(after.cpu-before.cpu).Seconds()/profiles, mb(memory))
-	inBlocks := profiles + float64(f.sent*len(f.agents)*fleetProcesses) - float64(after.log)/f.each
+	inBlocks := profiles + float64(f.sent*len(f.agents)*fleetProcesses) - f.server.metric(t, "pilotlight_store_wal_bytes", "")/f.each
 	perDay := float64(len(f.agents)*fleetProcesses) * float64(24*time.Hour/agent.Window)
 	t.Logf("on disk: %.3f KB a profile in blocks and dictionaries, of %.0f profiles of which each process has %d to repeat: %.1f GB a day of %d agents; %.0f MB of log",
 		float64(after.blocks)/inBlocks/1000, inBlocks, fleetVariants, perDay*float64(after.blocks)/inBlocks/1e9, len(f.agents), float64(after.log)/1e6)
