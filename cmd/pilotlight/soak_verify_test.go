@@ -51,7 +51,8 @@ func TestVerifySoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.killAtEnd(t)
-	a, err := launch(command(agentArgs(filepath.Join(dir, "agent"), s.url, "--config", config)), metricsURL, "send-half")
+	// With the race detector it takes ten times as much as it may: it would rest.
+	a, err := launch(command(agentArgs(filepath.Join(dir, "agent"), s.url, "--config", config, "--cpu-limit", "100%", "--memory-limit", "4GiB")), metricsURL, "send-half")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +98,9 @@ func TestVerifySoak(t *testing.T) {
 	}
 	for half, sizes := range seen {
 		wantFlat(t, half, sizes)
+	}
+	if raised := a.metric(t, "pilotlight_agent_governor_raised_total", `short="cpu"`) + a.metric(t, "pilotlight_agent_governor_raised_total", `short="memory"`); raised > 0 {
+		t.Errorf("the agent did less than all: it was short of CPU time or memory %v times", raised)
 	}
 	if err := a.stop(); err != nil {
 		t.Errorf("the agent ended with %v", err)

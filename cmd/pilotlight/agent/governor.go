@@ -172,13 +172,20 @@ func (g *governor) look(now uint64, c cost) (changed, memory bool) {
 	switch {
 	case steps > 0:
 		changed = g.raise(now, steps, levelRest)
-	case memory: // what rests has no less
+	case memory && g.level < levelRest:
 		changed = g.raise(now, 1, levelRest-1)
-	case g.level > 0 && now-g.changed >= uint64(shortestHold) && now >= g.lacking[g.below()].until && g.spent() <= g.worth(budgetSpan)/2 && (g.memory == 0 || c.memory < g.memory/8*7):
+	case g.mayLower(now, c.memory):
 		g.lower(now)
 		changed = true
 	}
 	return changed, memory
+}
+
+// mayLower reports whether the level below is to be tried. To rest is for CPU time alone: what rests has no less memory, and
+// would never get less.
+func (g *governor) mayLower(now, memory uint64) bool {
+	return g.level > 0 && now-g.changed >= uint64(shortestHold) && now >= g.lacking[g.below()].until &&
+		g.spent() <= g.worth(budgetSpan)/2 && (g.level == levelRest || g.memory == 0 || memory < g.memory/8*7)
 }
 
 // steps is by how many levels less is to be done for the CPU time to last.

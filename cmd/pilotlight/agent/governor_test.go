@@ -132,6 +132,20 @@ func TestGovernorKeepsTheLimit(t *testing.T) {
 	}
 }
 
+// TestGovernorRestsForCPUOnly has an agent that had to rest go on with too much memory: it samples as little as that allows.
+func TestGovernorRestsForCPUOnly(t *testing.T) {
+	for _, memory := range []uint64{95, 101} {
+		g := newGovernor(Options{CPULimit: 0.02, MemoryLimit: 100}, 0, cost{})
+		if levels, _ := minutes(t, g, 5*time.Minute, load{samples: 40, memory: memory}); slices.Max(levels) != levelRest {
+			t.Fatalf("with %d bytes: levels %v, want one of %d", memory, slices.Compact(levels), levelRest)
+		}
+		minutes(t, g, 4*time.Minute, load{memory: memory})
+		if g.level != levelRest-1 {
+			t.Errorf("with %d bytes of 100: level %d four minutes after a storm, want %d", memory, g.level, levelRest-1)
+		}
+	}
+}
+
 func TestGovernorWithoutLimits(t *testing.T) {
 	g := newGovernor(Options{CPULimit: -1, MemoryLimit: -1}, 0, cost{})
 	for range 50 {
