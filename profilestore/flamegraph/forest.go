@@ -48,8 +48,8 @@ type codes struct{ of []int32 }
 
 // place is a prefix in a tree.
 type place struct {
-	source, at uint32 // tree, and where its bytes have the prefix
-	frames     int32  // how many of the frames of its last label belong to it; 0: all of them
+	source, at     uint32 // tree, and where its bytes have the run
+	labels, frames int32  // how many labels of the run belong to it, and how many of the frames of the next label
 }
 
 // step is a place and the child that it belongs to.
@@ -176,28 +176,32 @@ func (f *forest) findCode(src *source, label uint32) int32 {
 // below calls fn for the places that are one frame further.
 func (f *forest) below(p place, fn func(function int32, next place, side int, total int64)) {
 	src := &f.sources[p.source]
-	above := src.read(p.at)
-	if p.frames > 0 {
-		chain := f.chains[-1-f.code(src, above.label)]
-		next := place{p.source, p.at, p.frames + 1}
-		if int(next.frames) == len(chain) {
-			next.frames = 0
-		}
-		fn(chain[p.frames], next, src.side, above.total)
+	r := src.read(p.at)
+	if int(p.labels) < r.count {
+		function, next := f.further(p, src.label(&r, int(p.labels)))
+		fn(function, next, src.side, r.total)
 		return
 	}
-	for at := above.below; at < above.end; {
-		n := above
-		n.below = at
-		n = src.next(&n)
-		code := f.code(src, n.label)
-		next := place{p.source, at, 0}
-		at = n.end
-		if code < 0 {
-			code, next.frames = f.chains[-1-code][0], 1
-		}
-		fn(code, next, src.side, n.total)
+	for at := r.first; at != 0; at = r.next {
+		r = src.read(at)
+		function, next := f.further(place{source: p.source, at: at}, src.label(&r, 0))
+		fn(function, next, src.side, r.total)
 	}
+}
+
+// further is the place one frame further in a run, and the function of that frame.
+func (f *forest) further(p place, label uint32) (function int32, _ place) {
+	code := f.code(&f.sources[p.source], label)
+	if code >= 0 {
+		p.labels++
+		return code, p
+	}
+	chain := f.chains[-1-code]
+	function = chain[p.frames]
+	if p.frames++; int(p.frames) == len(chain) {
+		p.labels, p.frames = p.labels+1, 0
+	}
+	return function, p
 }
 
 // begin makes node 0 of these places.
@@ -216,7 +220,7 @@ func (f *forest) begin(places []place) {
 func (f *forest) roots() []place {
 	places := make([]place, len(f.sources))
 	for i := range places {
-		places[i].source = uint32(i)
+		places[i] = place{source: uint32(i), at: f.sources[i].root}
 	}
 	return places
 }

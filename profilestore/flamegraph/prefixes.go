@@ -3,23 +3,25 @@ package flamegraph
 import (
 	"context"
 	"encoding/binary"
-	"math/bits"
 	"slices"
 )
 
-// prefixes is a tree of stacks in preorder: all stacks that begin with one follow it. It never changes.
+// prefixes is a tree of stacks, made of runs: stacks each of which is all that goes on from the one before it, which has no
+// value of its own. It never changes.
 //
-// Each stack is a header of varints, with what it has called last, its label:
+// Runs stand in bytes as varints, those that go on from one before it:
 //
-//	label*4+chained                      all that begins with it begins with the next one
-//	label*4+ends, total                  nothing goes on from it
-//	label*4+forks, total, self, length   of what goes on from it, in bytes
+//	count*2, next, total, label...                of stacks; nothing goes on from the last one
+//	count*2+1, next, total, self, first, label... self is the value of the last one alone
 //
-// With many distinct stacks nearly all are chained: a tree takes some 4 bytes a stack, and there may be millions.
+// A label is what one of the stacks has called last. next leads to another run that goes on from the same stack, first to one
+// that goes on from this: so many bytes before this one it begins. 0: there is none. With many distinct stacks runs are
+// long: a tree takes some 5 bytes a stack, and there may be millions.
 type prefixes struct {
 	bytes []byte
-	total int64 // value of all stacks
-	count int   // of stacks, without the empty one
+	root  uint32 // where the run of the empty stack begins, which has no label
+	total int64  // value of all stacks
+	count int    // of stacks, without the empty one
 
 	names *labelNames // nil: a label is the number of a frame
 }
@@ -29,53 +31,53 @@ type labelNames struct {
 	frames func(label uint32) []int32
 }
 
-const (
-	forks = iota
-	ends
-	chained
-)
+// longestRun bounds what it costs to find a stack in the middle of one.
+const longestRun = 16
 
-// longestChain bounds what it costs to find the total of a stack.
-const longestChain = 8
-
-// prefix is a stack as it stands in the bytes of a tree. The first is the empty one, whose label says nothing.
-type prefix struct {
-	label       uint32
-	total, self int64
-	below, end  uint32 // what goes on from it is in bytes[below:end]
-	chained     bool
+// run is some stacks as they stand in the bytes of a tree.
+type run struct {
+	count       int    // of stacks
+	labels      uint32 // where those of the stacks begin
+	total, self int64  // of all that begins with one of the stacks, of the last one alone
+	first, next uint32 // runs that go on from this one, and from what this one goes on from; 0: none
 }
 
-// read gives the stack that begins at a place in the bytes.
-func (p *prefixes) read(at uint32) prefix {
-	head, at := p.varint(at)
-	n := prefix{label: uint32(head >> 2), below: at, chained: head&3 == chained}
-	for head&3 == chained {
-		head, at = p.varint(at)
+// read gives the run that begins at a place in the bytes.
+func (p *prefixes) read(at uint32) run {
+	head, to := p.varint(at)
+	next, to := p.varint(to)
+	total, to := p.varint(to)
+	r := run{count: int(head >> 1), labels: to, total: int64(total), self: int64(total), next: back(at, next)}
+	if head&1 != 0 {
+		self, to := p.varint(to)
+		first, to := p.varint(to)
+		r.self, r.first, r.labels = int64(self), back(at, first), to
 	}
-	total, at := p.varint(at)
-	self := total
-	n.total, n.end = int64(total), at
-	if head&3 == forks {
-		var length uint64
-		self, at = p.varint(at)
-		length, at = p.varint(at)
-		n.end = at + uint32(length)
-	}
-	if !n.chained {
-		n.self, n.below = int64(self), at
-	}
-	return n
+	return r
 }
 
-// next gives the stack that follows n. One that is chained to it needs no search for its total.
-func (p *prefixes) next(n *prefix) prefix {
-	if n.chained {
-		if head, at := p.varint(n.below); head&3 == chained {
-			return prefix{label: uint32(head >> 2), total: n.total, below: at, end: n.end, chained: true}
-		}
+// distance is how many bytes before a run another one begins; back is where that is.
+func distance(at, other uint32) uint64 {
+	if other == 0 {
+		return 0
 	}
-	return p.read(n.below)
+	return uint64(at - other)
+}
+
+func back(at uint32, distance uint64) uint32 {
+	if distance == 0 {
+		return 0
+	}
+	return at - uint32(distance)
+}
+
+// label is that of one of the stacks of a run.
+func (p *prefixes) label(r *run, i int) uint32 {
+	label, to := p.varint(r.labels)
+	for range i {
+		label, to = p.varint(to)
+	}
+	return uint32(label)
 }
 
 func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
@@ -90,8 +92,6 @@ func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
 	return v, at + uint32(n)
 }
 
-func varintLen(v uint64) uint32 { return uint32(bits.Len64(v|1)+6) / 7 }
-
 // Tree is stacks for [Stacks.AddTrees]. It never changes.
 type Tree struct{ prefixes }
 
@@ -99,21 +99,22 @@ type Tree struct{ prefixes }
 func (t *Tree) Size() int64 { return t.size() }
 
 // TreeWriter makes trees, one after the other in the same memory. The zero value is ready. It is for one goroutine.
-type TreeWriter struct{ stacks []written }
-
-// written is a stack while its tree is written. What is looked up for a stack is in one place: stacks that go on from the
-// same one may be far from it.
-type written struct {
-	total  int64
-	below  uint32 // bytes of what goes on from it; once it has its place: that of the next one which it calls
-	chain  uint8  // how many stacks in a row are chained, this one included; 0: nothing goes on from it
-	valued bool
+type TreeWriter struct {
+	below []uint32 // by stack: what goes on from it, as index of forks; 0: nothing yet
+	forks []fork   // the first is nothing
+	bytes []byte
 }
 
-const forked = longestChain + 1 // in written.chain: it forks
+// fork is what goes on from a stack, of that which is written already.
+type fork struct {
+	total int64
+	first uint32 // run
+}
 
 // Size is the memory that is kept for the next tree, in bytes.
-func (w *TreeWriter) Size() int64 { return 16 * int64(cap(w.stacks)) }
+func (w *TreeWriter) Size() int64 {
+	return 4*int64(cap(w.below)) + 16*int64(cap(w.forks)) + int64(cap(w.bytes))
+}
 
 // Write makes a tree: stack i is stack callers[i], a smaller number, and what it called, labels[i]; stack 0 is the empty
 // one. values are those of the stacks themselves, as [Stacks.Add] takes them; none of the three slices is kept.
@@ -121,96 +122,78 @@ func (w *TreeWriter) Write(callers, labels []uint32, values []int64) *Tree {
 	return &Tree{*w.write(callers, labels, values)}
 }
 
-// write leaves out stacks without a value of which none with one begins.
+// write leaves out stacks without a value of which none with one begins. It goes from callees to callers: when it comes to
+// a stack, all that goes on from it is written.
 func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
-	w.stacks = slices.Grow(w.stacks[:0], len(callers))[:len(callers)]
-	for i, v := range values {
-		w.stacks[i] = written{total: v, valued: v > 0}
+	w.below = slices.Grow(w.below[:0], len(callers))[:len(callers)]
+	clear(w.below)
+	w.forks = append(w.forks[:0], fork{})
+	dst := append(w.bytes[:0], 0) // so that no run begins at 0
+	p := new(prefixes)
+	below := w.below
+	for i := len(callers) - 1; i > 0; i-- {
+		last, own := i, w.forks[below[i]]
+		own.total += values[i]
+		if own.total == 0 {
+			continue
+		}
+		for i > 1 && callers[i] == uint32(i-1) && values[i-1] == 0 && below[i-1] == 0 && last-i < longestRun-1 {
+			i--
+		}
+		p.count += last - i + 1
+		above := w.forkOf(callers[i])
+		next := above.first
+		above.first = uint32(len(dst))
+		above.total += own.total
+		dst = own.append(dst, labels[i:last+1], values[last], next)
 	}
-	p := &prefixes{count: w.addUp(callers, labels, values)}
-	top := &w.stacks[0]
-	top.chain = forked
-	p.total = top.total
-	p.bytes = make([]byte, 0, top.header(0, values[0])+top.below)
-	p.bytes = top.append(p.bytes, 0, values[0])
-	top.below = uint32(len(p.bytes))
-	p.bytes = p.bytes[:cap(p.bytes)]
-	w.place(p.bytes, callers, labels, values)
+	top := w.forks[below[0]]
+	top.total += values[0]
+	p.total, p.root = top.total, uint32(len(dst))
+	w.bytes = top.append(dst, nil, values[0], 0)
+	p.bytes = slices.Clone(w.bytes)
 	return p
 }
 
-// addUp finds the totals of all stacks, and how long what goes on from them will be.
-func (w *TreeWriter) addUp(callers, labels []uint32, values []int64) (count int) {
-	for i := len(callers) - 1; i > 0; i-- {
-		s := &w.stacks[i]
-		if s.total == 0 {
-			continue
-		}
-		count++
-		c := &w.stacks[callers[i]]
-		switch {
-		case c.chain > 0 || c.valued || callers[i] == 0 || s.chain == longestChain:
-			c.chain = forked
-		case s.chain == forked:
-			c.chain = 1
-		default:
-			c.chain = s.chain + 1
-		}
-		c.below += s.header(labels[i], values[i]) + s.below
-		c.total += s.total
+// forkOf is valid until the next call.
+func (w *TreeWriter) forkOf(stack uint32) *fork {
+	own := &w.below[stack]
+	if *own == 0 {
+		*own = uint32(len(w.forks))
+		w.forks = append(w.forks, fork{})
 	}
-	return count
+	return &w.forks[*own]
 }
 
-// place writes the stacks, each behind those that go on from its callers and came before it.
-func (w *TreeWriter) place(dst []byte, callers, labels []uint32, values []int64) {
-	n := len(callers)
-	for i := 1; i < n; i++ {
-		s := &w.stacks[i]
-		if s.total == 0 {
-			continue
-		}
-		c := &w.stacks[callers[i]]
-		at := len(s.append(dst[:c.below], labels[i], values[i]))
-		c.below = uint32(at) + s.below
-		// Nearly all stacks that are chained are followed by what goes on from them.
-		for s.chain-1 < longestChain && i+1 < n && callers[i+1] == uint32(i) && w.stacks[i+1].total > 0 {
-			i++
-			s = &w.stacks[i]
-			at = len(s.append(dst[:at], labels[i], values[i]))
-		}
-		s.below = uint32(at)
+// append writes the run that f goes on from; total is that of the run.
+func (f *fork) append(dst []byte, labels []uint32, self int64, next uint32) []byte {
+	at := uint32(len(dst))
+	head := 2 * uint64(len(labels))
+	if f.first > 0 {
+		head++
 	}
+	dst = appendVarint(dst, head)
+	dst = appendVarint(dst, distance(at, next))
+	dst = appendVarint(dst, uint64(f.total))
+	if f.first > 0 {
+		dst = appendVarint(dst, uint64(self))
+		dst = appendVarint(dst, distance(at, f.first))
+	}
+	for _, l := range labels {
+		dst = appendVarint(dst, uint64(l))
+	}
+	return dst
 }
 
-// header is the length of the header of a stack of which all that goes on from it is known.
-func (s *written) header(label uint32, self int64) uint32 {
-	length := varintLen(uint64(label) << 2)
-	switch s.chain {
-	case forked:
-		return length + varintLen(uint64(s.total)) + varintLen(uint64(self)) + varintLen(uint64(s.below))
-	case 0:
-		return length + varintLen(uint64(s.total))
+// appendVarint is binary.AppendUvarint, faster for labels.
+func appendVarint(b []byte, v uint64) []byte {
+	switch {
+	case v < 1<<7:
+		return append(b, byte(v))
+	case v < 1<<14:
+		return append(b, byte(v)|0x80, byte(v>>7))
 	}
-	return length
-}
-
-func (s *written) append(dst []byte, label uint32, self int64) []byte {
-	head := uint64(label) << 2
-	switch s.chain {
-	case forked:
-		dst = binary.AppendUvarint(dst, head+forks)
-		dst = binary.AppendUvarint(dst, uint64(s.total))
-		dst = binary.AppendUvarint(dst, uint64(self))
-		return binary.AppendUvarint(dst, uint64(s.below))
-	case 0:
-		dst = binary.AppendUvarint(dst, head+ends)
-		return binary.AppendUvarint(dst, uint64(s.total))
-	}
-	if head += chained; head >= 0x80 && head < 1<<14 { // as in most labels
-		return append(dst, byte(head)|0x80, byte(head>>7))
-	}
-	return binary.AppendUvarint(dst, head)
+	return binary.AppendUvarint(b, v)
 }
 
 func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
@@ -231,42 +214,48 @@ const stacksBetween = 1 << 16
 // begin so; and leave when it has done so for all below it. It stops where it is when ctx ends.
 func (p *prefixes) walk(ctx context.Context, enter func(frame int32, self, total int64), leave func(frame int32)) {
 	type open struct {
-		end    uint32
-		frames int // of the call, the last ones on the path
+		next   uint32
+		frames int // of the run, the last ones on the path
 	}
-	var calls []open
+	var runs []open
 	var path []int32
 	var one [1]int32
-	pop := func() {
-		last := calls[len(calls)-1]
-		calls = calls[:len(calls)-1]
-		for range last.frames {
-			leave(path[len(path)-1])
-			path = path[:len(path)-1]
-		}
-	}
 	count := 0
-	for n := p.read(0); n.below < uint32(len(p.bytes)); {
-		if count++; count%stacksBetween == 0 && ctx.Err() != nil {
-			return
-		}
-		for len(calls) > 0 && calls[len(calls)-1].end <= n.below {
-			pop()
-		}
-		n = p.next(&n)
-		frames := p.framesOf(n.label, &one)
-		for i, f := range frames {
-			own := int64(0)
-			if i == len(frames)-1 {
-				own = n.self
+	for at := p.read(p.root).first; ; {
+		for ; at == 0; runs = runs[:len(runs)-1] {
+			if len(runs) == 0 {
+				return
 			}
-			path = append(path, f)
-			enter(f, own, n.total)
+			last := runs[len(runs)-1]
+			for range last.frames {
+				leave(path[len(path)-1])
+				path = path[:len(path)-1]
+			}
+			at = last.next
 		}
-		calls = append(calls, open{n.end, len(frames)})
-	}
-	for len(calls) > 0 {
-		pop()
+		r := p.read(at)
+		if count += r.count; count >= stacksBetween {
+			count = 0
+			if ctx.Err() != nil {
+				return
+			}
+		}
+		before := len(path)
+		for i, to := 0, r.labels; i < r.count; i++ {
+			var label uint64
+			label, to = p.varint(to)
+			frames := p.framesOf(uint32(label), &one)
+			for j, f := range frames {
+				own := int64(0)
+				if i == r.count-1 && j == len(frames)-1 {
+					own = r.self
+				}
+				path = append(path, f)
+				enter(f, own, r.total)
+			}
+		}
+		runs = append(runs, open{r.next, len(path) - before})
+		at = r.first
 	}
 }
 

@@ -154,8 +154,8 @@ func TestTreeWriter(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("callers %v, labels %v, values %v: %v, want %v", callers, labels, values, got, want)
 		}
-		if root := p.read(0); p.count != count || p.total != totals[0] || root.total != totals[0] || root.self != values[0] || int(root.end) != len(p.bytes) {
-			t.Fatalf("count %d, total %d, root %+v, %d bytes; want %d, %d, %d of its own", p.count, p.total, root, len(p.bytes), count, totals[0], values[0])
+		if root := p.read(p.root); p.count != count || p.total != totals[0] || root.total != totals[0] || root.self != values[0] || root.count != 0 {
+			t.Fatalf("count %d, total %d, root %+v; want %d, %d, %d of its own", p.count, p.total, root, count, totals[0], values[0])
 		}
 	}
 }

@@ -87,31 +87,40 @@ func (f *forest) calls(name string) []place {
 	for i := range f.sources {
 		src := &f.sources[i]
 		count := 0
-		for n := src.read(0); n.below < uint32(len(src.bytes)); {
+		runs := []uint32{src.read(src.root).first}
+		for len(runs) > 0 {
+			at := runs[len(runs)-1]
+			runs = runs[:len(runs)-1]
+			if at == 0 {
+				continue
+			}
 			if count++; count%stacksBetween == 0 && f.ctx.Err() != nil {
 				return places
 			}
-			at := n.below
-			n = src.next(&n)
-			code := f.code(src, n.label)
-			chain := []int32{code}
-			if code < 0 {
-				chain = f.chains[-1-code]
+			r := src.read(at)
+			runs = append(runs, r.next)
+			if p, ok := f.call(place{source: uint32(i), at: at}, &r, name); ok {
+				places = append(places, p)
+			} else {
+				runs = append(runs, r.first)
 			}
-			k := slices.IndexFunc(chain, func(fn int32) bool { return f.functions[fn].name == name })
-			if k < 0 {
-				continue
-			}
-			f.found(chain[k])
-			p := place{uint32(i), at, int32(k + 1)}
-			if k == len(chain)-1 {
-				p.frames = 0
-			}
-			places = append(places, p)
-			n.below, n.chained = n.end, false // and so passes over what goes on from it
 		}
 	}
 	return places
+}
+
+// call is the place of the outermost call of a function in a run, which p is the beginning of.
+func (f *forest) call(p place, r *run, name string) (_ place, ok bool) {
+	src := &f.sources[p.source]
+	for int(p.labels) < r.count {
+		var function int32
+		function, p = f.further(p, src.label(r, int(p.labels)))
+		if f.functions[function].name == name {
+			f.found(function)
+			return p, true
+		}
+	}
+	return p, false
 }
 
 // callers is a tree read upwards: below node 0, a function or what all stacks end in, the innermost caller comes first.
