@@ -182,7 +182,7 @@ func (f *forest) below(p place, fn func(function int32, next place, side int, to
 		fn(function, next, src.side, r.total)
 		return
 	}
-	for at := r.first; at != 0; at = r.next {
+	for at := r.below; at != 0; at = r.next {
 		r = src.read(at)
 		function, next := f.further(place{source: p.source, at: at}, src.label(&r, 0))
 		fn(function, next, src.side, r.total)

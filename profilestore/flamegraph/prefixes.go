@@ -9,14 +9,15 @@ import (
 // prefixes is a tree of stacks, made of runs: stacks each of which is all that goes on from the one before it, which has no
 // value of its own. It never changes.
 //
-// Runs stand in bytes as varints, those that go on from one before it:
+// Runs stand in bytes as varints:
 //
-//	count*2, next, total, label...                of stacks; nothing goes on from the last one
-//	count*2+1, next, total, self, first, label... self is the value of the last one alone
+//	count*4+more, total, label...                of stacks; nothing goes on from the last one
+//	count*4+more+1, total, self, below, label... self is the value of the last one alone
 //
-// A label is what one of the stacks has called last. next leads to another run that goes on from the same stack, first to one
-// that goes on from this: so many bytes before this one it begins. 0: there is none. With many distinct stacks runs are
-// long: a tree takes some 5 bytes a stack, and there may be millions.
+// A label is what one of the stacks has called last. more is 2 when the next run goes on from the same stack, 0 when it does
+// not. The runs that go on from this one begin `below` bytes before it. So those of heavy stacks, which come early and have
+// many, are near each other. With many distinct stacks runs are long: a tree takes some 4 bytes a stack, and there may be
+// millions.
 type prefixes struct {
 	bytes []byte
 	root  uint32 // where the run of the empty stack begins, which has no label
@@ -34,41 +35,42 @@ type labelNames struct {
 // longestRun bounds what it costs to find a stack in the middle of one.
 const longestRun = 16
 
+// What is added to 4 times the number of stacks in a run.
+const (
+	forks = 1 << iota
+	more
+)
+
 // run is some stacks as they stand in the bytes of a tree.
 type run struct {
 	count       int    // of stacks
 	labels      uint32 // where those of the stacks begin
 	total, self int64  // of all that begins with one of the stacks, of the last one alone
-	first, next uint32 // runs that go on from this one, and from what this one goes on from; 0: none
+	below, next uint32 // runs that go on from this one, and from what this one goes on from; 0: none
 }
 
 // read gives the run that begins at a place in the bytes.
 func (p *prefixes) read(at uint32) run {
 	head, to := p.varint(at)
-	next, to := p.varint(to)
 	total, to := p.varint(to)
-	r := run{count: int(head >> 1), labels: to, total: int64(total), self: int64(total), next: back(at, next)}
-	if head&1 != 0 {
-		self, to := p.varint(to)
-		first, to := p.varint(to)
-		r.self, r.first, r.labels = int64(self), back(at, first), to
+	r := run{count: int(head >> 2), total: int64(total), self: int64(total)}
+	if head&forks != 0 {
+		var self, below uint64
+		self, to = p.varint(to)
+		below, to = p.varint(to)
+		r.self, r.below = int64(self), at-uint32(below)
+	}
+	r.labels = to
+	if head&more != 0 {
+		for range r.count {
+			for p.bytes[to] >= 0x80 {
+				to++
+			}
+			to++
+		}
+		r.next = to
 	}
 	return r
-}
-
-// distance is how many bytes before a run another one begins; back is where that is.
-func distance(at, other uint32) uint64 {
-	if other == 0 {
-		return 0
-	}
-	return uint64(at - other)
-}
-
-func back(at uint32, distance uint64) uint32 {
-	if distance == 0 {
-		return 0
-	}
-	return at - uint32(distance)
 }
 
 // label is that of one of the stacks of a run.
@@ -100,20 +102,22 @@ func (t *Tree) Size() int64 { return t.size() }
 
 // TreeWriter makes trees, one after the other in the same memory. The zero value is ready. It is for one goroutine.
 type TreeWriter struct {
-	below []uint32 // by stack: what goes on from it, as index of forks; 0: nothing yet
-	forks []fork   // the first is nothing
+	below []uint32 // by stack: a run that goes on from it, as index of runs; 0: none
+	runs  []unwritten
 	bytes []byte
 }
 
-// fork is what goes on from a stack, of that which is written already.
-type fork struct {
-	total int64
-	first uint32 // run
+// unwritten is a run that is written when all others that go on from the same stack are known.
+type unwritten struct {
+	first, last uint32 // stacks
+	total       int64
+	below       uint32 // where the runs that go on from it are written; 0: nowhere
+	next        uint32 // run that goes on from the same stack; 0: none
 }
 
 // Size is the memory that is kept for the next tree, in bytes.
 func (w *TreeWriter) Size() int64 {
-	return 4*int64(cap(w.below)) + 16*int64(cap(w.forks)) + int64(cap(w.bytes))
+	return 4*int64(cap(w.below)) + 24*int64(cap(w.runs)) + int64(cap(w.bytes))
 }
 
 // Write makes a tree: stack i is stack callers[i], a smaller number, and what it called, labels[i]; stack 0 is the empty
@@ -123,63 +127,73 @@ func (w *TreeWriter) Write(callers, labels []uint32, values []int64) *Tree {
 }
 
 // write leaves out stacks without a value of which none with one begins. It goes from callees to callers: when it comes to
-// a stack, all that goes on from it is written.
+// a stack, all that goes on from it is known.
 func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
 	w.below = slices.Grow(w.below[:0], len(callers))[:len(callers)]
 	clear(w.below)
-	w.forks = append(w.forks[:0], fork{})
-	dst := append(w.bytes[:0], 0) // so that no run begins at 0
+	w.runs = append(w.runs[:0], unwritten{})
+	w.bytes = append(w.bytes[:0], 0) // so that no run begins at 0
 	p := new(prefixes)
 	below := w.below
 	for i := len(callers) - 1; i > 0; i-- {
-		last, own := i, w.forks[below[i]]
-		own.total += values[i]
-		if own.total == 0 {
+		r := unwritten{last: uint32(i), total: values[i]}
+		if below[i] > 0 {
+			total := int64(0)
+			total, r.below = w.place(below[i], labels, values)
+			r.total += total
+		}
+		if r.total == 0 {
 			continue
 		}
-		for i > 1 && callers[i] == uint32(i-1) && values[i-1] == 0 && below[i-1] == 0 && last-i < longestRun-1 {
+		for i > 1 && callers[i] == uint32(i-1) && values[i-1] == 0 && below[i-1] == 0 && int(r.last)-i < longestRun-1 {
 			i--
 		}
-		p.count += last - i + 1
-		above := w.forkOf(callers[i])
-		next := above.first
-		above.first = uint32(len(dst))
-		above.total += own.total
-		dst = own.append(dst, labels[i:last+1], values[last], next)
+		r.first, r.next = uint32(i), below[callers[i]]
+		below[callers[i]] = uint32(len(w.runs))
+		w.runs = append(w.runs, r)
+		p.count += int(r.last-r.first) + 1
 	}
-	top := w.forks[below[0]]
-	top.total += values[0]
-	p.total, p.root = top.total, uint32(len(dst))
-	w.bytes = top.append(dst, nil, values[0], 0)
+	top := unwritten{first: 1, total: values[0]}
+	if below[0] > 0 {
+		p.total, top.below = w.place(below[0], labels, values)
+		top.total += p.total
+	}
+	p.total, p.root = top.total, uint32(len(w.bytes))
+	w.bytes = top.append(w.bytes, labels, values)
 	p.bytes = slices.Clone(w.bytes)
 	return p
 }
 
-// forkOf is valid until the next call.
-func (w *TreeWriter) forkOf(stack uint32) *fork {
-	own := &w.below[stack]
-	if *own == 0 {
-		*own = uint32(len(w.forks))
-		w.forks = append(w.forks, fork{})
+// place writes the runs that go on from a stack.
+func (w *TreeWriter) place(first uint32, labels []uint32, values []int64) (total int64, at uint32) {
+	dst := w.bytes
+	at = uint32(len(dst))
+	for next := first; next > 0; {
+		r := &w.runs[next]
+		next = r.next
+		total += r.total
+		dst = r.append(dst, labels, values)
 	}
-	return &w.forks[*own]
+	w.bytes = dst
+	return total, at
 }
 
-// append writes the run that f goes on from; total is that of the run.
-func (f *fork) append(dst []byte, labels []uint32, self int64, next uint32) []byte {
+func (r *unwritten) append(dst []byte, labels []uint32, values []int64) []byte {
 	at := uint32(len(dst))
-	head := 2 * uint64(len(labels))
-	if f.first > 0 {
-		head++
+	head := 4 * uint64(r.last+1-r.first)
+	if r.next > 0 {
+		head += more
 	}
-	dst = appendVarint(dst, head)
-	dst = appendVarint(dst, distance(at, next))
-	dst = appendVarint(dst, uint64(f.total))
-	if f.first > 0 {
-		dst = appendVarint(dst, uint64(self))
-		dst = appendVarint(dst, distance(at, f.first))
+	if r.below == 0 {
+		dst = appendVarint(dst, head)
+		dst = appendVarint(dst, uint64(r.total))
+	} else {
+		dst = appendVarint(dst, head+forks)
+		dst = appendVarint(dst, uint64(r.total))
+		dst = appendVarint(dst, uint64(values[r.last]))
+		dst = appendVarint(dst, uint64(at-r.below))
 	}
-	for _, l := range labels {
+	for _, l := range labels[r.first : r.last+1] {
 		dst = appendVarint(dst, uint64(l))
 	}
 	return dst
@@ -221,7 +235,7 @@ func (p *prefixes) walk(ctx context.Context, enter func(frame int32, self, total
 	var path []int32
 	var one [1]int32
 	count := 0
-	for at := p.read(p.root).first; ; {
+	for at := p.read(p.root).below; ; {
 		for ; at == 0; runs = runs[:len(runs)-1] {
 			if len(runs) == 0 {
 				return
@@ -255,7 +269,7 @@ func (p *prefixes) walk(ctx context.Context, enter func(frame int32, self, total
 			}
 		}
 		runs = append(runs, open{r.next, len(path) - before})
-		at = r.first
+		at = r.below
 	}
 }
 

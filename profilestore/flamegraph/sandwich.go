@@ -87,7 +87,7 @@ func (f *forest) calls(name string) []place {
 	for i := range f.sources {
 		src := &f.sources[i]
 		count := 0
-		runs := []uint32{src.read(src.root).first}
+		runs := []uint32{src.read(src.root).below}
 		for len(runs) > 0 {
 			at := runs[len(runs)-1]
 			runs = runs[:len(runs)-1]
@@ -102,7 +102,7 @@ func (f *forest) calls(name string) []place {
 			if p, ok := f.call(place{source: uint32(i), at: at}, &r, name); ok {
 				places = append(places, p)
 			} else {
-				runs = append(runs, r.first)
+				runs = append(runs, r.below)
 			}
 		}
 	}
