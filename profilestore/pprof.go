@@ -26,11 +26,20 @@ type pprofWriter struct {
 
 	// Of the dictionary whose samples are written.
 	*symbols
-	known struct{ strings, mappings, functions, locations []uint32 } // in the tables above; 0: not known yet
-	sets  [][]byte                                                   // by label set: its labels as they stand in a sample; nil: not known yet
-	room  []byte                                                     // for locations and for values of a sample
-	one   []byte                                                     // for a message of the profile
+	known   struct{ strings, mappings, functions, locations []uint32 } // in the tables above; 0: not known yet
+	sets    [][]byte                                                   // by label set: its labels as they stand in a sample; nil: not known yet
+	paths   []writtenStack                                             // by stack of the tree: what was written of it
+	written []byte                                                     // of locations, of stacks that were written
+	room    []byte                                                     // for values of a sample
+	one     []byte                                                     // for a message of the profile
 }
+
+// writtenStack is where the ids of the locations of a stack are, leaf first, and how many; from and to are the same: nowhere.
+// Most stacks go on from one that was written.
+type writtenStack struct{ from, to, depth uint32 }
+
+// idsKept bounds the memory of what was written of stacks.
+const idsKept = 1 << 20
 
 func newPprofWriter(out io.Writer) *pprofWriter {
 	seed := maphash.MakeSeed()
@@ -45,6 +54,7 @@ func newPprofWriter(out io.Writer) *pprofWriter {
 // size estimates the memory held, in bytes.
 func (w *pprofWriter) size() int64 {
 	known := 4 * int64(cap(w.known.strings)+cap(w.known.mappings)+cap(w.known.functions)+cap(w.known.locations))
+	known += 12*int64(cap(w.paths)) + int64(cap(w.written))
 	return known + 100*int64(cap(w.sets)) + w.strings.size() + w.mappings.size() + w.functions.size() + w.locations.size()
 }
 
@@ -148,6 +158,7 @@ func (w *pprofWriter) begin(s *symbols) {
 	w.known.functions = zeroed(w.known.functions, len(s.functions))
 	w.known.locations = zeroed(w.known.locations, len(s.locations))
 	w.sets = zeroed(w.sets, len(s.setEnds))
+	w.paths, w.written = zeroed(w.paths, len(s.callers)), w.written[:0]
 }
 
 // add writes the samples of those rows whose stacks are in the tree. proceed is asked now and then whether it may go on.
@@ -179,19 +190,34 @@ func (w *pprofWriter) add(rows *mergedRows, proceed func() error) error {
 
 // stack are the ids of the locations of a stack of the tree, leaf first, valid until the next call.
 func (w *pprofWriter) stack(stack uint32) []byte {
-	path := w.room[:0]
-	for ; stack != 0; stack = w.callers[stack] {
-		l := w.leaf[stack]
-		id := w.known.locations[l]
-		if id == 0 {
-			id = w.location(l)
-			w.known.locations[l] = id
-		}
-		path = binary.AppendUvarint(path, uint64(id))
-		w.depths++
+	if len(w.written) > idsKept {
+		clear(w.paths)
+		w.written = w.written[:0]
 	}
-	w.room = path
-	return path
+	from, fresh := uint32(len(w.written)), uint32(0)
+	known := stack // as much of it as was written
+	for ; known != 0 && w.paths[known].to == 0; known = w.callers[known] {
+		w.paths[known].from = uint32(len(w.written))
+		w.written = binary.AppendUvarint(w.written, uint64(w.locationID(w.leaf[known])))
+		fresh++
+	}
+	p := w.paths[known]
+	w.written = append(w.written, w.written[p.from:p.to]...)
+	to, depth := uint32(len(w.written)), p.depth+fresh
+	w.depths += int64(depth)
+	for ; stack != known; stack = w.callers[stack] {
+		w.paths[stack].to, w.paths[stack].depth = to, depth
+		depth--
+	}
+	return w.written[from:to]
+}
+
+// locationID is the id of a location of the dictionary.
+func (w *pprofWriter) locationID(l uint32) uint32 {
+	if w.known.locations[l] == 0 {
+		w.known.locations[l] = w.location(l)
+	}
+	return w.known.locations[l]
 }
 
 func (w *pprofWriter) labelSet(set uint32) []byte {
