@@ -287,6 +287,9 @@ func (r *seriesFileRow) series(width int) (*series, error) {
 		if t.Column < 0 || int(t.Column) >= width {
 			return nil, fmt.Errorf("series %d has a type in column %d of %d", r.Series, t.Column, width)
 		}
+		if t.Factor < 1 {
+			return nil, fmt.Errorf("series %d has the factor %d", r.Series, t.Factor)
+		}
 		own.types = append(own.types, ProfileType{r.Name, t.SampleType, t.SampleUnit, t.PeriodType, t.PeriodUnit})
 		own.columns = append(own.columns, valueColumn{int(t.Column), t.Factor})
 	}

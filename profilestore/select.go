@@ -61,13 +61,14 @@ type work struct {
 	tables  []*profileTable // by part; of those that something was chosen from
 	damaged int
 	total   int64
+	unit    int64 // what all values of the answer are multiples of
 }
 
 // pass is the profiles whose values are in one column and whose samples are matched by the same rest.
 type pass struct {
 	column  int
 	rest    *rest
-	weights [][]int64 // by part and profile: 0, or what the values are multiplied with
+	weights [][]int64 // by part and profile: 0, or what the values are multiplied with, in units
 }
 
 // dictionaryWork is what is read of one dictionary.
@@ -119,17 +120,33 @@ func (v *view) choose(ctx context.Context) (*work, error) {
 			w.size.Add(8 * int64(len(c.table.rows)))
 		}
 		p.weights[c.part][c.number] = column.factor
+		w.unit = divisor(w.unit, column.factor)
 		if w.size.Add(48) > v.limit {
 			return v.s.errQueryBytes()
 		}
 		return w.count(&c)
 	})
+	for _, p := range w.passes {
+		for _, weights := range p.weights {
+			for i := range weights {
+				weights[i] /= w.unit
+			}
+		}
+	}
 	stacks := 0
 	for _, d := range w.byID {
 		stacks += w.findTrees(d)
 	}
 	v.passing = !v.s.fits(stacks)
 	return w, err
+}
+
+// divisor is the greatest one that two numbers have in common, one of which may be 0.
+func divisor(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // findTrees finds the trees that the samples of a dictionary are in, and says how many stacks those have.
@@ -285,7 +302,7 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 			if len(syms.locations) > len(d.symbols.locations) {
 				d.symbols = syms // it was added to meanwhile
 			}
-			t := a.writer.Write(syms.callers, syms.leaf, a.room)
+			t := a.writer.Write(syms.callers, syms.leaf, a.room, a.unit)
 			d.sums = append(d.sums, t)
 			if err = a.take(t.Size()); err != nil {
 				break

@@ -21,6 +21,7 @@ import (
 type prefixes struct {
 	bytes []byte
 	root  uint32 // where the run of the empty stack begins, which has no label
+	unit  int64  // of the values in bytes
 	total int64  // value of all stacks
 	count int    // of stacks, without the empty one
 
@@ -53,12 +54,13 @@ type run struct {
 func (p *prefixes) read(at uint32) run {
 	head, to := p.varint(at)
 	total, to := p.varint(to)
-	r := run{count: int(head >> 2), total: int64(total), self: int64(total)}
+	r := run{count: int(head >> 2), total: int64(total) * p.unit}
+	r.self = r.total
 	if head&forks != 0 {
 		var self, below uint64
 		self, to = p.varint(to)
 		below, to = p.varint(to)
-		r.self, r.below = int64(self), at-uint32(below)
+		r.self, r.below = int64(self)*p.unit, at-uint32(below)
 	}
 	r.labels = to
 	if head&more != 0 {
@@ -121,19 +123,20 @@ func (w *TreeWriter) Size() int64 {
 }
 
 // Write makes a tree: stack i is stack callers[i], a smaller number, and what it called, labels[i]; stack 0 is the empty
-// one. values are those of the stacks themselves, as [Stacks.Add] takes them; none of the three slices is kept.
-func (w *TreeWriter) Write(callers, labels []uint32, values []int64) *Tree {
-	return &Tree{*w.write(callers, labels, values)}
+// one. values, times unit, are those of the stacks themselves, as [Stacks.Add] takes them; small ones make small trees. None
+// of the three slices is kept.
+func (w *TreeWriter) Write(callers, labels []uint32, values []int64, unit int64) *Tree {
+	return &Tree{*w.write(callers, labels, values, unit)}
 }
 
 // write leaves out stacks without a value of which none with one begins. It goes from callees to callers: when it comes to
 // a stack, all that goes on from it is known.
-func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
+func (w *TreeWriter) write(callers, labels []uint32, values []int64, unit int64) *prefixes {
 	w.below = slices.Grow(w.below[:0], len(callers))[:len(callers)]
 	clear(w.below)
 	w.runs = append(w.runs[:0], unwritten{})
 	w.bytes = append(w.bytes[:0], 0) // so that no run begins at 0
-	p := new(prefixes)
+	p := &prefixes{unit: unit}
 	below := w.below
 	for i := len(callers) - 1; i > 0; i-- {
 		r := unwritten{last: uint32(i), total: values[i]}
@@ -153,12 +156,12 @@ func (w *TreeWriter) write(callers, labels []uint32, values []int64) *prefixes {
 		w.runs = append(w.runs, r)
 		p.count += int(r.last-r.first) + 1
 	}
-	top := unwritten{first: 1, total: values[0]}
+	top := unwritten{first: 1}
 	if below[0] > 0 {
-		p.total, top.below = w.place(below[0], labels, values)
-		top.total += p.total
+		top.total, top.below = w.place(below[0], labels, values)
 	}
-	p.total, p.root = top.total, uint32(len(w.bytes))
+	top.total += values[0]
+	p.total, p.root = top.total*unit, uint32(len(w.bytes))
 	w.bytes = top.append(w.bytes, labels, values)
 	p.bytes = slices.Clone(w.bytes)
 	return p

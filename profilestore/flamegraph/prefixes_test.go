@@ -46,7 +46,7 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 			}
 			flat.Add(stacks[i], values[i])
 		}
-		trees.AddTrees(named, new(TreeWriter).Write(callers, labels, values))
+		trees.AddTrees(named, new(TreeWriter).Write(callers, labels, values, 1))
 	}
 	if r.IntN(3) == 0 {
 		f := Frame{Function: "f1", File: "src1"}
@@ -111,7 +111,8 @@ func TestTreeWriter(t *testing.T) {
 	var w TreeWriter
 	for range 2000 {
 		n := 1 + r.IntN(100)
-		callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
+		callers, labels, own, values := make([]uint32, n), make([]uint32, n), make([]int64, n), make([]int64, n)
+		unit := 1 + r.Int64N(3)
 		totals := make([]int64, n)
 		below := make([][]int, n)
 		straight, rare := r.IntN(20), r.IntN(20)
@@ -124,7 +125,8 @@ func TestTreeWriter(t *testing.T) {
 				below[callers[i]] = append(below[callers[i]], i)
 			}
 			if r.IntN(20) > rare {
-				values[i] = r.Int64N(1 << r.IntN(50))
+				own[i] = r.Int64N(1 << r.IntN(50))
+				values[i] = own[i] * unit
 			}
 		}
 		count := 0
@@ -149,7 +151,7 @@ func TestTreeWriter(t *testing.T) {
 			}
 		}
 		visit(0)
-		p := w.write(callers, labels, values)
+		p := w.write(callers, labels, own, unit)
 		p.walk(t.Context(), func(frame int32, self, total int64) { got = append(got, step{frame, self, total}) }, func(int32) { got = append(got, step{label: -1}) })
 		if !slices.Equal(got, want) {
 			t.Fatalf("callers %v, labels %v, values %v: %v, want %v", callers, labels, values, got, want)
@@ -216,7 +218,7 @@ func TestCanceled(t *testing.T) {
 	for i := range 7 {
 		s.Frame(Frame{Function: fmt.Sprint("f", i)})
 	}
-	s.AddTrees(func(label uint32) []int32 { return []int32{int32(label)} }, new(TreeWriter).Write(callers, labels, values))
+	s.AddTrees(func(label uint32) []int32 { return []int32{int32(label)} }, new(TreeWriter).Write(callers, labels, values, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, run := range map[string]func() error{
@@ -254,6 +256,6 @@ func BenchmarkTreeWriter(b *testing.B) {
 	b.SetBytes(n)
 	var w TreeWriter
 	for b.Loop() {
-		w.Write(callers, labels, values)
+		w.Write(callers, labels, values, 1)
 	}
 }

@@ -206,7 +206,7 @@ func (c *callers) forest(o *Options) *forest {
 		own.of[fn] = int32(fn)
 	}
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side]), side: side, codes: own})
+		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, codes: own})
 	}
 	f.begin(f.roots())
 	return f

@@ -102,7 +102,7 @@ func (s *Stacks) ownTree() *prefixes {
 	for i, p := range s.parent {
 		callers[i+1], labels[i+1], values[i+1] = uint32(p+1), uint32(s.labels[i]), s.self[i]
 	}
-	return new(TreeWriter).write(callers, labels, values)
+	return new(TreeWriter).write(callers, labels, values, 1)
 }
 
 func (s *Stacks) totalOfTrees() int64 {
