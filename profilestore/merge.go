@@ -110,8 +110,9 @@ func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType
 	if err != nil || len(rows.stack) == 0 {
 		return err
 	}
+	var room tree
 	for _, base := range d.bases {
-		syms, err := w.v.tree(ctx, &d.chosen[0], base)
+		syms, err := w.v.tree(ctx, &d.chosen[0], base, &room)
 		if syms == nil {
 			return err
 		}

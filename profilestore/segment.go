@@ -508,12 +508,16 @@ func loadNames(segments []*segment, id uint32) (*symbols, error) {
 	return s, nil
 }
 
-// loadTree is a tree of a dictionary of which the names are known.
-func loadTree(segments []*segment, names *symbols, id, base uint32) (*symbols, error) {
+// loadTree is a tree of a dictionary of which the names are known, in the memory of room, if that is not nil.
+func loadTree(segments []*segment, names *symbols, id, base uint32, room *tree) (*symbols, error) {
 	s := *names
-	s.tree = newTree(base)
-	if base == 0 {
-		s.callers, s.leaf = nil, nil // the file has the empty stack
+	if room == nil {
+		room = new(tree)
+	}
+	defer func() { *room = s.tree }() // larger, maybe
+	s.tree = tree{base, room.callers[:0], room.leaf[:0]}
+	if base > 0 { // else the file has the empty stack
+		s.callers, s.leaf = append(s.callers, 0), append(s.leaf, 0)
 	}
 	for _, seg := range segments {
 		m := seg.find(id)
@@ -680,11 +684,17 @@ func (s *symbols) readStacks(seg *segment, p piece) error {
 	if s.leaf, err = readNumbers(&seg.stacks, group, columnLocation, s.leaf); err != nil {
 		return err
 	}
-	for i := max(from, 1); i < len(s.callers); i++ {
-		if s.callers[i] > 0 {
-			s.callers[i] -= s.base
+	if len(s.leaf) != len(s.callers) {
+		return errSymbols
+	}
+	leaf, locations := s.leaf[:len(s.callers)], uint32(len(s.locations))
+	for i := max(from, 1); i < len(leaf); i++ {
+		callers := s.callers[i]
+		if callers > 0 {
+			callers -= s.base
+			s.callers[i] = callers
 		}
-		if int(s.callers[i]) >= i || int(s.leaf[i]) >= len(s.locations) {
+		if callers >= uint32(i) || leaf[i] >= locations {
 			return errSymbols
 		}
 	}

@@ -257,8 +257,9 @@ type adder struct {
 	*work
 	readers []rowReader // by part; nil until needed
 	room    []int64     // of sums
+	tree    tree        // the last one that was not in the cache
 	writer  flamegraph.TreeWriter
-	kept    int64 // bytes of room and writer
+	kept    int64 // bytes of room, tree and writer
 }
 
 func (a *adder) close() {
@@ -292,7 +293,7 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 		d.symbols, d.sums, again = names, d.sums[:0], false
 		for _, base := range d.bases {
 			var syms *symbols
-			if syms, err = a.v.tree(ctx, &d.chosen[0], base); syms == nil {
+			if syms, err = a.v.tree(ctx, &d.chosen[0], base, &a.tree); syms == nil {
 				names = nil
 				break
 			}
@@ -325,7 +326,7 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 
 // take counts memory that the answer needs, and what is kept for the next dictionary.
 func (a *adder) take(bytes int64) error {
-	kept := 8*int64(cap(a.room)) + a.writer.Size()
+	kept := 8*int64(cap(a.room)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size()
 	bytes += kept - a.kept
 	a.kept = kept
 	if a.size.Add(bytes) > a.v.limit {

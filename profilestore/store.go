@@ -618,17 +618,16 @@ func (s *Store) namesOf(ctx context.Context, id uint32, labels bool) (*symbols, 
 	return s.cachedOr(ctx, id, keys, (*dictionary).view, true, func(segments []*segment) (*symbols, error) { return load(segments, id) })
 }
 
-// treeOf is the content of a dictionary with the tree that has a base. The tree is cached if keep says so.
-func (s *Store) treeOf(ctx context.Context, id, base uint32, keep bool) (*symbols, error) {
+// treeOf is the content of a dictionary with the tree that has a base. With room for it the tree is not cached.
+func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbols, error) {
 	names, err := s.namesOf(ctx, id, false)
 	if err != nil {
 		return nil, err
 	}
 	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
-	tree, err := s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, keep, func(segments []*segment) (*symbols, error) {
-		return loadTree(segments, names, id, base)
+	return s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {
+		return loadTree(segments, names, id, base, room)
 	})
-	return tree, err
 }
 
 // cachedOr looks for a part of a dictionary in memory, then in the cache, and has it loaded if it is in neither.

@@ -234,9 +234,13 @@ func (v *view) labelSets(ctx context.Context, c *chosen) (*symbols, error) {
 	return v.undamaged(c, syms, err)
 }
 
-// tree reads a dictionary with one of its trees.
-func (v *view) tree(ctx context.Context, c *chosen, base uint32) (*symbols, error) {
-	syms, err := v.s.treeOf(ctx, c.row.dictionary, base, !v.passing)
+// tree reads a dictionary with one of its trees. One that is read past the cache takes the memory of room, and is valid until
+// the next one does.
+func (v *view) tree(ctx context.Context, c *chosen, base uint32, room *tree) (*symbols, error) {
+	if !v.passing {
+		room = nil
+	}
+	syms, err := v.s.treeOf(ctx, c.row.dictionary, base, room)
 	return v.undamaged(c, syms, err)
 }
 
