@@ -197,18 +197,19 @@ func (r *unwritten) append(dst []byte, labels []uint32, values []int64) []byte {
 		dst = appendVarint(dst, uint64(at-r.below))
 	}
 	for _, l := range labels[r.first : r.last+1] {
-		dst = appendVarint(dst, uint64(l))
+		if l < 1<<14 {
+			dst = append(dst, byte(l)|0x80, byte(l>>7)) // the few that need one byte would cost more time than they take
+		} else {
+			dst = binary.AppendUvarint(dst, uint64(l))
+		}
 	}
 	return dst
 }
 
-// appendVarint is binary.AppendUvarint, faster for labels.
+// appendVarint is binary.AppendUvarint, faster for small numbers.
 func appendVarint(b []byte, v uint64) []byte {
-	switch {
-	case v < 1<<7:
+	if v < 0x80 {
 		return append(b, byte(v))
-	case v < 1<<14:
-		return append(b, byte(v)|0x80, byte(v>>7))
 	}
 	return binary.AppendUvarint(b, v)
 }
