@@ -77,7 +77,7 @@ func tableOptions() []parquet.WriterOption {
 		parquet.CreatedBy("pilotlight", "3", ""),
 		parquet.PageBufferSize(1 << 20),
 		parquet.DataPageStatistics(false),
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}),
+		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
 	}
 }
 
