@@ -3,6 +3,7 @@ package profilestore
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"math"
 	"slices"
 	"sort"
 	"strings"
@@ -275,9 +276,10 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 	if len(p.mappings) > 0 {
 		main = d.mapping(p, 0) + 1
 	}
+	d.addLocations(p)
 	for i := range p.samples {
 		s := &p.samples[i]
-		stacks = append(stacks, d.stack(p, p.stack[s.stack:s.stackEnd]))
+		stacks = append(stacks, d.stack(p.stack[s.stack:s.stackEnd]))
 		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
 	}
 	d.grown.Add(d.bytes - before)
@@ -285,6 +287,20 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 		d.scratch = translation{}
 	}
 	return stacks, sets, main
+}
+
+// addLocations looks for all locations of stacks in their order in the profile: what the profiles of a program have in
+// common is found in the order in which it came first, one place in memory after the other.
+func (d *dictionary) addLocations(p *decoded) {
+	const wanted = math.MaxUint32
+	for _, l := range p.stack {
+		d.scratch.locations[l] = wanted
+	}
+	for i, id := range d.scratch.locations {
+		if id == wanted {
+			d.scratch.locations[i] = d.location(p, &p.locations[i]) + 1
+		}
+	}
 }
 
 func (d *dictionary) string(p *decoded, i uint32) uint32 {
@@ -342,22 +358,17 @@ func (d *dictionary) function(p *decoded, i uint32) uint32 {
 	return id
 }
 
-func (d *dictionary) location(p *decoded, i uint32) uint32 {
-	if id := d.scratch.locations[i]; id > 0 {
-		return id - 1
-	}
-	hash := d.hashLocation(p, &p.locations[i])
+func (d *dictionary) location(p *decoded, raw *rawLocation) uint32 {
+	hash := d.hashLocation(p, raw)
 	for known, next := d.content.find(hash, 0); known != 0; known, next = d.content.find(hash, next) {
-		if d.says(p, &p.locations[i], known-1) {
-			d.scratch.locations[i] = known
+		if d.says(p, raw, known-1) {
 			return known - 1
 		}
 	}
-	id, fresh := d.internLocation(p, &p.locations[i])
+	id, fresh := d.internLocation(p, raw)
 	if fresh {
 		d.content.add(hash, id+1)
 	}
-	d.scratch.locations[i] = id + 1
 	return id
 }
 
@@ -462,7 +473,7 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) (id uint32, fr
 }
 
 // stack takes indexes of locations, leaf first.
-func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
+func (d *dictionary) stack(indexes []uint32) uint32 {
 	n := len(indexes)
 	if n == 0 {
 		return 0
@@ -471,12 +482,9 @@ func (d *dictionary) stack(p *decoded, indexes []uint32) uint32 {
 	t.path = slices.Grow(t.path[:0], n)[:n]
 	hash := d.start
 	for i, index := range slices.Backward(indexes) {
-		l := t.locations[index]
-		if l == 0 {
-			l = d.location(p, index) + 1
-		}
-		t.path[n-1-i] = l - 1
-		hash = mix(hash, uint64(l-1))
+		l := t.locations[index] - 1
+		t.path[n-1-i] = l
+		hash = mix(hash, uint64(l))
 	}
 	if node, _ := d.known.find(hash, 0); node != 0 && d.is(node, t.path) {
 		return d.base + node
