@@ -782,15 +782,16 @@ func (r *rows) order(from, to uint32) []uint32 {
 		count[p-from]++
 	}
 	order := make([]uint32, r.len())
-	count = make([]uint32, slices.Max(r.stack)+2)
+	least := slices.Min(r.stack) // ids of the last tree of a dictionary may be large
+	count = make([]uint32, slices.Max(r.stack)-least+2)
 	for _, s := range r.stack {
-		count[s+1]++
+		count[s-least+1]++
 	}
 	for i := 1; i < len(count); i++ {
 		count[i] += count[i-1]
 	}
 	for _, i := range byProfile {
-		s := r.stack[i]
+		s := r.stack[i] - least
 		order[count[s]] = i
 		count[s]++
 	}
