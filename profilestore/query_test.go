@@ -539,3 +539,46 @@ func TestMarshalBatch(t *testing.T) {
 		}
 	}
 }
+
+// Values of profiles with different periods are added up in a unit that both are multiples of.
+func TestPeriodsOfAnAnswer(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	want := map[string]int64{}
+	add := func(n int, period int64, values ...int64) {
+		p := cpuProfile()
+		p.Period = period
+		f := &profile.Function{ID: 1, Name: fmt.Sprint("every ", period)}
+		l := &profile.Location{ID: 1, Line: []profile.Line{{Function: f}}}
+		p.Function, p.Location = []*profile.Function{f}, []*profile.Location{l}
+		p.Sample = []*profile.Sample{{Location: p.Location, Value: values}}
+		mustAppend(t, s, Encoded{ID: ID{byte(n)}, Name: "process_cpu", Labels: NewLabels(map[string]string{"service_name": "x"}), Time: start.UnixNano(), Pprof: encode(t, p)})
+		want[f.Name] += values[1]
+	}
+	check := func() {
+		t.Helper()
+		res, err := s.Select(t.Context(), all(t, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int64{}
+		table, err := flamegraph.Top(t.Context(), res.Stacks, flamegraph.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range table.Rows {
+			got[row.Function] = row.Total
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+	add(1, 10_000_000, 3, 30_000_000)
+	check()
+	add(2, 4_000_000, 5, 20_000_000)
+	add(3, 10_000_000, 2, 20_000_000)
+	check()
+	settle(t, s)
+	check()
+	add(4, 1000, 7, 6999) // no multiple of its period
+	check()
+}
