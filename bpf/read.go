@@ -30,19 +30,19 @@ type Batch struct {
 	words []uint64 // backs the Samples' slices
 }
 
-// Read waits until a drain is due, and fills b. It is due at the latest when all
-// that happened up to then (CLOCK_MONOTONIC, ns) can be read; before, DrainInterval
-// after the one before, unless there is hardly a sample, and soon after one of a
-// process or of code that the sampler has not been told of. It returns os.ErrClosed
-// after Close, and after Stop once everything was read.
-func (s *Sampler) Read(b *Batch, then uint64) error {
+// Read waits until a drain is due, and fills b. A drain is due at the latest when
+// b can reach up to a time, upto (CLOCK_MONOTONIC, ns). Before that one is due
+// DrainInterval after the last; or, while there is less than a sample a second,
+// soon after a sample of a process or of code that the sampler has not been told
+// of. Read returns os.ErrClosed after Close, and after Stop once everything was read.
+func (s *Sampler) Read(b *Batch, upto uint64) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	b.Samples, b.Events, b.words = b.Samples[:0], b.Events[:0], b.words[:0]
 	if s.drained {
 		return os.ErrClosed
 	}
-	if err := s.wait(then); err != nil {
+	if err := s.wait(upto); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -81,14 +81,15 @@ func (s *Sampler) Read(b *Batch, then uint64) error {
 	return s.follow()
 }
 
-// wait returns when a drain is due: what happened up to then can be read, the
+// wait returns when a drain is due: what happened up to a time can be read, the
 // interval is over, a ring woke it, or Stop, Wake or Close was called.
-func (s *Sampler) wait(then uint64) error {
+func (s *Sampler) wait(upto uint64) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
 	}
-	due := time.Now().Add(time.Duration(min(max(then, now)-now, uint64(time.Hour))) + settleTime)
+	const longest = uint64(time.Hour) // upto may be any number
+	due := time.Now().Add(time.Duration(min(max(upto, now)-now, longest)) + settleTime)
 	if next := s.lastDrain.Add(DrainInterval); !s.resting && next.Before(due) {
 		due = next
 	}

@@ -61,7 +61,7 @@ const (
 // Sampler is where samples come from: a bpf.Sampler, or a replay of recorded
 // batches.
 type Sampler interface {
-	Read(b *bpf.Batch, then uint64) error // os.ErrClosed after Stop, once all was read
+	Read(b *bpf.Batch, upto uint64) error // os.ErrClosed after Stop, once all was read
 	Wake()                                // has a Read that waits return early
 	Stop() error
 	Stats() (bpf.Stats, error)
