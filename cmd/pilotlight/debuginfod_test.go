@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -153,7 +154,7 @@ func TestFetchChild(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- fetchFile(ctx, id, out, "test") }()
-	checkConfined(t, childWith(t, "fetch-child"), fetchMemory)
+	checkConfined(t, childWith(t, os.Getpid(), "fetch-child"), fetchMemory)
 	cancel()
 	if err := <-ended; err == nil {
 		t.Error("no error")

@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -197,7 +198,7 @@ func TestIndexFileHostile(t *testing.T) {
 				ended <- err
 			}()
 			if tt.meanwhile != nil {
-				waitForCPU(t, childWith(t, "index-child"))
+				waitForCPU(t, childWith(t, os.Getpid(), "index-child"))
 				tt.meanwhile(t, request)
 			}
 			err = <-ended

@@ -31,10 +31,11 @@ import (
 var jvmsCapabilities = []cap.Value{cap.SETUID, cap.SETGID, cap.SYS_PTRACE}
 
 const (
-	// jvmTime bounds how long one JVM may take, jvmCPU and jvmMemory what the child that asks it may.
+	// jvmTime bounds how long one JVM may take, jvmCPU and jvmMemory what the child that asks it may. The Go runtime
+	// has mapped 80 MB to write to before it does anything.
 	jvmTime   = 12 * time.Second
 	jvmCPU    = 2 * time.Second
-	jvmMemory = 64 << 20
+	jvmMemory = 192 << 20
 	// What jvm-child inherits.
 	jvmRootFD, jvmProcessFD = 3, 4
 )
@@ -112,7 +113,6 @@ type jvmsChildCmd struct{}
 
 func (c *jvmsChildCmd) Run(g *globals) error {
 	runtime.GOMAXPROCS(1)
-	debug.SetMemoryLimit(jvmMemory / 2)
 	if err := keepCapabilities(jvmsCapabilities, nil); err != nil {
 		return fmt.Errorf("jvms-child: %w", err)
 	}
@@ -194,6 +194,7 @@ func (c *jvmChildCmd) Run(*globals) error {
 	if err != nil {
 		return err
 	}
+	debug.SetMemoryLimit(jvmMemory / 2)
 	limits := childLimits{cpu: jvmCPU, data: jvmMemory}
 	if err := limits.confine(slices.Concat(childCalls, jvmCalls)); err != nil {
 		return fmt.Errorf("jvm-child: %w", err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +41,7 @@ func TestKernelJVMNames(t *testing.T) {
 		err  string
 	}{
 		{"a JVM", []string{"libjvm.so"}, ""},
+		{"one that does not listen", []string{"libjvm.so", "-mute"}, "no such file"},
 		{"one that SIGQUIT ends", []string{"libjvm.so", "-Xrs"}, "does not take SIGQUIT"},
 		{"no JVM", []string{"jvm"}, "runs no JVM"},
 	} {
@@ -61,7 +63,15 @@ func TestKernelJVMNames(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = asker.asker()(t.Context(), p.Key)
+			asked := make(chan error, 1)
+			go func() {
+				_, err := asker.asker()(t.Context(), p.Key)
+				asked <- err
+			}()
+			if slices.Contains(tc.args, "-mute") { // which the child waits for
+				checkConfined(t, childWith(t, asker.cmd.Process.Pid, "jvm-child"), jvmMemory)
+			}
+			err = <-asked
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Errorf("asked with %v, want %q", err, tc.err)
@@ -75,7 +85,7 @@ func TestKernelJVMNames(t *testing.T) {
 				return
 			}
 			if err != nil {
-				t.Error(err)
+				t.Fatal(err)
 			}
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)

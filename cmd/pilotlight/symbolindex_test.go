@@ -175,11 +175,11 @@ func newIndexRequest(t *testing.T, image []byte) agent.IndexRequest {
 	return agent.IndexRequest{DebugFiles: &agent.DebugFiles{In: files[0]}, Out: files[1], Spill: files[2]}
 }
 
-// childWith returns the pid of this process's child with a command line that has word in it.
-func childWith(t *testing.T, word string) int {
+// childWith returns the pid of the child of parent with a command line that has word in it.
+func childWith(t *testing.T, parent int, word string) int {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		lists, err := filepath.Glob("/proc/self/task/*/children")
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +198,7 @@ func childWith(t *testing.T, word string) int {
 	return 0
 }
 
-// checkConfined holds that a child has given up what it should, once it has had the time to.
+// checkConfined holds that a child has given up what it should, once it has had the time to, and has memory left to work in.
 func checkConfined(t *testing.T, pid, memory int) {
 	t.Helper()
 	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"}
@@ -223,6 +223,12 @@ func checkConfined(t *testing.T, pid, memory int) {
 	if os.Geteuid() == 0 && strings.Contains(status, "Uid:\t0") {
 		t.Error("the child is root")
 	}
+	_, mapped, _ := strings.Cut(status, "VmData:")
+	const room = 32 << 10 // KiB
+	var data int
+	if _, err := fmt.Sscan(mapped, &data); err != nil || data == 0 || data+room > memory>>10 {
+		t.Errorf("of its %d KiB %d are mapped to begin with, %v", memory>>10, data, err)
+	}
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	if want := regexp.MustCompile(fmt.Sprintf(`Max data size +%d +%d `, memory, memory)); err != nil || !want.Match(limits) {
 		t.Errorf("its limits have no %v, %v:\n%s", want, err, limits)
@@ -242,7 +248,7 @@ func TestIndexFileBudget(t *testing.T) {
 		result, err = indexFile(context.Background(), request)
 		ended <- err
 	}()
-	checkConfined(t, childWith(t, "index-child"), indexMemory)
+	checkConfined(t, childWith(t, os.Getpid(), "index-child"), indexMemory)
 	if err := <-ended; !errors.Is(err, agent.ErrIndexBudget) {
 		t.Errorf("got %v, want agent.ErrIndexBudget", err)
 	}
@@ -259,7 +265,7 @@ func TestIndexFileCancelled(t *testing.T) {
 		_, err := indexFile(ctx, request)
 		ended <- err
 	}()
-	pid := childWith(t, "index-child")
+	pid := childWith(t, os.Getpid(), "index-child")
 	cancel()
 	if err := <-ended; err == nil {
 		t.Error("no error")

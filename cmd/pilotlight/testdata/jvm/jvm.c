@@ -1,13 +1,14 @@
 /*
  * jvm: what of a Java virtual machine one can ask. It maps the file that it is given as code, and when it is sent SIGQUIT
  * while /tmp/.attach_pidPID is there it listens at /tmp/.java_pidPID, answers one question, and has written what that was to
- * /tmp/perf-PID.map. With a second argument it leaves SIGQUIT alone.
+ * /tmp/perf-PID.map. With -Xrs it leaves SIGQUIT alone, with -mute it never listens.
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -23,11 +24,13 @@ int main(int argc, char **argv)
 
 	if (code < 0 || mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, code, 0) == MAP_FAILED)
 		err(1, "map %s", argv[1]);
-	if (argc == 2)
+	if (argc == 2 || strcmp(argv[2], "-Xrs") != 0)
 		signal(SIGQUIT, taken);
 	puts("runs");
 	fflush(stdout);
-	pause();
+	do
+		pause();
+	while (argc > 2);
 
 	snprintf(file, sizeof(file), "/tmp/.attach_pid%d", getpid());
 	if (access(file, F_OK) < 0)
