@@ -17,20 +17,21 @@ const leastGrant = 20 * time.Millisecond
 // symbol tables and of large unwind tables. What is not spent when there is another grant is gone. A nil allowance has no
 // end. It may be used by several goroutines.
 type allowance struct {
-	mu   sync.Mutex // guards what follows
-	left time.Duration
-	used time.Duration // since the beginning
-	more chan struct{} // closed when there is another grant
+	mu      sync.Mutex // guards what follows
+	left    time.Duration
+	reserve time.Duration // for unwind tables that samples wait for
+	used    time.Duration // since the beginning
+	more    chan struct{} // closed when there is another grant
 }
 
 // newAllowance returns one of which nothing may be spent yet.
 func newAllowance() *allowance { return &allowance{more: make(chan struct{})} }
 
-// grant says how much may be spent from now on.
-func (a *allowance) grant(d time.Duration) {
+// grant says how much may be spent from now on, and how much more on unwind tables that samples wait for.
+func (a *allowance) grant(d, reserve time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.left = d
+	a.left, a.reserve = d, reserve
 	close(a.more)
 	a.more = make(chan struct{})
 }
@@ -63,6 +64,17 @@ func (a *allowance) enough() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.left >= leastGrant
+}
+
+// affords reports whether d may be spent on an unwind table that samples wait for. That an allowance of the rest is there
+// is enough: it may be exceeded by one.
+func (a *allowance) affords(d time.Duration) bool {
+	if a == nil {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.left >= leastGrant || a.left+a.reserve >= leastGrant+d
 }
 
 // wait waits until something may be spent, and returns how much. Its error is that of ctx.

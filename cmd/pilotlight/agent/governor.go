@@ -252,6 +252,17 @@ func (g *governor) credit() time.Duration {
 	return g.left() - g.worth(budgetSpan)/2 - pace
 }
 
+// reserve is what may be spent besides on unwind tables that samples wait for. A program whose table is missing has no
+// stacks at all: to finish those of others, or to take more samples, is worth less. Two looks' pace is kept, so that the
+// table of a large program does not have the agent rest.
+func (g *governor) reserve() time.Duration {
+	if g.rate < 0 {
+		return 0
+	}
+	pace, _ := g.pace()
+	return max(0, g.worth(budgetSpan)/2-pace)
+}
+
 // sheds is what is shed at the present level.
 func (g *governor) sheds() shedding {
 	s := levels[g.level]
@@ -291,7 +302,8 @@ func (a *Agent) allow() {
 	if a.opts.IndexWait > 0 && a.governor.level == 0 {
 		credit = unlimited
 	}
-	a.allowance.grant(credit)
+	a.allowance.grant(credit, a.governor.reserve())
+	a.tables.jobs.retry()
 	if a.symbols.indexes != nil {
 		signal(a.symbols.indexes.changed)
 	}

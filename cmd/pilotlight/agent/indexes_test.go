@@ -86,7 +86,7 @@ func (x *indexing) start(version string) {
 
 // allow grants CPU time.
 func (x *indexing) allow(d time.Duration) {
-	x.indexes.cpu.grant(d)
+	x.indexes.cpu.grant(d, 0)
 	signal(x.indexes.changed)
 }
 

@@ -5,30 +5,40 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"pilotlight/cmd/pilotlight/process"
 )
 
 // tableJob is a file whose table is wanted.
 type tableJob struct {
-	key   process.FileKey
-	file  *process.OpenFile
-	build bool // if it is not in the cache
-	early bool // no sample has asked for it yet
+	key     process.FileKey
+	file    *process.OpenFile
+	owner   *process.Process // for whom it was opened
+	build   bool             // if it is not in the cache
+	early   bool             // no sample has asked for it yet
+	large   bool             // it is not in the cache, and is built when there is CPU time to spare
+	samples int              // that have waited for it while it was large
 }
 
+// cost is about what it takes to build the table of a large file: some have taken half of that.
+func (j *tableJob) cost() time.Duration { return time.Duration(j.file.Size) } // 1 ns a byte
+
 // tableQueue has the jobs that wait: those first that samples wait for, and small
-// files before large ones, so that most stacks are whole soonest. It may be used by
-// several goroutines.
+// files before large ones, so that most stacks are whole soonest. Large ones wait
+// until there is CPU time for them, in nobody's way. It may be used by several
+// goroutines.
 type tableQueue struct {
+	allowance *allowance
+
 	mu     sync.Mutex // guards what follows
 	more   sync.Cond
 	jobs   []tableJob
 	closed bool
 }
 
-func newTableQueue() *tableQueue {
-	q := new(tableQueue)
+func newTableQueue(spare *allowance) *tableQueue {
+	q := &tableQueue{allowance: spare}
 	q.more.L = &q.mu
 	return q
 }
@@ -44,31 +54,48 @@ func (q *tableQueue) push(job tableJob) {
 func (q *tableQueue) pop() (tableJob, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.jobs) == 0 && !q.closed {
+	first := q.first()
+	for ; first < 0 && !q.closed; first = q.first() {
 		q.more.Wait()
 	}
 	if q.closed {
 		return tableJob{}, false
-	}
-	first := 0
-	for i := range q.jobs {
-		if q.jobs[i].compare(q.jobs[first]) < 0 {
-			first = i
-		}
 	}
 	job := q.jobs[first]
 	q.jobs = slices.Delete(q.jobs, first, first+1)
 	return job, true
 }
 
-func (j tableJob) compare(other tableJob) int {
-	if j.early != other.early {
-		if j.early {
-			return 1
+// first is the index of the job to be done first, or -1 if all have to wait. q.mu is held.
+func (q *tableQueue) first() int {
+	first := -1
+	for i := range q.jobs {
+		j := &q.jobs[i]
+		if (first < 0 || j.compare(&q.jobs[first]) < 0) && (!j.large || q.allowance.affords(j.cost())) {
+			first = i
 		}
-		return -1
+	}
+	return first
+}
+
+func (j *tableJob) compare(other *tableJob) int {
+	switch {
+	case j.large != other.large:
+		return order(j.large)
+	case j.large && j.samples != other.samples:
+		return order(j.samples < other.samples)
+	case j.early != other.early:
+		return order(j.early)
 	}
 	return cmp.Compare(j.file.Size, other.file.Size)
+}
+
+// order is the result of a comparison in which one is to come later, or else sooner.
+func order(later bool) int {
+	if later {
+		return 1
+	}
+	return -1
 }
 
 // ask tells that a sample waits for the table of a file.
@@ -76,17 +103,23 @@ func (q *tableQueue) ask(key process.FileKey) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := range q.jobs {
-		if q.jobs[i].key == key {
-			q.jobs[i].early = false
+		if j := &q.jobs[i]; j.key == key {
+			j.early = false
+			if j.large {
+				j.samples++
+			}
 		}
 	}
 }
 
-// empty reports whether no job waits.
+// retry looks again whether large files can be afforded.
+func (q *tableQueue) retry() { q.more.Signal() }
+
+// empty reports whether no job can be done now.
 func (q *tableQueue) empty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.jobs) == 0
+	return q.first() < 0
 }
 
 // close lets go of the jobs that wait. There must be no push after it.

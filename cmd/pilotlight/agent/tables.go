@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -57,8 +56,6 @@ type tables struct {
 	stats   tableStats
 
 	allowance *allowance // for large files
-	ctx       context.Context
-	cancel    context.CancelFunc // ends waits for it
 }
 
 // tableStats count where tables came from.
@@ -73,7 +70,7 @@ type tableEntry struct {
 	table *unwind.Table // nil unless state is codeTable
 	state codeKind
 	asked process.Key // which process it was asked for
-	early bool        // and no sample wants it yet
+	early bool        // and no sample wanted it
 	used  uint64
 }
 
@@ -82,7 +79,7 @@ type codeKind uint8
 
 const (
 	codeLoading         codeKind = iota // by a table that is not here yet
-	codeAbsent                          // by a table that is made when another process asks for it
+	codeAbsent                          // by a table that is made when another process asks for it, or a sample does
 	codeTable                           // by a table
 	codeFramePointer                    // by frame pointers, if it has them: its file has no table
 	codeJIT                             // not at all: it was made at run time, and keeps no frame pointers
@@ -96,10 +93,13 @@ type code struct {
 	Code // of codeTable
 }
 
+// errEarly is the error of a large file that no sample waits for, and for which there is no CPU time.
+var errEarly = errors.New("no sample waits for it")
+
 type tableResult struct {
 	key   process.FileKey
 	table *unwind.Table // nil: there is none
-	err   error         // errNotCached, or why the file has no table
+	err   error         // errNotCached, errEarly, or why the file has no table
 	// How it went.
 	cached, damaged bool
 }
@@ -107,15 +107,14 @@ type tableResult struct {
 // newTables returns tables that call arrived, from another goroutine, when collect
 // finds some.
 func newTables(files *process.Files, arrived func(), spare *allowance, log *slog.Logger) *tables {
-	ctx, cancel := context.WithCancel(context.Background())
 	t := &tables{
-		allowance: spare, ctx: ctx, cancel: cancel,
-		files:   files,
-		log:     log,
-		entries: make(map[process.FileKey]*tableEntry),
-		jobs:    newTableQueue(),
-		arrived: arrived,
-		results: make(chan tableResult, queuedTables+1), // never full: a job is queued where its result has room
+		allowance: spare,
+		files:     files,
+		log:       log,
+		entries:   make(map[process.FileKey]*tableEntry),
+		jobs:      newTableQueue(spare),
+		arrived:   arrived,
+		results:   make(chan tableResult, queuedTables+1), // never full: a job is queued where its result has room
 	}
 	image, err := symbolize.VDSO()
 	if err == nil {
@@ -142,7 +141,12 @@ func (t *tables) run(cache *tableCache) {
 			return
 		}
 		size := job.file.Size
-		r := t.make(cache, job)
+		r, waits := t.make(cache, job)
+		if waits {
+			job.large = true
+			t.jobs.push(job)
+			continue
+		}
 		if !r.cached && !errors.Is(r.err, errNotCached) {
 			built += size
 		}
@@ -160,39 +164,44 @@ func (t *tables) run(cache *tableCache) {
 	}
 }
 
-// make gets the table of a file, and closes the file.
-func (t *tables) make(cache *tableCache, job tableJob) (r tableResult) {
+// make gets the table of a file, and closes the file, unless it is a large one that waits.
+func (t *tables) make(cache *tableCache, job tableJob) (r tableResult, waits bool) {
 	defer func() {
+		if waits {
+			return
+		}
 		if err := job.file.Close(); err != nil {
 			t.log.Warn("close binary", "err", err)
 		}
 	}()
 	r.key = job.key
-	if cache != nil {
+	if cache != nil && !job.large {
 		r.table, r.err = cache.get(job.key)
 		if r.err == nil {
 			r.cached = true
-			return r
+			return r, false
 		}
 		if !errors.Is(r.err, errNotCached) {
 			r.damaged = true
 			t.log.Warn("building an unwind table again", "err", r.err)
 		}
 	}
-	if !job.build {
-		r.err = errNotCached
-		return r
-	}
 	size := job.file.Size
-	if size > largeFile {
-		if _, r.err = t.allowance.wait(t.ctx); r.err != nil {
-			return r
+	switch {
+	case !job.build || job.large && !t.files.Alive(job.owner):
+		r.err = errNotCached
+		return r, false
+	case size > largeFile && !job.large && !t.allowance.enough():
+		if job.early {
+			r.err = errEarly
 		}
+		return r, !job.early
+	case size > largeFile:
 		begun := time.Now()
 		defer func() { t.allowance.spend(time.Since(begun)) }()
 	}
 	if r.table, r.err = unwind.Build(io.NewSectionReader(job.file, 0, size), size, unwind.Options{}); r.err != nil {
-		return r
+		return r, false
 	}
 	if cache != nil {
 		err := cache.put(job.key, r.table)
@@ -201,7 +210,7 @@ func (t *tables) make(cache *tableCache, job tableJob) (r tableResult) {
 		}
 		cache.failed = err != nil
 	}
-	return r
+	return r, false
 }
 
 // collect takes the tables that were made meanwhile and reports whether there
@@ -242,8 +251,8 @@ func (t *tables) take(r tableResult) {
 		t.stats.cached++
 	case r.table != nil:
 		t.stats.built++
-	case errors.Is(r.err, errNotCached):
-		e.state = codeAbsent
+	case errors.Is(r.err, errNotCached), errors.Is(r.err, errEarly):
+		e.state, e.early = codeAbsent, errors.Is(r.err, errEarly)
 		return
 	default:
 		t.stats.failed++
@@ -328,7 +337,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 	}
 	e := t.known(p, file.Key)
 	switch {
-	case e == nil:
+	case e == nil, e.early && e.state == codeAbsent:
 		e = t.request(p, m, false)
 	case e.early:
 		e.early = false
@@ -342,12 +351,27 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 // runs later are worth building a table.
 func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
 	e := t.entries[key]
-	if e == nil || e.state == codeAbsent && e.asked != p.Key {
+	if e == nil || e.state == codeAbsent && !e.early && e.asked != p.Key {
 		return nil
 	}
 	t.uses++
 	e.used = t.uses
 	return e
+}
+
+// waiting tells that a walk of p ended at pc, maybe for want of a table that is under way.
+func (t *tables) waiting(p *process.Process, pc uint64) {
+	m, ok := p.Mappings.Find(pc)
+	if !ok {
+		return
+	}
+	file, _ := m.File() // one that was not opened is not under way
+	if file == nil {
+		return
+	}
+	if e := t.entries[file.Key]; e != nil && e.state == codeLoading {
+		t.jobs.ask(file.Key)
+	}
 }
 
 // early has the tables of processes made that have not been sampled yet.
@@ -379,12 +403,11 @@ func (t *tables) request(p *process.Process, m process.Mapping, early bool) *tab
 	e := &tableEntry{state: codeLoading, asked: p.Key, early: early, used: t.uses}
 	t.entries[open.Key] = e
 	t.queued++
-	t.jobs.push(tableJob{key: open.Key, file: open, build: build, early: early})
+	t.jobs.push(tableJob{key: open.Key, file: open, owner: p, build: build, early: early})
 	return e
 }
 
 // close ends run once it is done with the table that it makes.
 func (t *tables) close() error {
-	t.cancel()
 	return t.jobs.close()
 }

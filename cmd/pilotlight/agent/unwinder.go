@@ -76,6 +76,9 @@ func newUnwinder(s Sampler, table *process.Table, ts *tables, log *slog.Logger) 
 // unfinished tells that the sampler could not walk a stack of p to its end, for
 // want of a mapping or a table.
 func (u *unwinder) unfinished(p *process.Process, s *bpf.Sample) {
+	if len(s.User) > 0 {
+		u.tables.waiting(p, s.User[len(s.User)-1])
+	}
 	known := u.processes[s.PID]
 	if known != nil && known.key != p.Key {
 		u.forget(s.PID) // the record of its end was lost

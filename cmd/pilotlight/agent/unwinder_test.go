@@ -544,6 +544,47 @@ func TestGoneProgramsAreNotBuilt(t *testing.T) {
 	}
 }
 
+// TestLargeFilesWait has a program with a large file, for which there is no CPU time at first.
+func TestLargeFilesWait(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		gone bool
+		want tableStats
+	}{{"its process runs on", false, tableStats{built: 1}}, {"its process ends", true, tableStats{}}} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.files["/bin/app"] = append(image(1), make([]byte, largeFile)...)
+			m.start(100, appMaps)
+			spare := newAllowance()
+			tables := m.agent.tables
+			tables.allowance, tables.jobs.allowance = spare, spare
+			p := m.agent.table.Lookup(1, process.Sample{PID: 100, TID: 100, Start: appStart, Exec: 1, Comm: "app"})
+			for range 2 {
+				tables.early([]*process.Process{p})
+				m.built()
+				tables.collect()
+			}
+			if asked := tables.uses; tables.queued != 0 || asked != 2 {
+				t.Errorf("%d jobs are under way, after %d uses: what no sample waits for is given up, once", tables.queued, asked)
+			}
+			m.drain(m.unfinished(100))
+			if tables.queued != 1 {
+				t.Fatal("what a sample waits for is not asked for")
+			}
+			if tc.gone {
+				delete(m.proc.MapFS, "100/stat")
+			}
+			spare.grant(-time.Second, time.Second+leastGrant+2*largeFile)
+			tables.jobs.retry()
+			m.built()
+			m.drain()
+			if tables.stats != tc.want {
+				t.Errorf("%+v, want %+v", tables.stats, tc.want)
+			}
+		})
+	}
+}
+
 // needAMD64 skips where carrying makes no sample.
 func needAMD64(t testing.TB) {
 	t.Helper()
