@@ -91,6 +91,10 @@ func (c *cursor) varint() uint64 {
 }
 
 func (c *cursor) longVarint() uint64 {
+	if c.i+1 < len(c.b) && c.b[c.i+1] < 0x80 {
+		c.i += 2
+		return uint64(c.b[c.i-2]&0x7f) | uint64(c.b[c.i-1])<<7
+	}
 	v, n := binary.Uvarint(c.b[c.i:])
 	if n <= 0 {
 		c.fail()
@@ -143,6 +147,19 @@ func (c *cursor) next(f *field) bool {
 		c.fail()
 	}
 	return !c.bad
+}
+
+// numbers reads the fields 1 to len(dst)-1 as long as nothing but numbers comes: nearly all of most messages.
+func (c *cursor) numbers(dst []uint64) {
+	for c.i < len(c.b) {
+		tag := c.b[c.i]
+		n := int(tag >> 3)
+		if tag&0x87 != wireVarint || n == 0 || n >= len(dst) {
+			return
+		}
+		c.i++
+		dst[n] = c.varint()
+	}
 }
 
 func (c *cursor) err() error {
@@ -404,6 +421,7 @@ func (d *decoded) readValueType(b []byte) (v valueType, err error) {
 // scalars reads a message of which the fields 1 to len(dst)-1 are numbers; others are passed over.
 func scalars(b []byte, dst []uint64) error {
 	c := cursor{b: b}
+	c.numbers(dst)
 	var f field
 	for c.next(&f) {
 		if f.n >= len(dst) {
@@ -458,9 +476,10 @@ func (d *decoded) readLocation(b []byte) error {
 		return &limitError{"locations", maxLocations}
 	}
 	const fieldID, fieldMappingID, fieldAddress, fieldLine, fieldFolded = 1, 2, 3, 4, 5
-	l := rawLocation{line: uint32(len(d.lines))}
-	var id uint64
+	line := uint32(len(d.lines))
+	var v [fieldFolded + 1]uint64
 	c := cursor{b: b}
+	c.numbers(v[:])
 	var f field
 	for c.next(&f) {
 		if f.n == fieldLine {
@@ -477,28 +496,23 @@ func (d *decoded) readLocation(b []byte) error {
 			d.lines = append(d.lines, rawLine{id: s[1], line: int64(s[2]), column: int64(s[3])})
 			continue
 		}
-		if f.n <= fieldFolded && f.wire != wireVarint {
+		if f.n > fieldFolded {
+			continue
+		}
+		if f.wire != wireVarint {
 			return errWire
 		}
-		switch f.n {
-		case fieldID:
-			id = f.num
-		case fieldMappingID:
-			l.id = f.num
-		case fieldAddress:
-			l.address = f.num
-		case fieldFolded:
-			l.folded = f.num != 0
-		}
+		v[f.n] = f.num
 	}
 	if c.bad {
 		return errWire
 	}
-	if !d.locationIDs.add(id, len(d.locations)) {
-		return fmt.Errorf("location id %d is zero or there twice", id)
+	if !d.locationIDs.add(v[fieldID], len(d.locations)) {
+		return fmt.Errorf("location id %d is zero or there twice", v[fieldID])
 	}
-	l.end = uint32(len(d.lines))
-	d.locations = append(d.locations, l)
+	d.locations = append(d.locations, rawLocation{
+		id: v[fieldMappingID], address: v[fieldAddress], folded: v[fieldFolded] != 0, line: line, end: uint32(len(d.lines)),
+	})
 	return nil
 }
 
