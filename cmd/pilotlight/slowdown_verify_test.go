@@ -35,7 +35,7 @@ var (
 //
 // Where others want the CPUs too, how much of them the programs get says more than what an agent takes. So the same is told
 // by CPU time: rounds in a second of it, which interrupts and cold caches make fewer, and on top the share of the machine
-// that both halves took.
+// that both halves took. What of all that can be counted is told last: the CPU time of the halves and of the BPF program.
 func TestVerifySlowdown(t *testing.T) {
 	needRoot(t)
 	limits := map[int]float64{19: 0.2, 99: 0.8} // percent, by frequency
@@ -59,10 +59,12 @@ func TestVerifySlowdown(t *testing.T) {
 			a.resume(t)
 		}
 		work(t, program, agent.Window)
-		for _, a := range agents {
+		earlier := make(map[int]float64) // seconds in the BPF program before the turns, by frequency
+		for hz, a := range agents {
+			earlier[hz] = a.metric(t, "pilotlight_bpf_run_seconds_total", "")
 			a.pause(t)
 		}
-		slowdowns, byCPU := make(map[int][]float64), make(map[int][]float64)
+		slowdowns, byCPU, counted := make(map[int][]float64), make(map[int][]float64), make(map[int][]float64)
 		var base []float64
 		for turn := range *slowdownPairs {
 			done, inCPU := make(map[int]float64), make(map[int]float64)
@@ -84,6 +86,7 @@ func TestVerifySlowdown(t *testing.T) {
 			for hz := range limits {
 				slowdowns[hz] = append(slowdowns[hz], 100*(1-done[hz]/done[0]))
 				byCPU[hz] = append(byCPU[hz], 100*(1-inCPU[hz]/inCPU[0])+took[hz])
+				counted[hz] = append(counted[hz], took[hz])
 			}
 		}
 		slices.Sort(base)
@@ -99,6 +102,12 @@ func TestVerifySlowdown(t *testing.T) {
 					t.Errorf("%s at %d Hz: %.2f %% less is done %s, and not less than %.2f %%, want at most %.1f %%", program, hz, median, by.what, low, limits[hz])
 				}
 			}
+			agents[hz].resume(t)
+			inProgram := agents[hz].metric(t, "pilotlight_bpf_run_seconds_total", "") - earlier[hz]
+			agents[hz].pause(t)
+			low, median, high := between(counted[hz])
+			t.Logf("%s at %d Hz: of the machine both halves take %.3f %% (between %.3f and %.3f), the BPF program %.3f %%", program, hz, median, low, high,
+				100*inProgram/(float64(*slowdownPairs)*slowdownSlice.Seconds()*float64(runtime.NumCPU())))
 		}
 	}
 }
