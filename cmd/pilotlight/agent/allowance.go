@@ -19,7 +19,7 @@ const leastGrant = 20 * time.Millisecond
 type allowance struct {
 	mu      sync.Mutex // guards what follows
 	left    time.Duration
-	reserve time.Duration // for unwind tables that samples wait for
+	reserve time.Duration // besides, for what samples wait for
 	used    time.Duration // since the beginning
 	more    chan struct{} // closed when there is another grant
 }
@@ -27,7 +27,7 @@ type allowance struct {
 // newAllowance returns one of which nothing may be spent yet.
 func newAllowance() *allowance { return &allowance{more: make(chan struct{})} }
 
-// grant says how much may be spent from now on, and how much more on unwind tables that samples wait for.
+// grant says how much may be spent from now on, and how much more on what samples wait for: unwind tables, and names.
 func (a *allowance) grant(d, reserve time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -66,8 +66,8 @@ func (a *allowance) enough() bool {
 	return a.left >= leastGrant
 }
 
-// affords reports whether d may be spent on an unwind table that samples wait for. That an allowance of the rest is there
-// is enough: it may be exceeded by one.
+// affords reports whether about d may be spent on what samples wait for. Where something is left for all work that can wait
+// it may take more than that: half of a minute's is behind it.
 func (a *allowance) affords(d time.Duration) bool {
 	if a == nil {
 		return true

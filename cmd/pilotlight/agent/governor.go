@@ -252,9 +252,9 @@ func (g *governor) credit() time.Duration {
 	return g.left() - g.worth(budgetSpan)/2 - pace
 }
 
-// reserve is what may be spent besides on unwind tables that samples wait for. A program whose table is missing has no
-// stacks at all: to finish those of others, or to take more samples, is worth less. Two looks' pace is kept, so that the
-// table of a large program does not have the agent rest.
+// reserve is what may be spent besides on what samples wait for. A program whose unwind table is missing has no stacks, and
+// without its symbols they say nothing: to finish those of others, or to take more samples, is worth less. Two looks' pace
+// is kept, so that a large program does not have the agent rest.
 func (g *governor) reserve() time.Duration {
 	if g.rate < 0 {
 		return 0

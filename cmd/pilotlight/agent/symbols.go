@@ -263,7 +263,7 @@ func (s *symbols) open(f *symbolFile) {
 		return
 	}
 	if f.file.Size > largeFile {
-		if !s.allowance.enough() {
+		if !s.allowance.affords(time.Duration(f.file.Size / 8)) { // ns: it takes a tenth of what the unwind table does
 			return // in another window
 		}
 		begun := time.Now()
