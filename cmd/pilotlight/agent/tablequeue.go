@@ -18,6 +18,7 @@ type tableJob struct {
 	build   bool             // if it is not in the cache
 	early   bool             // no sample has asked for it yet
 	large   bool             // it is not in the cache, and is built when there is CPU time to spare
+	damaged bool             // what the cache had of it
 	samples int              // that have waited for it while it was large
 }
 
@@ -43,11 +44,16 @@ func newTableQueue(spare *allowance) *tableQueue {
 	return q
 }
 
-func (q *tableQueue) push(job tableJob) {
+// push takes a job, and with it its file, unless the queue was closed.
+func (q *tableQueue) push(job tableJob) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
 	q.jobs = append(q.jobs, job)
 	q.more.Signal()
+	return true
 }
 
 // pop waits for a job. It returns false once the queue was closed.
@@ -122,7 +128,7 @@ func (q *tableQueue) empty() bool {
 	return q.first() < 0
 }
 
-// close lets go of the jobs that wait. There must be no push after it.
+// close lets go of the jobs that wait.
 func (q *tableQueue) close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()

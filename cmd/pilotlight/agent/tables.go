@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"runtime/debug"
@@ -93,13 +94,13 @@ type code struct {
 	Code // of codeTable
 }
 
-// errEarly is the error of a large file that no sample waits for, and for which there is no CPU time.
-var errEarly = errors.New("no sample waits for it")
+// errEarly is the error of a large file for which there is no CPU time, as long as no sample waits for it.
+var errEarly = fmt.Errorf("%w, and large", errNotCached)
 
 type tableResult struct {
 	key   process.FileKey
 	table *unwind.Table // nil: there is none
-	err   error         // errNotCached, errEarly, or why the file has no table
+	err   error         // errNotCached, also as errEarly, or why the file has no table
 	// How it went.
 	cached, damaged bool
 }
@@ -143,9 +144,13 @@ func (t *tables) run(cache *tableCache) {
 		size := job.file.Size
 		r, waits := t.make(cache, job)
 		if waits {
-			job.large = true
-			t.jobs.push(job)
-			continue
+			job.large, job.damaged = true, r.damaged
+			if t.jobs.push(job) {
+				continue
+			}
+		}
+		if err := job.file.Close(); err != nil {
+			t.log.Warn("close binary", "err", err)
 		}
 		if !r.cached && !errors.Is(r.err, errNotCached) {
 			built += size
@@ -164,17 +169,9 @@ func (t *tables) run(cache *tableCache) {
 	}
 }
 
-// make gets the table of a file, and closes the file, unless it is a large one that waits.
+// make gets the table of a file, unless that is a large one that is to wait.
 func (t *tables) make(cache *tableCache, job tableJob) (r tableResult, waits bool) {
-	defer func() {
-		if waits {
-			return
-		}
-		if err := job.file.Close(); err != nil {
-			t.log.Warn("close binary", "err", err)
-		}
-	}()
-	r.key = job.key
+	r.key, r.damaged = job.key, job.damaged
 	if cache != nil && !job.large {
 		r.table, r.err = cache.get(job.key)
 		if r.err == nil {
@@ -251,7 +248,7 @@ func (t *tables) take(r tableResult) {
 		t.stats.cached++
 	case r.table != nil:
 		t.stats.built++
-	case errors.Is(r.err, errNotCached), errors.Is(r.err, errEarly):
+	case errors.Is(r.err, errNotCached):
 		e.state, e.early = codeAbsent, errors.Is(r.err, errEarly)
 		return
 	default:
