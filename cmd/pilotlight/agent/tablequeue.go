@@ -14,12 +14,12 @@ import (
 type tableJob struct {
 	key     process.FileKey
 	file    *process.OpenFile
-	owner   *process.Process // for whom it was opened
-	build   bool             // if it is not in the cache
-	early   bool             // no sample has asked for it yet
-	large   bool             // it is not in the cache, and is built when there is CPU time to spare
-	damaged bool             // what the cache had of it
-	samples int              // that have waited for it while it was large
+	owner   process.Key // for whom it was opened
+	build   bool        // if it is not in the cache
+	early   bool        // no sample has asked for it yet
+	large   bool        // it is not in the cache, and is built when there is CPU time to spare
+	damaged bool        // what the cache had of it
+	samples int         // that have waited for it while it was large
 }
 
 // cost is about what it takes to build the table of a large file: some have taken half of that.

@@ -395,12 +395,12 @@ func (t *tables) request(p *process.Process, m process.Mapping, early bool) *tab
 		t.log.Debug("open binary", "pid", p.PID, "path", m.Path, "err", err)
 		return &tableEntry{state: codeMissing}
 	}
-	build := t.entries[open.Key] != nil || t.files.Alive(p)
+	build := t.entries[open.Key] != nil || t.files.Alive(p.Key)
 	t.uses++
 	e := &tableEntry{state: codeLoading, asked: p.Key, early: early, used: t.uses}
 	t.entries[open.Key] = e
 	t.queued++
-	t.jobs.push(tableJob{key: open.Key, file: open, owner: p, build: build, early: early})
+	t.jobs.push(tableJob{key: open.Key, file: open, owner: p.Key, build: build, early: early})
 	return e
 }
 

@@ -227,7 +227,7 @@ func (f *Files) find(p *Process, m Mapping) (*OpenFile, error) {
 			file = try(f.open.OpenBelow(base+"/root", m.Path))
 		}
 		if file != nil {
-			if f.Alive(p) {
+			if f.Alive(p.Key) {
 				f.record(m, file)
 				return file, nil
 			}
@@ -281,9 +281,9 @@ func monotonic() uint64 {
 	return uint64(ts.Nano())
 }
 
-// Alive reports whether p still bears its pid.
-func (f *Files) Alive(p *Process) bool {
-	_, ok := statOf(f.proc, p.Key)
+// Alive reports whether a process still bears its pid.
+func (f *Files) Alive(k Key) bool {
+	_, ok := statOf(f.proc, k)
 	return ok
 }
 
