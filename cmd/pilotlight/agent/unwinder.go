@@ -49,6 +49,7 @@ type unwinderStats struct {
 type published struct {
 	key     process.Key
 	told    bool              // the sampler knows it
+	as      process.Mappings  // that it was told of
 	tables  []process.FileKey // that the sampler has for it, each once
 	loading bool              // some code was still unknown
 	waiting bool              // some of that for want of room in the sampler
@@ -76,8 +77,10 @@ func newUnwinder(s Sampler, table *process.Table, ts *tables, log *slog.Logger) 
 // unfinished tells that the sampler could not walk a stack of p to its end, for
 // want of a mapping or a table.
 func (u *unwinder) unfinished(p *process.Process, s *bpf.Sample) {
+	var pc uint64
 	if len(s.User) > 0 {
-		u.tables.waiting(p, s.User[len(s.User)-1])
+		pc = s.User[len(s.User)-1]
+		u.tables.waiting(p, pc)
 	}
 	known := u.processes[s.PID]
 	if known != nil && known.key != p.Key {
@@ -88,6 +91,12 @@ func (u *unwinder) unfinished(p *process.Process, s *bpf.Sample) {
 	if known == nil && s.ExecID == p.Exec {
 		u.processes[s.PID] = &published{key: p.Key}
 		u.changed[s.PID] = true
+	}
+	if known != nil && known.told {
+		_, was := known.as.Find(pc)
+		if _, is := p.Mappings.Find(pc); is && !was {
+			u.mapped(s.PID) // and no record came: they are not followed
+		}
 	}
 }
 
@@ -118,7 +127,7 @@ func (u *unwinder) withdraw(pid uint32, known *published) {
 		u.log.Warn("forget process", "pid", pid, "err", err)
 	}
 	u.release(known.tables)
-	known.told, known.tables = false, nil
+	known.told, known.as, known.tables = false, nil, nil
 }
 
 // arrived tells that tables are there that were missing.
@@ -195,7 +204,7 @@ func (u *unwinder) publish(known *published, p *process.Process) error {
 		return err
 	}
 	u.release(known.tables)
-	known.told, known.tables = true, used
+	known.told, known.as, known.tables = true, p.Mappings, used
 	return nil
 }
 

@@ -359,6 +359,29 @@ func TestMappingsOverAndOver(t *testing.T) {
 	m.expect("the pause is over", "set 100.1 jitfp table1")
 }
 
+// TestMappingWithoutRecord has a process that maps more code while records are not followed: what /proc shows in another
+// window the sampler is told, too, once a sample hits it.
+func TestMappingWithoutRecord(t *testing.T) {
+	m := newMachine(t)
+	m.start(100, appMaps)
+	m.drain(m.unfinished(100))
+	m.built()
+	m.drain()
+	m.expect("a process", "set 100.1 unknown", "load 1", "set 100.1 table1")
+	const more = "501000-502000 r-xp 00001000 08:01 11 /bin/app\n"
+	m.start(100, appMaps+more)
+	hit := m.unfinished(100)
+	hit.User = []uint64{0x501010}
+	m.drain(hit)
+	m.expect("the same window")
+	m.agent.table.Lost()
+	m.drain(m.unfinished(100))
+	m.expect("another window, but code that was known")
+	m.drain(hit, hit)
+	m.drain()
+	m.expect("code that was not known", "set 100.1 table1 table1")
+}
+
 // TestLossesOverAndOver has records be lost all the time: /proc is read again at once, and then seldom.
 func TestLossesOverAndOver(t *testing.T) {
 	m := newMachine(t)
