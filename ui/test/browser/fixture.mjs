@@ -61,21 +61,30 @@ function samples(roots, scale) {
 
 const stepMs = 20e3;
 
-/** @param {string} url @param {number} now */
-async function fill(url, now) {
+/** Pushes the profiles of all services between two times, and returns when the next is due; what they run changes at `change`.
+ * @param {string} url @param {number} from @param {number} to @param {number} change */
+async function run(url, from, to, change) {
+  let t = from;
   for (const [service, tree] of Object.entries(services)) {
     const profiles = [];
-    for (let t = now - 7200e3; t < now - 5e3; t += stepMs) {
+    for (t = from; t < to; t += stepMs) {
       const wave = 1 + 0.3 * Math.sin(t / 3e5 + service.length);
-      profiles.push(encode(samples(tree(t < now - 3600e3), wave), t, 10e3));
+      profiles.push(encode(samples(tree(t < change), wave), t, 10e3));
     }
-    await push(url, service, profiles);
+    if (profiles.length > 0) await push(url, service, profiles);
   }
+  return t;
+}
+
+/** @param {string} url @param {number} now */
+async function fill(url, now) {
+  const next = await run(url, now - 7200e3, now - 5e3, now - 3600e3);
   const day = now - 26 * 3600e3;
   const deep = Array.from({ length: 5000 }, (_, i) => ({ name: `level_${i}`, binary: shares, file: "" }));
   await push(url, "deep", [encode([{ stack: deep, count: 100, nanoseconds: 1e9 }], day, 10e3)]);
   await push(url, "stripped", [encode(samples([n("main", "/opt/stripped", 100, n("stripped+0x1234", "/opt/stripped", 900))], 1), day, 10e3)]);
   await report(url, now);
+  return next;
 }
 
 /** @param {string} url @param {string} service @param {Buffer[]} profiles */
@@ -106,7 +115,8 @@ async function post(url, body) {
 /** The go command: sudo often has a PATH of its own, without it. */
 export const go = process.env["PATH"]?.split(":").some((dir) => existsSync(join(dir, "go"))) ? "go" : "/usr/local/go/bin/go";
 
-/** Builds and starts a server; with `data` false it stays empty. @param {{ data?: boolean }} [options] */
+/** Builds and starts a server; with `data` false it stays empty. Its services run until then, and, once `catchUp` was called,
+ * until that. @param {{ data?: boolean }} [options] */
 export async function start({ data = true } = {}) {
   const dir = await mkdtemp(join(tmpdir(), "pilotlight-ui-"));
   const binary = join(dir, "pageserver");
@@ -127,11 +137,13 @@ export async function start({ data = true } = {}) {
     server.stdout.once("data", (line) => resolve(String(line).trim()));
     server.once("exit", () => reject(new Error("the server ended at once")));
   });
+  const began = Date.now();
+  let next = began;
   try {
-    if (data) await fill(url, Date.now());
+    if (data) next = await fill(url, began);
   } catch (err) {
     await close();
     throw err;
   }
-  return { url, close, push: (/** @type {string} */ service, /** @type {Buffer[]} */ profiles) => push(url, service, profiles) };
+  return { url, close, push: (/** @type {string} */ service, /** @type {Buffer[]} */ profiles) => push(url, service, profiles), catchUp: async () => { next = await run(url, next, Date.now() - 5e3, began - 3600e3); } };
 }
