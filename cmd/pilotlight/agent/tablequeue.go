@@ -22,8 +22,8 @@ type tableJob struct {
 	samples int         // that have waited for it while it was large
 }
 
-// cost is about what it takes to build the table of a large file: some have taken half of that.
-func (j *tableJob) cost() time.Duration { return time.Duration(j.file.Size) } // 1 ns a byte
+// cost is about what it takes to build the table of a large file: 0.4 to 1.6 ns a byte were measured.
+func (j *tableJob) cost() time.Duration { return time.Duration(j.file.Size) }
 
 // tableQueue has the jobs that wait: those first that samples wait for, and small
 // files before large ones, so that most stacks are whole soonest. Large ones wait
@@ -119,7 +119,11 @@ func (q *tableQueue) ask(key process.FileKey) {
 }
 
 // retry looks again whether large files can be afforded.
-func (q *tableQueue) retry() { q.more.Signal() }
+func (q *tableQueue) retry() {
+	q.mu.Lock() // or one that has just looked, and does not wait yet, would miss it
+	defer q.mu.Unlock()
+	q.more.Signal()
+}
 
 // empty reports whether no job can be done now.
 func (q *tableQueue) empty() bool {
