@@ -471,3 +471,41 @@ func TestOpenRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestLateProfilesAreMergedByLevels has profiles of a day that is over come in several flushes: the day is not written
+// again after each, and is one block once nothing more comes.
+func TestLateProfilesAreMergedByLevels(t *testing.T) {
+	now := start.AddDate(0, 0, 2)
+	o := testOptions()
+	o.now = func() time.Time { return now }
+	s := open(t, t.TempDir(), o)
+	g := newSource(77)
+	flush := func() {
+		mustAppend(t, s, g.batch(t, 5)...)
+		settle(t, s)
+	}
+	flush()
+	now = now.Add(settledAfter + 1)
+	settle(t, s)
+	for n := 2; n < fanIn; n++ {
+		flush()
+		if len(s.blocks) != n {
+			t.Fatalf("%d blocks after %d flushes", len(s.blocks), n)
+		}
+	}
+	flush()
+	if len(s.blocks) != 1 || s.blocks[0].meta.Level != 1 {
+		t.Fatalf("%d blocks after %d flushes, the first of level %d", len(s.blocks), fanIn, s.blocks[0].meta.Level)
+	}
+	flush()
+	now = now.Add(settledAfter)
+	settle(t, s)
+	if len(s.blocks) != 2 {
+		t.Fatalf("%d blocks, want two until nothing came for more than %v", len(s.blocks), settledAfter)
+	}
+	now = now.Add(1)
+	settle(t, s)
+	if len(s.blocks) != 1 {
+		t.Fatalf("%d blocks of a settled day", len(s.blocks))
+	}
+}

@@ -91,6 +91,7 @@ func (s *Store) flushHead(h *head) error {
 				h.written = make(map[int64]*block)
 			}
 			h.written[d] = b
+			s.flushedAt[d] = s.now()
 		}
 	}
 	s.mu.Lock()
@@ -267,7 +268,7 @@ func (s *Store) fileSize(path string) (int64, error) {
 
 const (
 	fanIn        = 4 // blocks or segments of a level that are merged into one of the next
-	settledAfter = 2 * hour
+	settledAfter = 2 * time.Hour
 )
 
 // compact merges small blocks, and small segments, until nothing is left to merge.
@@ -313,7 +314,14 @@ func (s *Store) pause() error {
 // largestMerge bounds the room that a merge needs beside what it replaces.
 func (s *Store) largestMerge() int64 { return s.o.RetentionBytes / 10 }
 
-// chooseBlocks gives the blocks of one day to merge: four of a level, or all of a day that is long over. nil is none.
+// settled says whether a day is over and nothing more comes for it, as far as can be told: what an agent kept while it
+// could not send comes late, and to merge all of the day after each flush of that would write the day again each time.
+func (s *Store) settled(d int64, now time.Time) bool {
+	over := time.Unix(0, (d+1)*day)
+	return now.Sub(over) > settledAfter && now.Sub(s.flushedAt[d]) > settledAfter
+}
+
+// chooseBlocks gives the blocks of one day to merge: four of a level, or all of a day that is settled. nil is none.
 func (s *Store) chooseBlocks() []*block {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -322,7 +330,7 @@ func (s *Store) chooseBlocks() []*block {
 		level int
 	}
 	const settled = -1
-	now := s.now().UnixNano()
+	now := s.now()
 	byKey := make(map[key][]*block)
 	var keys []key
 	for _, b := range s.blocks {
@@ -330,7 +338,7 @@ func (s *Store) chooseBlocks() []*block {
 			continue
 		}
 		k := key{b.meta.Day, b.meta.Level}
-		if (b.meta.Day+1)*day+settledAfter < now {
+		if s.settled(b.meta.Day, now) {
 			k.level = settled
 		}
 		if byKey[k] == nil {

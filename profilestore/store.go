@@ -100,10 +100,11 @@ type Store struct {
 	closeErr   error
 	once       sync.Once
 
-	wal        *walFile    // the writer's
-	records    []byte      // likewise: memory for those of a group
-	lingering  []lingering // the maintainer's, oldest first
-	full       atomic.Bool // the disk was, since the maintainer last looked
+	wal        *walFile            // the writer's
+	records    []byte              // likewise: memory for those of a group
+	lingering  []lingering         // the maintainer's, oldest first
+	flushedAt  map[int64]time.Time // likewise: when a block of a day was last written, by day
+	full       atomic.Bool         // the disk was, since the maintainer last looked
 	sequence   atomic.Uint64
 	dictionary atomic.Uint32 // last id
 	uses       atomic.Int64  // counts uses of caches, which gives their age
@@ -196,18 +197,19 @@ func Open(dir string, o Options) (_ *Store, err error) {
 func newStore(dir string, o Options) *Store {
 	s := &Store{
 		dir: dir, fs: o.fs, o: o, now: o.now,
-		readers:  make(chan *profileReader, runtime.GOMAXPROCS(0)),
-		commits:  make(chan *commit),
-		requests: make(chan request),
-		work:     make(chan request, 16),
-		flushed:  make(chan struct{}, 1),
-		closing:  make(chan struct{}),
-		series:   make(map[string]*series),
-		headers:  make(map[header]*header),
-		open:     make(map[dictionaryKey]*dictionary),
-		inMemory: make(map[uint32]*dictionary),
-		loaded:   make(map[loadedKey]*loadedSymbols),
-		badLogs:  make(map[string]bool),
+		flushedAt: make(map[int64]time.Time),
+		readers:   make(chan *profileReader, runtime.GOMAXPROCS(0)),
+		commits:   make(chan *commit),
+		requests:  make(chan request),
+		work:      make(chan request, 16),
+		flushed:   make(chan struct{}, 1),
+		closing:   make(chan struct{}),
+		series:    make(map[string]*series),
+		headers:   make(map[header]*header),
+		open:      make(map[dictionaryKey]*dictionary),
+		inMemory:  make(map[uint32]*dictionary),
+		loaded:    make(map[loadedKey]*loadedSymbols),
+		badLogs:   make(map[string]bool),
 	}
 	for range cap(s.readers) {
 		s.readers <- new(profileReader)
