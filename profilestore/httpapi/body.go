@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"os"
@@ -45,6 +46,32 @@ func (a *api) pushing(next bodyFunc) http.Handler {
 		defer cancel()
 		return next(w, r.WithContext(ctx), b)
 	})
+}
+
+// Media types of Connect's messages.
+const (
+	messageProto = "application/proto"
+	messageJSON  = "application/json"
+)
+
+// messageType is the media type of a request, without its parameters; "" if it has none that can be read.
+func messageType(r *http.Request) string {
+	name, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// messages refuses what is not a message of the Connect protocol. Connect reads gRPC too, where a message is packed by
+// itself, inside of the body.
+func messages(next bodyFunc) bodyFunc {
+	return func(w http.ResponseWriter, r *http.Request, b *body) error {
+		if name := messageType(r); name != messageProto && name != messageJSON {
+			return badRequest("", "content type %.40q: send %s or %s, as the Connect protocol has it", r.Header.Get("Content-Type"), messageProto, messageJSON)
+		}
+		return next(w, r, b)
+	}
 }
 
 // connected has connect read a body that was inflated already: past its own limit it reads on to the end of the

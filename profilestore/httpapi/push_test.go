@@ -3,12 +3,14 @@ package httpapi
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -182,6 +184,31 @@ func TestPushHostile(t *testing.T) {
 	}
 	if got := stored(t, s); len(got) > 0 {
 		t.Errorf("stored %+v", got)
+	}
+}
+
+// What gRPC packs inside of the body is not unpacked, also not over HTTP/1.1, for which gRPC-Web is meant.
+func TestPushGRPC(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	bomb := gzipped(t, make([]byte, maxInflated))
+	bomb = append(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(bomb))), bomb...)
+	for _, path := range []string{pushProcedure, querierPrefix + "SelectSeries"} {
+		for _, contentType := range []string{
+			"application/grpc", "application/grpc+proto", "application/grpc-web", "application/grpc-web+proto", "application/grpc-web+json",
+			"application/connect+proto", "application/proto, application/grpc", "text/plain", "",
+		} {
+			header := http.Header{"Content-Type": {contentType}, "Grpc-Encoding": {"gzip"}, "Te": {"trailers"}}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			resp, b := send(t, s, http.MethodPost, path, header, bytes.NewReader(bomb))
+			runtime.ReadMemStats(&after)
+			if resp.StatusCode != 400 || !strings.Contains(string(b), `"code":"invalid_argument"`) || !strings.Contains(string(b), "send application/proto or application/json") {
+				t.Errorf("%s as %q: %s: %s", path, contentType, resp.Status, b)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > maxInflated/4 {
+				t.Errorf("%s as %q: %d MB for a body of %d KB", path, contentType, n>>20, len(bomb)>>10)
+			}
+		}
 	}
 }
 

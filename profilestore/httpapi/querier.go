@@ -49,8 +49,8 @@ func procedure[Req, Res any](a *api, name string, at places, f func(context.Cont
 			return nil, connectError(ctx, err)
 		}
 		return connect.NewResponse(res), nil
-	})
-	return a.taking(maxMessage, maxMessage, connected(a.query(querierPrefix+name, at, unary)))
+	}, connect.WithReadMaxBytes(maxMessage))
+	return a.taking(maxMessage, maxMessage, messages(connected(a.query(querierPrefix+name, at, unary))))
 }
 
 func unimplemented(what string) error {
