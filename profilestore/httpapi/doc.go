@@ -56,7 +56,7 @@
 // POST /push.v1.PusherService/Push is Pyroscope's push API in the Connect protocol, protobuf or JSON, as its
 // clients and Alloy speak it. A request is one batch: stored as a whole and durable when it is answered, or
 // refused as a whole. The body may be gzipped or zstd, 32 MB at most, 64 MB inflated, and so may all profiles in
-// it together. The label __name__ is the kind of profile; other labels that begin with two underscores are the
+// it together, and 500,000 series, labels and profiles. The label __name__ is the kind of profile; other labels that begin with two underscores are the
 // sender's own and are not stored. RawSample.id makes a retry harmless. A profile starts at its time_nanos, or,
 // without one, at its arrival less its duration.
 //

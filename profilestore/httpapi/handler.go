@@ -226,7 +226,8 @@ func (a *api) router() router {
 		get(accessRead, q.path, a.query(q.path, q.at, compress(q.f)))
 	}
 	add(accessWrite, http.MethodPost, "/api/v1/agents", errorFunc(a.putAgent))
-	add(accessWrite, http.MethodPost, pushProcedure, a.pushing(messages(connected(connect.NewUnaryHandler(pushProcedure, a.push, connect.WithReadMaxBytes(maxInflated))))))
+	push := connect.NewUnaryHandler(pushProcedure, a.push, connect.WithReadMaxBytes(maxInflated))
+	add(accessWrite, http.MethodPost, pushProcedure, a.pushing(messages(counted(connected(push)))))
 	add(accessWrite, http.MethodPost, "/ingest", a.pushing(a.ingest))
 	for name, h := range a.querier() {
 		add(accessRead, http.MethodPost, querierPrefix+name, h)

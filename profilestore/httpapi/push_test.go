@@ -187,6 +187,59 @@ func TestPushHostile(t *testing.T) {
 	}
 }
 
+// A push of many parts, each of which is a few bytes long, is refused before it is unmarshalled.
+func TestPushManyParts(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	field := func(number byte, b []byte) []byte {
+		return append(binary.AppendUvarint([]byte{number<<3 | wireBytes}, uint64(len(b))), b...)
+	}
+	empty := func(number byte, n int) []byte { return bytes.Repeat(field(number, nil), n) }
+	object := func(before, one, after string, n int) []byte {
+		return []byte(before + strings.Repeat(one+",", n-1) + one + after)
+	}
+	const largest = 32 << 20 / 2
+	for _, tt := range []struct {
+		name, contentType string
+		body              []byte
+		message           string
+	}{
+		{"most series", messageProto, empty(fieldSeries, maxParts), "series 0: no label __name__"},
+		{"series", messageProto, empty(fieldSeries, maxParts+1), "more than 500000"},
+		{"most series there can be", messageProto, empty(fieldSeries, largest), "more than 500000"},
+		{"most labels", messageProto, field(fieldSeries, empty(fieldLabels, maxParts-1)), "label \"\" is there twice"},
+		{"labels", messageProto, field(fieldSeries, empty(fieldLabels, maxParts)), "more than 500000"},
+		{"profiles", messageProto, field(fieldSeries, empty(fieldSamples, maxParts)), "more than 500000"},
+		{"labels behind other fields", messageProto, append(field(15, make([]byte, 40_000)), field(fieldSeries, append(field(9, make([]byte, 70_000)), empty(fieldLabels, maxParts)...))...), "more than 500000"},
+		{"series behind a profile", messageProto, append(field(fieldSeries, field(fieldSamples, empty(fieldSeries, maxParts))), empty(fieldSeries, maxParts-1)...), "more than 500000"},
+		{"a profile of what looks like series", messageProto, field(fieldSeries, field(fieldSamples, empty(fieldSeries, maxParts))), "series 0: no label __name__"},
+		{"groups", messageProto, []byte("\x0b\x0c"), "unmarshal message: field 1 has wire type 3"},
+		{"a label longer than its series", messageProto, []byte("\x0a\x02\x0a\x05\x0a\x03\x0a\x01a"), "unmarshal message: unexpected EOF"},
+		{"a length past the end of its series", messageProto, []byte("\x0a\x01\x0a\x00"), "unmarshal message: unexpected EOF"},
+		{"a huge length", messageProto, []byte("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "unmarshal message: unexpected EOF"},
+		{"most series in JSON", messageJSON, object(`{"series":[`, "{}", "]}", maxParts), "series 0: no label __name__"},
+		{"series in JSON", messageJSON, object(`{"series":[`, "{}", "]}", maxParts+1), "more than 500000"},
+		{"labels in JSON", messageJSON + "; charset=utf-8", object(`{"series":[{"labels":[`, "{}", "]}]}", maxParts), "more than 500000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			resp, b := send(t, s, http.MethodPost, pushProcedure, http.Header{"Content-Type": {tt.contentType}}, bytes.NewReader(tt.body))
+			runtime.ReadMemStats(&after)
+			status := 400
+			if strings.HasPrefix(tt.message, "more") {
+				status = 413
+			}
+			var e struct{ Message string }
+			if err := json.Unmarshal(b, &e); err != nil || resp.StatusCode != status || !strings.Contains(e.Message, tt.message) {
+				t.Errorf("%s: %s", resp.Status, b)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 512<<20 {
+				t.Errorf("%d MB for a body of %d KB", n>>20, len(tt.body)>>10)
+			}
+		})
+	}
+}
+
 // What gRPC packs inside of the body is not unpacked, also not over HTTP/1.1, for which gRPC-Web is meant.
 func TestPushGRPC(t *testing.T) {
 	s := newTestServer(t, newTestStore(t), Options{})
