@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (a *api) query(route string, at places, next http.Handler) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		held := a.answers.share()
 		defer held.release()
-		ans := answered{header: w.Header()}
+		ans := answered{header: make(http.Header)} // of its own: an error that is answered instead is not packed
 		if err := a.compute(&ans, r, at, next, held, func(d time.Duration) { seconds.Observe(d.Seconds()) }); err != nil {
 			return err
 		}
@@ -152,8 +153,15 @@ func (a *api) send(w http.ResponseWriter, r *http.Request, ans *answered) {
 		}
 		return nil
 	}
-	ans.header.Set("Content-Length", strconv.Itoa(ans.body.Len()))
-	w.WriteHeader(ans.status)
+	h := w.Header()
+	for name, values := range ans.header {
+		if name == "Vary" {
+			values = append(h.Values(name), values...)
+		}
+		h[name] = values
+	}
+	h.Set("Content-Length", strconv.Itoa(ans.body.Len()))
+	w.WriteHeader(cmp.Or(ans.status, http.StatusOK)) // who writes nothing does not set it
 	end := time.Now().Add(longest)
 	var err error
 	for ans.body.Len() > 0 && err == nil {

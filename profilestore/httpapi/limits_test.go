@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -201,6 +203,52 @@ func TestSteadyReader(t *testing.T) {
 	if resp, _ := get(t, s, "/-/healthy"); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %s", resp.Status)
 	}
+}
+
+// An answer may be empty, packed too.
+func TestEmptyAnswer(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	for _, encoding := range []string{"gzip", "identity"} {
+		resp, b := send(t, s, http.MethodGet, "/api/v1/export?format=folded", http.Header{"Accept-Encoding": {encoding}}, nil)
+		if resp.StatusCode != 200 || len(b) > 0 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") || !slices.Contains(resp.Header.Values("Vary"), "Accept-Encoding") {
+			t.Errorf("%s: %s: %q, header %v", encoding, resp.Status, b, resp.Header)
+		}
+		header := http.Header{"Accept-Encoding": {encoding}, "Content-Type": {messageProto}}
+		if resp, b := send(t, s, http.MethodPost, querierPrefix+"LabelNames", header, http.NoBody); resp.StatusCode != 200 {
+			t.Errorf("%s: %s: %q", encoding, resp.Status, b)
+		}
+	}
+}
+
+// A refusal in place of an answer has nothing of its header.
+func TestRefusedAnswer(t *testing.T) {
+	s, a := impatientServer(t, newTestStore(t), patience, func(a *api, mux *http.ServeMux) {
+		a.answers = newRoom(1 << 10)
+		mux.Handle("/big", a.query("/big", a.merges, compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.Header().Set("Content-Disposition", "attachment")
+			write(w, r, strings.Repeat("x", 64)+fmt.Sprintf("%x", noise(1<<20)))
+		}))))
+	})
+	resp, b := send(t, s, http.MethodGet, "/big", http.Header{"Accept-Encoding": {"gzip"}}, nil)
+	if resp.StatusCode != 429 || !strings.Contains(string(b), `"code":"too_many_requests"`) || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("X-Request-Id") == "" {
+		t.Errorf("%s: %.200q, header %v", resp.Status, b, resp.Header)
+	}
+	for _, name := range []string{"Content-Encoding", "Content-Disposition", "Vary"} {
+		if v := resp.Header.Get(name); v != "" {
+			t.Errorf("%s: %s", name, v)
+		}
+	}
+	whole(t, a.answers, 1<<10)
+}
+
+// noise does not pack.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
 }
 
 // A body that comes steadily may take longer than patience.
