@@ -47,7 +47,8 @@ func (f Format) FileName() string {
 	return "profile." + string(f) + ".json"
 }
 
-// Export writes stacks in a format. The order is that of Build, so that equal stacks give equal bytes.
+// Export writes stacks in a format. The order is that of Build, so that equal stacks give equal bytes. The error is
+// [ErrTooLarge], or that of ctx or w.
 func Export(ctx context.Context, w io.Writer, s *Stacks, format Format, unit string) error {
 	b := bufio.NewWriter(w)
 	g, err := Build(ctx, s, Options{Unit: unit})

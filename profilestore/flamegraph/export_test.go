@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -32,6 +33,28 @@ func TestExportGolden(t *testing.T) {
 		if b.String() != string(want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", format, b.String(), want)
 		}
+	}
+}
+
+// Where there is no cut, a tree has 2 million nodes at most.
+func TestExportTooLarge(t *testing.T) {
+	s := new(Stacks)
+	var frames []int32
+	for i := range 1450 {
+		frames = append(frames, s.Frame(Frame{Function: fmt.Sprint("f", i)}))
+	}
+	for _, caller := range frames {
+		for _, callee := range frames {
+			s.Add([]int32{caller, callee}, 1)
+		}
+	}
+	for _, format := range Formats {
+		if err := Export(t.Context(), io.Discard, s, format, "nanoseconds"); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: error %v", format, err)
+		}
+	}
+	if g := build(t, s, Options{MaxNodes: 1000}); len(g.Depth) != 1001 || g.Total != s.Total() {
+		t.Errorf("%d nodes of %d", len(g.Depth), g.Total)
 	}
 }
 

@@ -431,7 +431,7 @@ func (f *forest) preorder(most int) []int32 {
 	l := f.heaviest(most)
 	var order, children []int32
 	stack := []int32{0}
-	for len(stack) > 0 && f.ctx.Err() == nil {
+	for len(stack) > 0 && f.ctx.Err() == nil && !f.tooLarge() {
 		n := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		if n != 0 && f.nodes[n].weight == l.lightest {
@@ -456,6 +456,9 @@ func (f *forest) preorder(most int) []int32 {
 	}
 	return order
 }
+
+// tooLarge says whether the tree has too many nodes. One that is cut has few more than are wanted.
+func (f *forest) tooLarge() bool { return f.cut.most == 0 && len(f.nodes) > maxWhole }
 
 // later orders siblings, the last one first.
 func (f *forest) later(a, b int32) int {

@@ -8,7 +8,7 @@ import (
 // Options say what is wanted. The zero value is all of one thing.
 type Options struct {
 	Unit      string   // copied into the answer
-	MaxNodes  int      // of a graph, besides node 0; the lightest are pruned; 0: no limit
+	MaxNodes  int      // of a graph, besides node 0; the lightest are pruned; 0: all, 2 million at most
 	Root      []string // of Build and Invert: functions from the root to the node wanted, see ParsePath; empty: everything
 	B         *Stacks  // what is compared with the stacks given; nil: nothing
 	Normalize bool     // weigh each side of a diff as shares of its total; the values in the answer stay as they are
@@ -59,7 +59,7 @@ type GraphB struct {
 
 // Build makes the call tree of functions: frames that differ only in source file or line are one node. With
 // Options.Root, siblings that have a name of the path in different binaries are taken together (node 0 has the first of
-// them by name); a path that leads nowhere gives a tree with the total 0. The error is that of ctx.
+// them by name); a path that leads nowhere gives a tree with the total 0. The error is [ErrTooLarge] or that of ctx.
 func Build(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
 	f := newForest(ctx, o.rootName(), &o, o.sides(s))
 	f.addSides()
@@ -67,11 +67,14 @@ func Build(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
 	return f.graph()
 }
 
-// graph writes the tree in columns, unless the context has ended.
+// graph writes the tree in columns, unless the context has ended or there are too many nodes.
 func (f *forest) graph() (*Graph, error) {
 	order := f.preorder(f.o.MaxNodes)
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
+	}
+	if f.tooLarge() {
+		return nil, ErrTooLarge
 	}
 	g := &Graph{
 		Unit:        f.o.Unit,

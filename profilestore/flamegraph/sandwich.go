@@ -37,12 +37,13 @@ type CallB struct {
 	ValueB int64 `json:"value_b"`
 }
 
-// ErrTooLarge is the error of a sandwich or an inverted tree whose callers make a tree many times as large as the stacks: read upwards,
-// stacks that share their root share nothing.
-var ErrTooLarge = errors.New("the callers make too large a tree")
+// ErrTooLarge is the error of a tree of too many nodes: of a graph that has no Options.MaxNodes, or of the callers that a
+// sandwich or an inverted tree has. Those may be many times as large as the stacks: read upwards, stacks that share their
+// root share nothing.
+var ErrTooLarge = errors.New("the tree is too large")
 
-// maxCallers bounds the nodes of the tree of callers: some 200 MB.
-const maxCallers = 2_000_000
+// maxWhole bounds the nodes of a tree that is made as a whole: some 200 MB.
+const maxWhole = 2_000_000
 
 // BuildSandwich looks at one function, by its name in any binary. Of one that is nowhere all values are 0.
 // Options.Root is not looked at; Options.MaxNodes bounds each of the two graphs. The error is [ErrTooLarge]
@@ -173,7 +174,7 @@ func (c *callers) found(fn int32) {
 	}
 }
 
-func (c *callers) tooLarge() bool { return len(c.parent) > maxCallers }
+func (c *callers) tooLarge() bool { return len(c.parent) > maxWhole }
 
 // add adds what was called by a path of functions, outermost first, until the tree is too large.
 func (c *callers) add(path []int32, side int, value int64) {

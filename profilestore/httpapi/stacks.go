@@ -130,7 +130,7 @@ func (a *api) flamegraph(w http.ResponseWriter, r *http.Request) error {
 		g, err = flamegraph.Build(r.Context(), s.stacks, s.options)
 	}
 	if err != nil {
-		return manyCallers(err)
+		return tooManyNodes(err)
 	}
 	h := w.Header()
 	h.Add("Vary", "Accept")
@@ -187,7 +187,7 @@ func (a *api) sandwich(r *http.Request) (any, error) {
 	}
 	w, err := flamegraph.BuildSandwich(r.Context(), s.stacks, s.Get("function"), s.options)
 	if err != nil {
-		return nil, manyCallers(err)
+		return nil, tooManyNodes(err)
 	}
 	return SandwichAnswer{w, s.source}, nil
 }
@@ -207,7 +207,7 @@ func (a *api) export(w http.ResponseWriter, r *http.Request) error {
 	}
 	var b strings.Builder
 	if err := flamegraph.Export(r.Context(), &b, s.stacks, format, s.options.Unit); err != nil {
-		return err
+		return tooManyNodes(err)
 	}
 	h := w.Header()
 	h.Set("Content-Type", format.ContentType())
@@ -216,10 +216,10 @@ func (a *api) export(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// manyCallers says what to do about a tree of callers that is too large.
-func manyCallers(err error) error {
+// tooManyNodes says what to do about a tree that is too large.
+func tooManyNodes(err error) error {
 	if errors.Is(err, flamegraph.ErrTooLarge) {
-		return &profilestore.Error{Code: profilestore.Unprocessable, Message: "the callers make too large a tree: take a shorter range, or name a service in the query", Err: err}
+		return &profilestore.Error{Code: profilestore.Unprocessable, Message: "the stacks make too large a tree: take a shorter range, or name a service in the query", Err: err}
 	}
 	return err
 }
