@@ -85,7 +85,8 @@
 //	insufficient_storage 507
 //
 // Push answers in Connect's form, {"code":"invalid_argument","message":"..."}; 413, 429 and 507 are
-// resource_exhausted there. Every answer carries its request ID in X-Request-Id, which a request may choose.
+// resource_exhausted there, and what takes too much time is deadline_exceeded; /ingest answers that by 503. Every
+// answer carries its request ID in X-Request-Id, which a request may choose.
 //
 // # Trust
 //

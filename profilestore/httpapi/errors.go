@@ -61,11 +61,20 @@ func asError(err error) *profilestore.Error {
 	case errors.As(err, &e) && statuses[e.Code].http != 0:
 		return e
 	case errors.Is(err, context.DeadlineExceeded):
-		return &profilestore.Error{Code: profilestore.Unprocessable, Message: fmt.Sprintf("this took longer than %v: choose a shorter range or a narrower selector", requestTimeout), Err: err}
+		return &profilestore.Error{Code: profilestore.Unprocessable, Message: fmt.Sprintf("this took longer than %v: choose a shorter range or a narrower selector, or send again what was sent", requestTimeout), Err: err}
 	case errors.Is(err, context.Canceled):
 		return &profilestore.Error{Code: codeCanceled, Message: "the client hung up", Err: err}
 	}
 	return &profilestore.Error{Code: codeInternal, Message: "internal error: the server's log has it under this request ID", Err: err}
+}
+
+// connectCode is an error's code as Connect has it. Of what took too long it says that it may be tried again, not that
+// something is wrong with it.
+func connectCode(e *profilestore.Error) connect.Code {
+	if e.Code == profilestore.Unprocessable && errors.Is(e, context.DeadlineExceeded) {
+		return connect.CodeDeadlineExceeded
+	}
+	return statuses[e.Code].connect
 }
 
 type errorBody struct {
@@ -88,7 +97,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 		body = struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
-		}{status.connect.String(), e.Message}
+		}{connectCode(e).String(), e.Message}
 	}
 	h := w.Header()
 	h.Set(codeHeader, string(e.Code))

@@ -11,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/httpapi/pyroscope"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -96,6 +99,37 @@ func TestErrors(t *testing.T) {
 	}
 	if got := b.String(); got != string(want) {
 		t.Errorf("not as in %s (go test -update writes it anew):\n%s", golden, got)
+	}
+}
+
+// A push that takes too long is not told that there is something wrong with it.
+func TestPushTooLong(t *testing.T) {
+	a, _ := newTestAPI(Options{})
+	a.store = newTestStore(t)
+	unary := connect.NewUnaryHandler(pushProcedure, func(ctx context.Context, _ *connect.Request[pyroscope.PushRequest]) (*connect.Response[pyroscope.PushResponse], error) {
+		return nil, connectError(ctx, fmt.Errorf("append: %w", context.DeadlineExceeded))
+	})
+	expired, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	mux := http.NewServeMux()
+	mux.Handle(pushProcedure, a.pushing(connected(unary)))
+	mux.Handle("/ingest", a.taking(maxBody, maxInflated, func(w http.ResponseWriter, r *http.Request, b *body) error {
+		return a.ingest(w, r.WithContext(context.WithValue(expired, recordKey{}, recordOf(r.Context()))), b)
+	}))
+	s := httptest.NewServer(a.record(mux))
+	defer s.Close()
+	c, err := NewClient(s.URL, ClientOptions{HTTP: s.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e *profilestore.Error
+	// What the spool keeps and tries again, behind others.
+	if err := c.Append(t.Context(), testBatch(t, testBase())); connect.CodeOf(err) != connect.CodeDeadlineExceeded || !errors.As(err, &e) || e.Code != profilestore.Unprocessable {
+		t.Errorf("push: %v, as %+v", err, e)
+	}
+	resp, b := send(t, s, http.MethodPost, "/ingest?name=api", nil, strings.NewReader("main;work 3\n"))
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(b), "send again what was sent") {
+		t.Errorf("/ingest: %s: %s", resp.Status, b)
 	}
 }
 

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +36,12 @@ func (a *api) ingest(_ http.ResponseWriter, r *http.Request, b *body) error {
 	if len(e.Pprof) == 0 {
 		return nil // of a folded profile without a stack nothing is left
 	}
-	return a.store.Append(r.Context(), []profilestore.Encoded{*e})
+	err = a.store.Append(r.Context(), []profilestore.Encoded{*e})
+	if errors.Is(err, context.DeadlineExceeded) {
+		// Its clients give up a profile that is answered by 422.
+		return &profilestore.Error{Code: profilestore.Unavailable, Message: asError(err).Message, Err: err}
+	}
+	return err
 }
 
 // readIngest makes the profile of a request that came at now.

@@ -31,7 +31,7 @@ func (a *api) push(ctx context.Context, req *connect.Request[pyroscope.PushReque
 func connectError(ctx context.Context, err error) error {
 	recordOf(ctx).err = err
 	e := asError(err)
-	answer := connect.NewError(statuses[e.Code].connect, errors.New(e.Message))
+	answer := connect.NewError(connectCode(e), errors.New(e.Message))
 	answer.Meta().Set(codeHeader, string(e.Code))
 	return answer
 }
