@@ -53,13 +53,13 @@ func ParseFilter(s string) (Filter, error) {
 	return f, nil
 }
 
-// maxMatched is how much of a name is looked at: an expression may need a thousand steps for each of its bytes.
-const maxMatched = 8 << 10
+// MaxMatched is how much of a name is looked at, in bytes: an expression may need a thousand steps for each of them.
+const MaxMatched = 8 << 10
 
 // Matches says whether the expression is found in a frame.
 func (f *Filter) Matches(frame *Frame) bool {
 	for _, name := range []string{frame.Function, frame.File, frame.Binary} {
-		if (name != "" || name == frame.Function) && f.Regexp.MatchString(name[:min(len(name), maxMatched)]) {
+		if (name != "" || name == frame.Function) && f.Regexp.MatchString(name[:min(len(name), MaxMatched)]) {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -60,32 +61,86 @@ func (a *api) writePprof(ctx context.Context, out *bytes.Buffer, q profilestore.
 	} else {
 		var prof *profile.Profile
 		if prof, err = a.store.Merge(ctx, q); err == nil {
-			err = filterProfile(prof, filters).WriteUncompressed(z)
+			if prof, err = filterProfile(ctx, prof, filters); err == nil {
+				err = prof.WriteUncompressed(z)
+			}
 		}
 	}
 	return errors.Join(err, z.Close())
 }
 
-// filterProfile filters by pprof's own functions, and leaves out what no sample needs any more.
-func filterProfile(p *profile.Profile, filters []flamegraph.Filter) *profile.Profile {
+// filterProfile filters by pprof's own functions, and leaves out what no sample needs any more. The error is that of ctx.
+func filterProfile(ctx context.Context, p *profile.Profile, filters []flamegraph.Filter) (*profile.Profile, error) {
 	if len(filters) == 0 {
-		return p
+		return p, nil
 	}
 	for _, f := range filters {
+		if f.Kind == flamegraph.Collapse {
+			collapse(p, f)
+			continue
+		}
+		names, err := mark(ctx, p, f.Regexp)
+		if err != nil {
+			return nil, err
+		}
 		switch f.Kind {
 		case flamegraph.Focus:
-			p.FilterSamplesByName(f.Regexp, nil, nil, nil)
+			p.FilterSamplesByName(marked, nil, nil, nil)
 		case flamegraph.Ignore:
-			p.FilterSamplesByName(nil, f.Regexp, nil, nil)
+			p.FilterSamplesByName(nil, marked, nil, nil)
 		case flamegraph.Hide:
-			p.FilterSamplesByName(nil, nil, f.Regexp, nil)
+			p.FilterSamplesByName(nil, nil, marked, nil)
 		case flamegraph.ShowFrom:
-			p.ShowFrom(f.Regexp)
-		case flamegraph.Collapse:
-			collapse(p, f)
+			p.ShowFrom(marked)
 		}
+		names.restore(p)
 	}
-	return p.Compact()
+	return p.Compact(), ctx.Err()
+}
+
+// marked is found in the mark of what matches.
+var marked = regexp.MustCompile("x")
+
+// profileNames are those by which pprof filters: of each function, of its file and of each mapping.
+type profileNames struct{ functions, files, mappings []string }
+
+// mark puts marks in place of the names of a profile. pprof would look at the whole of each name, for each location, and
+// whatever became of the client.
+func mark(ctx context.Context, p *profile.Profile, re *regexp.Regexp) (*profileNames, error) {
+	matches := func(name string) bool { return re.MatchString(name[:min(len(name), flamegraph.MaxMatched)]) }
+	of := map[bool]string{true: "x"}
+	marks, names := make([]string, len(p.Function)+len(p.Mapping)), new(profileNames)
+	for i, f := range p.Function {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		marks[i] = of[matches(f.Name) || matches(f.Filename)]
+	}
+	for i, m := range p.Mapping {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		marks[len(p.Function)+i] = of[matches(m.File)]
+	}
+	for i, f := range p.Function {
+		names.functions, names.files = append(names.functions, f.Name), append(names.files, f.Filename)
+		f.Name, f.Filename = marks[i], ""
+	}
+	for i, m := range p.Mapping {
+		names.mappings = append(names.mappings, m.File)
+		m.File = marks[len(p.Function)+i]
+	}
+	return names, nil
+}
+
+// restore puts the names back.
+func (n *profileNames) restore(p *profile.Profile) {
+	for i, f := range p.Function {
+		f.Name, f.Filename = n.functions[i], n.files[i]
+	}
+	for i, m := range p.Mapping {
+		m.File = n.mappings[i]
+	}
 }
 
 // collapse does to a profile what flamegraph.Collapse does to stacks: it takes out lines whose caller is the same

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -180,7 +182,10 @@ func TestCollapse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed := filterProfile(p.Copy(), []flamegraph.Filter{own})
+		changed, err := filterProfile(t.Context(), p.Copy(), []flamegraph.Filter{own})
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := changed.CheckValid(); err != nil {
 			t.Fatal(err)
 		}
@@ -198,6 +203,44 @@ func TestCollapse(t *testing.T) {
 		}
 		if !reflect.DeepEqual(g, w) {
 			t.Errorf("%s: got %+v, want %+v", filter, g, w)
+		}
+	}
+}
+
+// TestFilterProfile filters by the beginning of long names, leaves names as they are, and ends with its context.
+func TestFilterProfile(t *testing.T) {
+	long := strings.Repeat("a", 2*flamegraph.MaxMatched) + "needle"
+	f := []*profile.Function{{ID: 1, Name: long, Filename: "a.c"}, {ID: 2, Name: "g", Filename: long}, {ID: 3, Name: "needle"}}
+	bins := []*profile.Mapping{{ID: 1, File: "/bin/a"}, {ID: 2, File: long}, {ID: 3, File: "/bin/needle"}}
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "cpu", Unit: "nanoseconds"}}, Mapping: bins, Function: f}
+	for _, bin := range bins {
+		for _, fn := range f {
+			l := &profile.Location{ID: uint64(len(p.Location)) + 1, Mapping: bin, Line: []profile.Line{{Function: fn}}}
+			p.Location = append(p.Location, l)
+			p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{l}, Value: []int64{1}})
+		}
+	}
+	for filter, samples := range map[string]int{"focus:needle": 5, "ignore:needle": 4, "hide:needle": 4, "show_from:needle": 5, "focus:^a": 7, "focus:x": 0, "hide:^$": 6} {
+		own, err := flamegraph.ParseFilter(filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := filterProfile(t.Context(), p.Copy(), []flamegraph.Filter{own})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Sample) != samples {
+			t.Errorf("%s: %d samples, want %d", filter, len(got.Sample), samples)
+		}
+		for _, fn := range got.Function {
+			if !slices.ContainsFunc(f, func(own *profile.Function) bool { return own.Name == fn.Name && own.Filename == fn.Filename }) {
+				t.Errorf("%s: function %d has become %.20q, %.20q", filter, fn.ID, fn.Name, fn.Filename)
+			}
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := filterProfile(ended, p.Copy(), []flamegraph.Filter{own}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: error %v", filter, err)
 		}
 	}
 }

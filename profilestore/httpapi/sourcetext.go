@@ -61,7 +61,9 @@ func (a *api) source(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	merged = filterProfile(merged, filters)
+	if merged, err = filterProfile(r.Context(), merged, filters); err != nil {
+		return nil, err
+	}
 	index, err := merged.SampleIndexByName(q.Type.SampleType)
 	if err != nil {
 		return nil, err
