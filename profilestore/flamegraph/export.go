@@ -57,8 +57,11 @@ func Export(ctx context.Context, w io.Writer, s *Stacks, format Format, unit str
 	}
 	switch format {
 	case Folded:
-		g.folded(b)
+		err = g.folded(b)
 	case Speedscope:
+		if g.frames() > maxFrames {
+			return ErrTooLarge
+		}
 		err = json.NewEncoder(b).Encode(g.speedscope())
 	case Firefox:
 		err = json.NewEncoder(b).Encode(g.firefox())
@@ -87,19 +90,36 @@ func (g *Graph) stacks(f func(path []int, value int64)) {
 	}
 }
 
+// maxFrames bounds what Speedscope makes in memory, where each stack has all its frames: some 300 MB.
+const maxFrames = 20_000_000
+
+// frames is how many frames the stacks have together.
+func (g *Graph) frames() (sum int64) {
+	for i, d := range g.Depth {
+		if g.Self[i] > 0 {
+			sum += int64(d)
+		}
+	}
+	return sum
+}
+
 // oneFrame keeps what separates frames and lines out of names.
 var oneFrame = strings.NewReplacer(";", ":", "\n", " ", "\r", " ")
 
-func (g *Graph) folded(b *bufio.Writer) {
+func (g *Graph) folded(b *bufio.Writer) (err error) {
 	g.stacks(func(path []int, value int64) {
+		if err != nil {
+			return // nothing more is taken
+		}
 		for i, node := range path {
 			if i > 0 {
 				b.WriteByte(';')
 			}
 			oneFrame.WriteString(b, g.Names[g.Name[node]])
 		}
-		fmt.Fprintf(b, " %d\n", value)
+		_, err = fmt.Fprintf(b, " %d\n", value)
 	})
+	return err
 }
 
 type speedscopeFile struct {

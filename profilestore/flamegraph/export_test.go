@@ -48,13 +48,27 @@ func TestExportTooLarge(t *testing.T) {
 			s.Add([]int32{caller, callee}, 1)
 		}
 	}
-	for _, format := range Formats {
-		if err := Export(t.Context(), io.Discard, s, format, "nanoseconds"); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("%s: error %v", format, err)
-		}
+	if err := Export(t.Context(), io.Discard, s, Folded, "nanoseconds"); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("error %v", err)
 	}
 	if g := build(t, s, Options{MaxNodes: 1000}); len(g.Depth) != 1001 || g.Total != s.Total() {
 		t.Errorf("%d nodes of %d", len(g.Depth), g.Total)
+	}
+}
+
+// A stack that ends at each level of a deep one: 6,500 of them have 21 million frames.
+func TestExportManyFrames(t *testing.T) {
+	s := new(Stacks)
+	var stack []int32
+	for i := range 6500 {
+		stack = append(stack, s.Frame(Frame{Function: fmt.Sprint("level", i)}))
+		s.Add(stack, 1)
+	}
+	if err := Export(t.Context(), io.Discard, s, Speedscope, "nanoseconds"); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("error %v", err)
+	}
+	if err := Export(t.Context(), io.Discard, s, Firefox, "nanoseconds"); err != nil {
+		t.Error(err)
 	}
 }
 

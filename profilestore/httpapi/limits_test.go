@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"pilotlight/profilestore"
+	"pilotlight/profilestore/flamegraph"
 )
 
 // impatientServer gives up on slow clients sooner than the real one.
@@ -240,6 +241,22 @@ func TestRefusedAnswer(t *testing.T) {
 		}
 	}
 	whole(t, a.answers, 1<<10)
+}
+
+// An export ends at its limit, before it is all in memory.
+func TestLongExport(t *testing.T) {
+	s := new(flamegraph.Stacks)
+	var stack []int32
+	for range 50 {
+		stack = append(stack, s.Frame(flamegraph.Frame{Function: strings.Repeat("f", 2500) + fmt.Sprint(len(stack))}))
+		s.Add(stack, 1)
+	}
+	b := exported{most: 1 << 20}
+	err := tooManyNodes(flamegraph.Export(t.Context(), &b, s, flamegraph.Folded, "nanoseconds"))
+	var e *profilestore.Error
+	if !errors.As(err, &e) || e.Code != profilestore.Unprocessable || b.file.Len() > b.most {
+		t.Errorf("%d bytes, error %v", b.file.Len(), err)
+	}
 }
 
 // noise does not pack.

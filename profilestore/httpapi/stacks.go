@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"mime"
@@ -205,15 +206,31 @@ func (a *api) export(w http.ResponseWriter, r *http.Request) error {
 	if s.options.B != nil {
 		return badRequest("b.query", "an export has one side: leave b.query, b.from and b.to out")
 	}
-	var b strings.Builder
+	b := exported{most: maxExport}
 	if err := flamegraph.Export(r.Context(), &b, s.stacks, format, s.options.Unit); err != nil {
 		return tooManyNodes(err)
 	}
 	h := w.Header()
 	h.Set("Content-Type", format.ContentType())
 	h.Set("Content-Disposition", "attachment; filename="+format.FileName())
-	write(w, r, b.String())
+	write(w, r, b.file.Bytes())
 	return nil
+}
+
+// maxExport is how long an export may be: in some formats a stack is written with all its functions.
+const maxExport = 256 << 20
+
+// exported is an export in memory, of so many bytes at most.
+type exported struct {
+	file bytes.Buffer
+	most int
+}
+
+func (e *exported) Write(b []byte) (int, error) {
+	if e.file.Len()+len(b) > e.most {
+		return 0, flamegraph.ErrTooLarge
+	}
+	return e.file.Write(b)
 }
 
 // tooManyNodes says what to do about a tree that is too large.
