@@ -209,7 +209,9 @@ func (c *recordCmd) record(g *globals) (*profile.Profile, agent.Report, error) {
 	progressed := make(chan struct{})
 	go func() {
 		defer close(progressed)
-		showProgress(ctx, g.stderr, sampler)
+		if len(c.Command) == 0 { // which has the terminal
+			showProgress(ctx, os.Stderr, sampler.Stats)
+		}
 	}()
 	err = a.Run(ctx)
 	stop()
@@ -261,8 +263,8 @@ func (c *collector) merge() (*profile.Profile, error) {
 }
 
 // showProgress writes once a second how far it is, if there is somebody to see it.
-func showProgress(ctx context.Context, w io.Writer, s *bpf.Sampler) {
-	if f, ok := w.(*os.File); !ok || !isTerminal(f) {
+func showProgress(ctx context.Context, w *os.File, stats func() (bpf.Stats, error)) {
+	if !isTerminal(w) {
 		return
 	}
 	begun := time.Now()
@@ -275,15 +277,10 @@ func showProgress(ctx context.Context, w io.Writer, s *bpf.Sampler) {
 			return
 		case <-tick.C:
 		}
-		if st, err := s.Stats(); err == nil {
+		if st, err := stats(); err == nil {
 			fmt.Fprintf(w, "\r%v, %d samples\x1b[K", time.Since(begun).Round(time.Second), st.Taken)
 		}
 	}
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 // summarize tells what a recording is worth and what it found.
