@@ -21,6 +21,6 @@ func (c *runCmd) Run(g *globals) error {
 	}
 	return c.agentFlags.run(g, peerOptions{
 		name: "store half", verb: "store-half", data: data, listen: c.Listen,
-		flags: slices.Concat(c.storeFlags.args(), c.serveFlags.args()),
+		flags: slices.Concat(c.storeFlags.args(), c.serveFlags.args()), env: environment([]string{"GOMEMLIMIT"}),
 	}, func(at net.Addr) { g.log.Info("serving", "url", c.scheme()+"://"+at.String()) })
 }

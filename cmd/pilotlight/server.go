@@ -64,7 +64,7 @@ func (c *serverCmd) Run(g *globals) error {
 	args := slices.Concat([]string{
 		"pilotlight", "server-half", "--data", data, "--log-level", g.logLevel.String(), "--listener", fmt.Sprint(passed[0]), "--directory", fmt.Sprint(passed[1]),
 	}, c.storeFlags.args(), c.serveFlags.args())
-	return becomeWithoutPrivileges(owner, args, environment([]string{"PATH", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}))
+	return becomeWithoutPrivileges(owner, args, environment([]string{"PATH", "GOMEMLIMIT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}))
 }
 
 // serverHalfCmd is what a server that was started as root becomes.

@@ -67,6 +67,9 @@ func (c *storeCmd) Run(g *globals) error { return runHalf(g, c.Data, c.open) }
 
 // open opens the store in the working directory.
 func (c *storeCmd) open(g *globals, listener net.Listener) (*half, error) {
+	if err := limitMemory(os.DirFS("/")); err != nil {
+		g.log.Warn("memory is not limited", "err", err)
+	}
 	h := newHalf(g, listener)
 	store, err := profilestore.Open(".", profilestore.Options{
 		Retention:      time.Duration(c.Retention),
