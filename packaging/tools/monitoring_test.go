@@ -92,17 +92,42 @@ func metricLiterals(n ast.Node) []string {
 	return found
 }
 
-// checkQuery parses a query and holds that the program exports each metric in it.
-func checkQuery(t *testing.T, where, query string, names map[string]bool) {
+// checkQuery parses a query, which it returns, and holds that the program exports each metric in it.
+func checkQuery(t *testing.T, where, query string, names map[string]bool) promql.Expr {
 	t.Helper()
 	expr, err := promql.NewParser(promql.Options{}).ParseExpr(query)
 	if err != nil {
 		t.Errorf("%s: %v", where, err)
-		return
+		return nil
 	}
 	promql.Inspect(expr, func(node promql.Node, _ []promql.Node) error {
 		if s, ok := node.(*promql.VectorSelector); ok && !names[s.Name] {
 			t.Errorf("%s: nothing exports %s", where, s.Name)
+		}
+		return nil
+	})
+	return expr
+}
+
+// checkRule holds that a rule says which machine it is about, and is not of one scrape alone when it is about a span.
+func checkRule(t *testing.T, r rulefmt.Rule, expr promql.Expr) {
+	t.Helper()
+	if !strings.Contains(r.Annotations["summary"], "$labels.instance") {
+		t.Errorf("%s: the summary names no instance", r.Alert)
+	}
+	if expr == nil {
+		return
+	}
+	promql.Inspect(expr, func(node promql.Node, _ []promql.Node) error {
+		switch n := node.(type) {
+		case *promql.AggregateExpr:
+			if n.Without == slices.Contains(n.Grouping, "instance") {
+				t.Errorf("%s: %s has no instance any more", r.Alert, n)
+			}
+		case *promql.Call:
+			if strings.HasSuffix(n.Func.Name, "_over_time") && r.For == 0 {
+				t.Errorf("%s: %s may be that of one scrape: say how long with for", r.Alert, n)
+			}
 		}
 		return nil
 	})
@@ -128,7 +153,7 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("a rule without a name of its own: %q", r.Alert)
 			}
 			seen[r.Alert] = true
-			checkQuery(t, r.Alert, r.Expr, names)
+			checkRule(t, r, checkQuery(t, r.Alert, r.Expr, names))
 			if !slices.Contains([]string{"warning", "critical"}, r.Labels["severity"]) || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 				t.Errorf("%s: labels %v, annotations %v: want a severity, a summary and a description", r.Alert, r.Labels, r.Annotations)
 			}
