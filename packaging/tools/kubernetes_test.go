@@ -130,23 +130,6 @@ func TestKubernetesAgent(t *testing.T) {
 	checkPod(t, pod, all.DaemonSet.Spec.Selector.MatchLabels, all.DaemonSet.Spec.Template.Labels)
 }
 
-// TestKubernetesContainerd holds that the component gives the agent one socket of the node, and nothing else.
-func TestKubernetesContainerd(t *testing.T) {
-	plain, with := render(t).DaemonSet.Spec.Template.Spec, render(t, "containerd").DaemonSet.Spec.Template.Spec
-	last := len(with.Volumes) - 1
-	if last != len(plain.Volumes) || with.Volumes[last].HostPath == nil || *with.Volumes[last].HostPath.Type != corev1.HostPathSocket {
-		t.Fatalf("volumes %+v", with.Volumes)
-	}
-	mounts := with.Containers[0].VolumeMounts
-	if m := mounts[len(mounts)-1]; m.Name != with.Volumes[last].Name || m.MountPath != with.Volumes[last].HostPath.Path {
-		t.Errorf("mounts %+v", mounts)
-	}
-	with.Volumes, with.Containers[0].VolumeMounts = with.Volumes[:last], mounts[:len(mounts)-1]
-	if !reflect.DeepEqual(plain, with) {
-		t.Errorf("without its socket it is %+v, want %+v", with, plain)
-	}
-}
-
 // TestKubernetesParanoid holds that the component adds the one capability.
 func TestKubernetesParanoid(t *testing.T) {
 	plain, with := render(t).DaemonSet.Spec.Template.Spec, render(t, "paranoid").DaemonSet.Spec.Template.Spec
