@@ -16,9 +16,9 @@ import (
 	"pilotlight/cmd/pilotlight/agent"
 )
 
-// What Pilotlight takes: the agent with its maps at most, and the store while it answers a large query.
+// What Pilotlight takes: by default, the agent with the kernel's maps at most, and the store while it answers a large query.
 const (
-	agentMemory = (100 + 64) << 20
+	agentMemory = 256 << 20
 	queryMemory = 512 << 20
 )
 

@@ -116,8 +116,8 @@ func TestChecks(t *testing.T) {
 		{"no kallsyms", checkKallsyms(machine(nil), all, exe), statusWarn, "no /proc/kallsyms", "CONFIG_KALLSYMS=y"},
 
 		{"memory", checkMemory(meminfo("MemFree: 1 kB\nMemAvailable:   24122112 kB\n")), statusOK, "25 GB available", ""},
-		{"memory for sampling alone", checkMemory(meminfo("MemAvailable:     204800 kB\n")), statusWarn, "210 MB available, a large query takes up to 537 MB", "free 499 MB"},
-		{"little memory", checkMemory(meminfo("MemAvailable:      51200 kB\n")), statusFail, "52 MB available, sampling takes up to 172 MB", "free 120 MB"},
+		{"memory for sampling alone", checkMemory(meminfo("MemAvailable:     307200 kB\n")), statusWarn, "315 MB available, a large query takes up to 537 MB beside 268 MB for sampling", "free 491 MB"},
+		{"little memory", checkMemory(meminfo("MemAvailable:      51200 kB\n")), statusFail, "52 MB available, sampling takes up to 268 MB", "free 216 MB"},
 		{"memory without a figure", checkMemory(meminfo("MemAvailable: many kB\n")), statusFail, `"MemAvailable: many kB"`, "/proc"},
 		{"memory without a line", checkMemory(meminfo("MemFree: 1 kB\n")), statusFail, "no line MemAvailable", "/proc"},
 		{"no meminfo", checkMemory(machine(nil)), statusFail, "meminfo", "mount /proc"},

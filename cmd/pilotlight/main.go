@@ -37,7 +37,7 @@ type cli struct {
 	Diff    diffCmd    `cmd:"" help:"Compare profiles; for tests that are to fail when something got slower."`
 	Doctor  doctorCmd  `cmd:"" help:"Say whether this machine can be profiled, and what mends it if not."`
 	Health  healthCmd  `cmd:"" help:"Say whether the Pilotlight of this machine answers; for container runtimes."`
-	Inspect inspectCmd `cmd:"" help:"Show what Pilotlight sees in a file."`
+	Inspect inspectCmd `cmd:"" help:"Show what Pilotlight sees in a file, a process or a data directory."`
 	Vers    versionCmd `cmd:"" name:"version" help:"Print the version."`
 
 	Store storeCmd      `cmd:"" name:"store-half" hidden:"" help:"The unprivileged half of run, which starts it."`
