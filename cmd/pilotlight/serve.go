@@ -44,6 +44,26 @@ func (f serveFlags) scheme() string {
 	return "http"
 }
 
+// warnIfOpen says so if everybody who reaches the address where HTTP is served may read or write.
+func (f serveFlags) warnIfOpen(at net.Addr, log *slog.Logger) {
+	if tcp, ok := at.(*net.TCPAddr); !ok || tcp.IP.IsLoopback() {
+		return
+	}
+	const read, write = "--read-token-file", "--write-token-file or --tls-client-ca"
+	may, mend := "", ""
+	switch readers, writers := f.ReadTokenFile == "", f.WriteTokenFile == "" && f.TLSClientCA == ""; {
+	case readers && writers:
+		may, mend = "see and store profiles", read+", and "+write
+	case readers:
+		may, mend = "see profiles", read
+	case writers:
+		may, mend = "store profiles", write
+	default:
+		return
+	}
+	log.Warn("everybody who reaches this address may "+may, "address", at.String(), "mend", mend)
+}
+
 // newServer makes the server of a store.
 func (f serveFlags) newServer(store *profilestore.Store, o httpapi.Options, log *slog.Logger) (*http.Server, error) {
 	o.SourceRoot = f.SourceRoot

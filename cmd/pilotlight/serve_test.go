@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 
@@ -38,6 +39,41 @@ func TestServeFlags(t *testing.T) {
 	}
 	if _, err := parse("run", "--tls-cert", "x"); err == nil || !strings.Contains(err.Error(), "tls-key") {
 		t.Errorf("a certificate without its key: %v", err)
+	}
+}
+
+// TestWarnIfOpen holds that a start says who may read and write, with the flags that mend it, where an operator may not
+// have meant everybody.
+func TestWarnIfOpen(t *testing.T) {
+	everywhere := "[::]:7100"
+	for _, test := range []struct {
+		address string
+		flags   serveFlags
+		want    string // "": nothing is said
+	}{
+		{"127.0.0.1:7100", serveFlags{}, ""},
+		{"[::1]:7100", serveFlags{}, ""},
+		{everywhere, serveFlags{}, `may see and store profiles" address=[::]:7100 mend="--read-token-file, and --write-token-file or --tls-client-ca"`},
+		{"192.0.2.1:7100", serveFlags{TLSCert: "c", TLSKey: "k"}, `may see and store profiles"`},
+		{everywhere, serveFlags{WriteTokenFile: "w"}, `may see profiles" address=[::]:7100 mend=--read-token-file`},
+		{everywhere, serveFlags{TLSCert: "c", TLSKey: "k", TLSClientCA: "ca"}, `may see profiles"`},
+		{everywhere, serveFlags{ReadTokenFile: "r"}, `may store profiles" address=[::]:7100 mend="--write-token-file or --tls-client-ca"`},
+		{everywhere, serveFlags{ReadTokenFile: "r", WriteTokenFile: "w"}, ""},
+		{everywhere, serveFlags{ReadTokenFile: "r", TLSClientCA: "ca"}, ""},
+	} {
+		at, err := net.ResolveTCPAddr("tcp", test.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		test.flags.warnIfOpen(at, slog.New(slog.NewTextHandler(&said, nil)))
+		lines := 0
+		if test.want != "" {
+			lines = 1
+		}
+		if !strings.Contains(said.String(), test.want) || strings.Count(said.String(), "level=WARN") != lines || strings.Count(said.String(), "\n") != lines {
+			t.Errorf("%s, %+v: said %q, want %q", test.address, test.flags, &said, test.want)
+		}
 	}
 }
 

@@ -92,6 +92,7 @@ func (c *storeCmd) open(g *globals, listener net.Listener) (*half, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
+	c.warnIfOpen(listener.Addr(), g.log)
 	return h, nil
 }
 
