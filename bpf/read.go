@@ -47,6 +47,7 @@ func (s *Sampler) Read(b *Batch, upto uint64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.woken = false // whoever called Wake until now is served by this drain
 	if s.closed {
 		return os.ErrClosed
 	}
@@ -109,7 +110,6 @@ func (s *Sampler) wait(upto uint64) error {
 func (s *Sampler) waitUntil(due time.Time) (woken bool, err error) {
 	s.mu.Lock()
 	if s.stopped || s.closed || s.woken {
-		s.woken = false
 		s.mu.Unlock()
 		return false, nil
 	}
@@ -145,7 +145,10 @@ func (s *Sampler) waitUntil(due time.Time) (woken bool, err error) {
 // drain that has just been.
 func (s *Sampler) rest(samples int) error {
 	now := time.Now()
-	s.resting = time.Duration(samples)*restApart <= now.Sub(s.lastDrain)
+	// That a drain soon after the last one found no sample says nothing.
+	if elapsed := now.Sub(s.lastDrain); samples > 0 || elapsed >= DrainInterval {
+		s.resting = time.Duration(samples)*restApart <= elapsed
+	}
 	s.lastDrain = now
 	if err := s.objs.ReaderRests.Set(s.resting); err != nil {
 		return fmt.Errorf("set reader_rests: %w", err)

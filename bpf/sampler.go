@@ -74,7 +74,7 @@ type Sampler struct {
 	unrecorded bool // no side-band records are made
 	stopped    bool
 	closed     bool
-	woken      bool // since Read began to wait last
+	woken      bool // since the last drain
 
 	reading    sync.Mutex // held by Read, guards what follows
 	lastDrain  time.Time

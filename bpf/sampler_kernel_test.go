@@ -560,6 +560,50 @@ func TestKernelKnownProcessDoesNotEndRest(t *testing.T) {
 	}
 }
 
+func TestKernelWakeEndsOneRead(t *testing.T) {
+	s := open(t, Options{Frequency: 1})
+	// So that no ring wakes it.
+	if err := errors.Join(s.SetSampling(false), s.SetRecords(false)); err != nil {
+		t.Fatal(err)
+	}
+	var b Batch
+	read := func() time.Duration {
+		t.Helper()
+		start := time.Now()
+		if err := readSoon(s, &b); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(start)
+	}
+	for read() < DrainInterval*8/10 { // what was on the rings before may still wake it
+	}
+	s.resting = false // as on a busy machine
+	wake := time.AfterFunc(DrainInterval/10, s.Wake)
+	defer wake.Stop()
+	if err := s.Read(&b, math.MaxUint64); err != nil {
+		t.Fatal(err)
+	}
+	if s.resting {
+		t.Error("a drain soon after the last one, without samples, has the reader rest")
+	}
+	if took := read(); took < DrainInterval*8/10 {
+		t.Errorf("the read after the one that Wake ended took %v, want %v", took, DrainInterval)
+	}
+}
+
+func TestKernelWakeBetweenReads(t *testing.T) {
+	s := open(t, Options{Frequency: 1})
+	rested(t, s)
+	if err := errors.Join(s.SetSampling(false), s.SetRecords(false)); err != nil {
+		t.Fatal(err)
+	}
+	s.Wake()
+	var b Batch
+	if err := s.Read(&b, math.MaxUint64); err != nil { // nothing but Wake ends this
+		t.Fatal(err)
+	}
+}
+
 func TestKernelCloseEndsRead(t *testing.T) {
 	s := open(t, Options{})
 	ended := make(chan error)
