@@ -18,7 +18,7 @@ const (
 	EventMmap                            // PID has a new executable Mapping
 	EventExit                            // thread TID of PID ended; the process, where TID is PID
 	EventKernelCode                      // the kernel has new code, or less: a BPF program came or went
-	EventLost                            // the kernel dropped Lost records of one CPU: what was learnt may be stale
+	EventLost                            // Lost records were dropped, or so many and more never made: what was learnt may be stale
 )
 
 // Event is something that changed which program a process runs or where code

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,8 @@ const (
 	settleTime = 2 * time.Millisecond
 	// followInterval is how often CPUs that come and go are looked for.
 	followInterval = 10 * time.Second
+	// Where the kernel's clock only goes on with its timer tick, it has gone on after this long.
+	clockTick = 20 * time.Millisecond
 )
 
 // Batch is what one drain of the rings returned. Each Read into it reuses its
@@ -79,7 +82,7 @@ func (s *Sampler) Read(b *Batch, upto uint64) error {
 	}
 	slices.SortStableFunc(b.Samples, func(x, y Sample) int { return cmp.Compare(x.Time, y.Time) })
 	slices.SortStableFunc(b.Events, func(x, y Event) int { return cmp.Compare(x.Time, y.Time) })
-	return s.follow()
+	return s.follow(b)
 }
 
 // wait returns when a drain is due: what happened up to a time can be read, the
@@ -186,12 +189,16 @@ func (c *cpu) drain(b *Batch) error {
 	}
 }
 
-// follow attaches CPUs that came online and detaches those that went.
-func (s *Sampler) follow() error {
+// follow attaches CPUs that came online and detaches those that went. What
+// happened on those that came, no record told: b is added that some were lost.
+func (s *Sampler) follow(b *Batch) error {
 	if s.stopped || time.Until(s.nextFollow) > 0 {
 		return nil
 	}
 	s.nextFollow = time.Now().Add(followInterval)
+	if err := s.detachGone(); err != nil {
+		return err
+	}
 	online, err := onlineCPUs()
 	if err != nil {
 		return err
@@ -199,7 +206,69 @@ func (s *Sampler) follow() error {
 	if slices.Equal(online, s.online) {
 		return nil
 	}
-	return s.attach(online)
+	before := slices.Clone(s.online)
+	if err := s.attach(online); err != nil {
+		return err
+	}
+	came := slices.DeleteFunc(slices.Clone(s.online), func(id int) bool { return slices.Contains(before, id) })
+	if len(came) > 0 && !s.unrecorded {
+		b.Events = append(b.Events, Event{Time: b.Upto, Kind: EventLost, Lost: uint64(len(came))}) // that many at least
+	}
+	return nil
+}
+
+// detachGone detaches the CPUs that went offline, also those that are back by
+// now, as all but the first are after a suspend: the kernel takes the events of
+// a CPU that goes out of its context for good (perf_event_exit_cpu), silently.
+func (s *Sampler) detachGone() error {
+	if s.paused && s.unrecorded { // which stops them too
+		return nil
+	}
+	still := make(map[*cpu][2]uint64) // whose events stand still at these times
+	for _, c := range s.cpus {
+		if c.link == nil {
+			continue
+		}
+		var err error
+		if still[c], err = c.timesRunning(); err != nil {
+			return err
+		}
+	}
+	for _, wait := range []time.Duration{0, clockTick} {
+		if len(still) == 0 {
+			return nil
+		}
+		time.Sleep(wait)
+		for c, then := range still {
+			now, err := c.timesRunning()
+			if err != nil {
+				return err
+			}
+			if (s.paused || now[0] != then[0]) && (s.unrecorded || now[1] != then[1]) {
+				delete(still, c)
+			}
+		}
+	}
+	for c := range still {
+		if err := c.detach(); err != nil {
+			return err
+		}
+		s.online = slices.DeleteFunc(s.online, func(id int) bool { return id == c.id })
+	}
+	return nil
+}
+
+// timesRunning returns how many ns the clock event and the side-band event were
+// on their CPU.
+func (c *cpu) timesRunning() (times [2]uint64, err error) {
+	for i, event := range []int{c.event, c.sideband.fd} {
+		var values [2]uint64 // the count, and PERF_FORMAT_TOTAL_TIME_RUNNING; nothing is read of an event in error state
+		if _, err := unix.Read(event, (*[unsafe.Sizeof(values)]byte)(unsafe.Pointer(&values))[:]); err != nil {
+			return times, fmt.Errorf("read perf event of CPU %d: %w", c.id, err)
+		}
+		times[i] = values[1]
+	}
+	return times, nil
 }
 
 // onlineCPUs returns the numbers of the online CPUs in ascending order.

@@ -444,7 +444,9 @@ func (s *Sampler) sampleOn(c *cpu) error {
 		Size:   uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
 		Config: unix.PERF_COUNT_SW_CPU_CLOCK,
 		Sample: uint64(s.frequency),
-		Bits:   unix.PerfBitFreq | unix.PerfBitExcludeIdle | unix.PerfBitDisabled,
+		// For follow to see whether it runs.
+		Read_format: unix.PERF_FORMAT_TOTAL_TIME_RUNNING,
+		Bits:        unix.PerfBitFreq | unix.PerfBitExcludeIdle | unix.PerfBitDisabled,
 	}
 	fd, err := unix.PerfEventOpen(&attr, -1, c.id, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {

@@ -662,3 +662,116 @@ func TestKernelFollowsCPUs(t *testing.T) {
 		t.Error("no sample after all CPUs had gone and come back")
 	}
 }
+
+// TestKernelFollowsCPUsThatWereAway takes the events of a CPU off behind the sampler's back. A CPU that goes offline and
+// comes back between two looks leaves them like that (TestVerifyFollowsCPUThatWasAway).
+func TestKernelFollowsCPUsThatWereAway(t *testing.T) {
+	for _, tc := range []struct {
+		name            string
+		clock, sideband bool // goes off
+		paused          bool
+	}{
+		{"both", true, true, false},
+		{"clock event", true, false, false},
+		{"side-band event", false, true, false},
+		{"paused", true, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := open(t, Options{Frequency: 199})
+			if err := s.SetSampling(!tc.paused); err != nil {
+				t.Fatal(err)
+			}
+			if lost := look(t, s); lost != 0 {
+				t.Errorf("%d records lost on CPUs that were there all the time", lost)
+			}
+			c := s.cpus[len(s.cpus)-1]
+			if tc.clock {
+				if err := unix.IoctlSetInt(c.event, unix.PERF_EVENT_IOC_DISABLE, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tc.sideband {
+				if err := c.sideband.enable(false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if lost := look(t, s); lost != 1 {
+				t.Errorf("%d records lost on a CPU that was away, want 1", lost)
+			}
+			if err := s.SetSampling(true); err != nil {
+				t.Fatal(err)
+			}
+			checkFollowed(t, s, c.id)
+		})
+	}
+}
+
+// TestKernelFollowsNothing looks for CPUs while nothing of them is to be told.
+func TestKernelFollowsNothing(t *testing.T) {
+	s := open(t, Options{Frequency: 199})
+	if err := errors.Join(s.SetSampling(false), s.SetRecords(false)); err != nil {
+		t.Fatal(err)
+	}
+	c := s.cpus[0]
+	before := c.event
+	if lost := look(t, s); lost != 0 || c.event != before {
+		t.Errorf("%d records lost, and event %d is %d now: want none, and the same", lost, before, c.event)
+	}
+	if err := errors.Join(s.SetRecords(true), s.SetSampling(true)); err != nil {
+		t.Fatal(err)
+	}
+	if lost := look(t, s); lost != 0 || c.event != before {
+		t.Errorf("switched on again: %d records lost, and event %d is %d now: want none, and the same", lost, before, c.event)
+	}
+}
+
+// look has the sampler look for CPUs that came and went, and returns how many records it says were lost by that.
+func look(t *testing.T, s *Sampler) (lost uint64) {
+	t.Helper()
+	s.nextFollow = time.Time{}
+	var b Batch
+	if err := readSoon(s, &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, ev := range b.Events {
+		if ev.Kind == EventLost && ev.Time == b.Upto { // what a full ring lost has an earlier time
+			lost += ev.Lost
+		}
+	}
+	return lost
+}
+
+// checkFollowed has a thread compute and map code on a CPU: there must be samples and records of it.
+func checkFollowed(t *testing.T, s *Sampler, id int) {
+	t.Helper()
+	finish := follow(t, s)
+	worked := make(chan error)
+	var tid uint32
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread stays on its CPU
+		tid = uint32(unix.Gettid())
+		var only unix.CPUSet
+		only.Set(id)
+		if err := unix.SchedSetaffinity(0, &only); err != nil {
+			worked <- err
+			return
+		}
+		start := threadCPU()
+		burnAt(1, func() bool { return threadCPU()-start > 200*time.Millisecond })
+		code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err == nil {
+			err = unix.Munmap(code)
+		}
+		worked <- err
+	}()
+	if err := <-worked; err != nil {
+		t.Fatal(err)
+	}
+	samples, events := finish()
+	if !slices.ContainsFunc(samples, func(sample Sample) bool { return sample.TID == tid && sample.CPU == uint32(id) }) {
+		t.Errorf("no sample of CPU %d", id)
+	}
+	if !slices.ContainsFunc(events, func(ev Event) bool { return ev.TID == tid && ev.Kind == EventMmap }) {
+		t.Errorf("no record of CPU %d", id)
+	}
+}

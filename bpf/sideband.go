@@ -37,6 +37,7 @@ func openSideband(cpu, size int) (*sideband, error) {
 		Size:        uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
 		Config:      unix.PERF_COUNT_SW_DUMMY,
 		Sample_type: unix.PERF_SAMPLE_TID | unix.PERF_SAMPLE_TIME,
+		Read_format: unix.PERF_FORMAT_TOTAL_TIME_RUNNING,
 		Bits: unix.PerfBitMmap | unix.PerfBitMmap2 | unix.PerfBitComm | unix.PerfBitCommExec | unix.PerfBitTask |
 			unix.PerfBitSampleIDAll | unix.PerfBitUseClockID | unix.PerfBitWatermark | perfBitBuildID | perfBitKsymbol,
 		Wakeup:  uint32(size / 4),
