@@ -27,8 +27,9 @@ import (
 // root, jvms-child, which can become others and do no more than this: when it is told a process it makes sure that a JVM
 // runs there, and starts jvm-child as the user of that, with no privileges, which speaks with it.
 
-// jvmsCapabilities are what jvms-child keeps: to become others, and to reach the root directories of processes.
-var jvmsCapabilities = []cap.Value{cap.SETUID, cap.SETGID, cap.SYS_PTRACE}
+// jvmsCapabilities are what jvms-child keeps: to become others, to end what it started as others, who may have stopped it,
+// and to reach the root directories of processes.
+var jvmsCapabilities = []cap.Value{cap.SETUID, cap.SETGID, cap.KILL, cap.SYS_PTRACE}
 
 const (
 	// jvmTime bounds how long one JVM may take, jvmCPU and jvmMemory what the child that asks it may. The Go runtime
@@ -36,6 +37,10 @@ const (
 	jvmTime   = 12 * time.Second
 	jvmCPU    = 2 * time.Second
 	jvmMemory = 192 << 20
+	// jvmDelay is how long one is waited for that was killed, and maxHeld how many may go on not to end: a user can hold one
+	// in a file system of its own, or by a debugger, where no signal ends it.
+	jvmDelay = time.Second
+	maxHeld  = 8
 	// What jvm-child inherits.
 	jvmRootFD, jvmProcessFD = 3, 4
 )
@@ -56,8 +61,8 @@ type jvmAsker struct {
 }
 
 func startJVMAsker() (*jvmAsker, error) {
-	if !mayChangeUser() {
-		return nil, errors.New("--jvm-names: JVMs answer their own users alone: start as root, or with CAP_SETUID and CAP_SETGID")
+	if !holds(cap.SETUID, cap.SETGID, cap.KILL) {
+		return nil, errors.New("--jvm-names: JVMs answer their own users alone: start as root, or with CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
 	cmd := exec.Command("/proc/self/exe", "jvms-child")
 	cmd.Args[0] = "pilotlight"
@@ -82,13 +87,14 @@ func (j *jvmAsker) asker() agent.AskJVM {
 	if j == nil {
 		return nil
 	}
-	return func(_ context.Context, p process.Key) (time.Duration, error) {
+	return func(ctx context.Context, p process.Key) (time.Duration, error) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
+		defer context.AfterFunc(ctx, func() { j.in.Close() })() // which has jvms-child end
 		var answer jvmAnswer
 		err := json.NewEncoder(j.in).Encode(p)
 		if err == nil {
-			err = j.out.Decode(&answer) // takes no longer than jvmTime
+			err = j.out.Decode(&answer) // takes little longer than jvmTime
 		}
 		if err != nil {
 			return 0, fmt.Errorf("jvms-child: %w", err)
@@ -105,7 +111,11 @@ func (j *jvmAsker) stop() error {
 	if j == nil {
 		return nil
 	}
-	return errors.Join(j.in.Close(), j.cmd.Wait())
+	err := j.in.Close()
+	if errors.Is(err, os.ErrClosed) {
+		err = nil // asking was ended
+	}
+	return errors.Join(err, j.cmd.Wait())
 }
 
 // jvmsChildCmd is jvms-child.
@@ -116,27 +126,42 @@ func (c *jvmsChildCmd) Run(g *globals) error {
 	if err := keepCapabilities(jvmsCapabilities, nil); err != nil {
 		return fmt.Errorf("jvms-child: %w", err)
 	}
-	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(g.stdout)
-	for {
-		var p process.Key
-		if err := in.Decode(&p); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("jvms-child is started by others: %w", err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	asked, ended := make(chan process.Key), make(chan error, 1)
+	go func() {
+		defer close(asked)
+		defer cancel() // nobody waits for the answer any more
+		in := json.NewDecoder(os.Stdin)
+		for {
+			var p process.Key
+			if err := in.Decode(&p); err != nil {
+				ended <- err
+				return
+			}
+			asked <- p
 		}
+	}()
+	out, room := json.NewEncoder(g.stdout), make(chan struct{}, maxHeld)
+	for p := range asked {
 		var answer jvmAnswer
 		var err error
-		if answer.CPU, err = askJVM(p); err != nil {
+		if answer.CPU, err = askJVM(ctx, p, room); err != nil {
 			answer.Err = oneLine(err)
 		}
 		if err := out.Encode(answer); err != nil {
 			return err
 		}
 	}
+	if err := <-ended; err != io.EOF {
+		return fmt.Errorf("jvms-child is started by others: %w", err)
+	}
+	return nil
 }
 
-// askJVM has the JVM of a process asked by its own user, and returns the CPU time that it took.
-func askJVM(p process.Key) (time.Duration, error) {
+// askJVM has the JVM of a process asked by its own user, until ctx is done, and returns the CPU time that it took. A child
+// takes a place in room until it ends.
+func askJVM(ctx context.Context, p process.Key, room chan struct{}) (time.Duration, error) {
 	// The descriptor before the look at what it is of: a later bearer of the pid has another start.
 	fd, err := unix.PidfdOpen(int(p.PID), 0)
 	if err != nil {
@@ -154,7 +179,7 @@ func askJVM(p process.Key) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), jvmTime)
+	ctx, cancel := context.WithTimeout(ctx, jvmTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "jvm-child", jvm.PID)
 	cmd.Args[0] = "pilotlight"
@@ -163,12 +188,33 @@ func askJVM(p process.Key) (time.Duration, error) {
 	cmd.Stderr = &diagnosis
 	cmd.ExtraFiles = []*os.File{root.Dir(), pidfd}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &jvm.User}
+	if len(room) == maxHeld {
+		return 0, fmt.Errorf("%d children that were killed do not end", maxHeld)
+	}
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start jvm-child as user %d: %w", jvm.User.Uid, err)
 	}
-	err = cmd.Wait()
+	room <- struct{}{}
+	ended := make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		<-room
+		ended <- err
+	}()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		select {
+		case err = <-ended:
+		case <-time.After(jvmDelay):
+			return 0, fmt.Errorf("jvm-child: %w, and it does not end", ctx.Err())
+		}
+	}
 	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil: // it was killed
+		err = fmt.Errorf("jvm-child: %w", ctx.Err())
+	case err != nil:
 		err = fmt.Errorf("%w: %s", err, diagnosis.Bytes())
 	}
 	return cpu, err

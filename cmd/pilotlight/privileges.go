@@ -66,9 +66,12 @@ func limitBoundingSet(capabilities []cap.Value) error {
 }
 
 // mayChangeUser reports whether this process can become another user. Root in a container often cannot.
-func mayChangeUser() bool {
+func mayChangeUser() bool { return holds(cap.SETUID, cap.SETGID) }
+
+// holds reports whether this process has these capabilities.
+func holds(capabilities ...cap.Value) bool {
 	has := cap.GetProc()
-	for _, capability := range []cap.Value{cap.SETUID, cap.SETGID} {
+	for _, capability := range capabilities {
 		if held, err := has.GetFlag(cap.Effective, capability); err != nil || !held {
 			return false
 		}

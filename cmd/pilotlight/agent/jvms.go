@@ -13,7 +13,8 @@ import (
 	"pilotlight/cmd/pilotlight/process"
 )
 
-// AskJVM has the JVM of a process write its perf map anew, and returns the CPU time that asking took.
+// AskJVM has the JVM of a process write its perf map anew, and returns the CPU time that asking took. No more are asked once
+// ctx is done.
 type AskJVM func(ctx context.Context, p process.Key) (time.Duration, error)
 
 const (

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// patience bounds each step: until the machine listens, takes the question, and answers.
+	// patience bounds each step: until the machine listens, takes the question, and answers; and each single read.
 	patience = 3 * time.Second
 	// maxAnswer bounds what is read of an answer.
 	maxAnswer = 16 << 10
@@ -59,7 +59,7 @@ func (m *Machine) WritePerfMap() error {
 	if _, err := unix.Write(m.socket, []byte("1\x00jcmd\x00Compiler.perfmap\x00\x00\x00")); err != nil {
 		return fmt.Errorf("ask the JVM: %w", err)
 	}
-	answer, err := io.ReadAll(io.LimitReader(reader(m.socket), maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(reader{m.socket, time.Now().Add(patience)}, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("hear the JVM: %w", err)
 	}
@@ -70,13 +70,19 @@ func (m *Machine) WritePerfMap() error {
 	return nil
 }
 
-// reader reads a descriptor.
-type reader int
+// reader reads a descriptor, and begins no read after a time: one that tells a byte now and then would keep it for hours.
+type reader struct {
+	fd    int
+	until time.Time
+}
 
 // Read implements io.Reader.
 func (r reader) Read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(int(r), b)
+		if time.Now().After(r.until) {
+			return 0, os.ErrDeadlineExceeded
+		}
+		n, err := unix.Read(r.fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

@@ -1,12 +1,14 @@
 package hotspot
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,6 +87,26 @@ func TestWritePerfMap(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
 		})
+	}
+}
+
+// TestSlowAnswer has a machine tell a byte now and then.
+func TestSlowAnswer(t *testing.T) {
+	m, tmp := open(t)
+	l, err := net.Listen("unix", filepath.Join(tmp, ".java_pid"+pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		for err == nil { // until the other end is closed
+			_, err = conn.Write([]byte("0"))
+			time.Sleep(patience / 10)
+		}
+	}()
+	if err := m.WritePerfMap(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error %v", err)
 	}
 }
 
