@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -122,6 +123,8 @@ func (j *jvmAsker) stop() error {
 type jvmsChildCmd struct{}
 
 func (c *jvmsChildCmd) Run(g *globals) error {
+	// The agent half decides when to end. The end of stdin tells.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	runtime.GOMAXPROCS(1)
 	if err := keepCapabilities(jvmsCapabilities, nil); err != nil {
 		return fmt.Errorf("jvms-child: %w", err)

@@ -86,7 +86,8 @@ func TestKernelJVMNames(t *testing.T) {
 	}
 }
 
-// TestKernelJVMsEnd ends the asking while a JVM is asked, whose user has stopped the child that does, and holds it.
+// TestKernelJVMsEnd ends the asking while a JVM is asked, whose user has stopped the child that does, and holds it. What ends a session or
+// a service is for the agent half, and no business of its child.
 func TestKernelJVMsEnd(t *testing.T) {
 	needRoot(t)
 	dir := buildJVM(t)
@@ -114,6 +115,11 @@ func TestKernelJVMsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(held)
+	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		if err := asker.cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cancel()
 	if err := <-asked; err == nil || !strings.Contains(err.Error(), "does not end") {
 		t.Errorf("asked with %v", err)
