@@ -450,13 +450,16 @@ func (a *Agent) send(windows chan *window, wait time.Duration) error {
 		a.tables.wait(wait)
 	}
 	a.finisher.retry(true, a.add)
+	if !a.follows { // no record tells which processes have ended, and what became of the others
+		if err := a.table.Reap(); err != nil {
+			a.log.Warn("processes that have ended are kept", "err", err)
+		}
+		a.table.Lost() // what is sampled in the next window is looked at once
+	}
 	a.unwinder.trim(a.window.monoEnd)
 	a.tables.trim()
 	a.account.unwound(unwindStats{a.tables.stats, a.unwinder.stats, a.finisher.counts})
 	a.window.level, a.window.sheds = a.governor.level, a.governor.sheds().words()
-	if !a.follows {
-		a.table.Lost() // what is sampled in the next window is looked at once
-	}
 	if a.records > 0 { // once a window: any user can make more than there is room for
 		a.log.Warn("process records lost: /proc was read again", "records", a.records)
 		a.records = 0

@@ -382,6 +382,33 @@ func TestMappingWithoutRecord(t *testing.T) {
 	m.expect("code that was not known", "set 100.1 table1 table1")
 }
 
+// TestEndsWithoutRecord has processes end that nobody follows: at the end of the window they are forgotten.
+func TestEndsWithoutRecord(t *testing.T) {
+	m := newMachine(t)
+	m.agent.follows = false
+	var samples []any
+	for pid := uint32(100); pid < 110; pid++ {
+		m.start(pid, appMaps)
+		samples = append(samples, m.unfinished(pid))
+	}
+	m.drain(samples...)
+	m.built()
+	m.drain()
+	for name := range m.proc.MapFS {
+		if !strings.HasPrefix(name, "100/") {
+			delete(m.proc.MapFS, name)
+		}
+	}
+	m.drain()
+	if n, known, told := m.agent.table.Stats().Processes, len(m.agent.unwinder.processes), len(m.sampler.processes); n != 10 || known != 10 || told != 10 {
+		t.Fatalf("within the window the table has %d, the unwinder %d and the sampler %d processes, want 10", n, known, told)
+	}
+	m.drainFor(Window)
+	if n, known, told := m.agent.table.Stats().Processes, len(m.agent.unwinder.processes), len(m.sampler.processes); n != 1 || known != 1 || told != 1 {
+		t.Errorf("the table has %d, the unwinder %d and the sampler %d processes, want the one that lives", n, known, told)
+	}
+}
+
 // TestLossesOverAndOver has records be lost all the time: /proc is read again at once, and then seldom.
 func TestLossesOverAndOver(t *testing.T) {
 	m := newMachine(t)

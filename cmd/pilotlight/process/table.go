@@ -170,18 +170,11 @@ func (t *Table) Stats() TableStats { return t.stats }
 // An error means that /proc as a whole could not be read; a single process that
 // cannot be is counted in TableStats.ReadErrors.
 func (t *Table) Snapshot() error {
-	list, err := fs.ReadDir(t.proc, ".")
+	pids, err := t.list()
 	if err != nil {
-		return fmt.Errorf("list processes: %w", err)
+		return err
 	}
-	present := make(map[uint32]bool, len(list))
-	for _, d := range list {
-		n, err := strconv.ParseUint(d.Name(), 10, 32)
-		if err != nil {
-			continue // not a process
-		}
-		pid := uint32(n)
-		present[pid] = true
+	for _, pid := range pids {
 		e := t.pids[pid]
 		if e != nil && e.epoch == t.epoch && e.exited == 0 {
 			continue
@@ -194,12 +187,47 @@ func (t *Table) Snapshot() error {
 			t.remove(e)
 		}
 	}
+	t.reap(pids)
+	return nil
+}
+
+// Reap takes processes that are not in /proc any more, though no record said so, to have exited now, as Snapshot does. It
+// reads nothing else. An error means that /proc could not be listed.
+func (t *Table) Reap() error {
+	pids, err := t.list()
+	if err != nil {
+		return err
+	}
+	t.reap(pids)
+	return nil
+}
+
+// list returns the pids in /proc.
+func (t *Table) list() ([]uint32, error) {
+	list, err := fs.ReadDir(t.proc, ".")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	pids := make([]uint32, 0, len(list))
+	for _, d := range list {
+		if pid, err := strconv.ParseUint(d.Name(), 10, 32); err == nil { // else not a process
+			pids = append(pids, uint32(pid))
+		}
+	}
+	return pids, nil
+}
+
+// reap takes all other processes than these to have exited.
+func (t *Table) reap(pids []uint32) {
+	present := make(map[uint32]bool, len(pids))
+	for _, pid := range pids {
+		present[pid] = true
+	}
 	for pid, e := range t.pids {
 		if !present[pid] && e.exited == 0 {
 			t.exit(e)
 		}
 	}
-	return nil
 }
 
 // Fork tells that ppid made the process pid, or a thread of its own if they are
