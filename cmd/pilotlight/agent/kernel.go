@@ -30,8 +30,9 @@ var kernelLinkBase = map[string]uint64{
 type kernelSymbols struct {
 	proc    fs.FS
 	log     *slog.Logger
-	symbols *symbolize.Kallsyms // nil: cannot be read
-	read    time.Time
+	symbols *symbolize.Kallsyms // as read last; nil: there are none yet
+	read    time.Time           // when that was tried last
+	none    bool                // there are none to be had
 	buildID string
 	named   map[uint64][]symbolize.Frame
 	// changed is set when BPF programs came or went since. Kallsyms has no sizes: a new
@@ -41,7 +42,8 @@ type kernelSymbols struct {
 
 // resolve returns the frame at pc. There is always one.
 func (k *kernelSymbols) resolve(pc uint64) []symbolize.Frame {
-	if k.read.IsZero() || k.changed.Load() && time.Since(k.read) > kernelInterval && k.isBPF(pc) {
+	missing := k.symbols == nil && !k.none
+	if k.read.IsZero() || (missing || k.changed.Load()) && time.Since(k.read) > kernelInterval && (missing || k.isBPF(pc)) {
 		k.load()
 	}
 	if frames, ok := k.named[pc]; ok {
@@ -78,18 +80,32 @@ func (k *kernelSymbols) isBPF(pc uint64) bool {
 	return ok && m.Name == "bpf"
 }
 
-// load reads the kernel's symbols. Without them the kernel's frames have no names.
+// load reads the kernel's symbols, and keeps those that were read before where that fails. Without any the kernel's frames
+// have no names.
 func (k *kernelSymbols) load() {
 	k.read, k.named = time.Now(), make(map[uint64][]symbolize.Frame)
 	k.changed.Store(false)
-	f, err := k.proc.Open("kallsyms")
+	symbols, err := k.readSymbols()
 	if err == nil {
-		k.symbols, err = symbolize.ReadKallsyms(f)
-		err = errors.Join(err, f.Close())
+		k.symbols = symbols
+		return
 	}
-	if err != nil {
+	k.changed.Store(true) // to be tried again
+	k.none = errors.Is(err, symbolize.ErrAddressesHidden) || errors.Is(err, fs.ErrNotExist)
+	if k.symbols == nil {
 		k.log.Warn("kernel functions will have no names", "err", err)
+	} else {
+		k.log.Warn("kernel functions that came lately will have no names", "err", err)
 	}
+}
+
+func (k *kernelSymbols) readSymbols() (*symbolize.Kallsyms, error) {
+	f, err := k.proc.Open("kallsyms")
+	if err != nil {
+		return nil, err
+	}
+	symbols, err := symbolize.ReadKallsyms(f)
+	return symbols, errors.Join(err, f.Close())
 }
 
 // place returns the binary that holds pc, and pc's address in it: for the

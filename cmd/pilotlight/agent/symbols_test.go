@@ -104,6 +104,41 @@ func TestProgramsThatComeLater(t *testing.T) {
 	}
 }
 
+// TestKallsymsFail has the kernel's symbols not be read, at first, and when they are read again.
+func TestKallsymsFail(t *testing.T) {
+	const good, bad = "ffffffffc0001000 t bpf_prog_first\t[bpf]\n", "no memory\n"
+	const pc = 0xffffffffc0001004
+	list := &fstest.MapFile{Data: []byte(bad)}
+	s := newSymbols(fstest.MapFS{"kallsyms": list}, fstest.MapFS{}, quiet)
+	for _, step := range []struct {
+		when, list, want string
+		later            bool
+	}{
+		{"at first", bad, "[kernel]+0xffffffffc0001004", false},
+		{"within a minute", good, "[kernel]+0xffffffffc0001004", false},
+		{"later", good, "bpf_prog_first", true},
+		{"when they cannot be read again", bad, "bpf_prog_first", true},
+		{"when they can", strings.ReplaceAll(good, "first", "second"), "bpf_prog_second", true},
+	} {
+		list.Data = []byte(step.list)
+		if step.later {
+			s.kernel.changed.Store(true)
+			s.kernel.read = s.kernel.read.Add(-2 * kernelInterval)
+		}
+		if got := s.kernel.resolve(pc)[0].Function; got != step.want {
+			t.Errorf("%s: %s, want %s", step.when, got, step.want)
+		}
+	}
+	list.Data = []byte(strings.ReplaceAll(good, "ffffffffc0001000", "0000000000000000"))
+	hidden := newSymbols(fstest.MapFS{"kallsyms": list}, fstest.MapFS{}, quiet)
+	hidden.kernel.resolve(pc)
+	hidden.kernel.read = hidden.kernel.read.Add(-2 * kernelInterval)
+	read := hidden.kernel.read
+	if hidden.kernel.resolve(pc); hidden.kernel.read != read {
+		t.Error("symbols that the kernel hides are read again")
+	}
+}
+
 // TestWhatIsRememberedIsBounded holds what others decide the number of: kernel
 // addresses that they make it run, files that they map.
 func TestWhatIsRememberedIsBounded(t *testing.T) {
