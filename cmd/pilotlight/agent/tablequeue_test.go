@@ -88,6 +88,36 @@ func TestLargeTablesWait(t *testing.T) {
 	<-came
 }
 
+// TestTablesAreToldBeforeAWait has a file that waits for CPU time come last.
+func TestTablesAreToldBeforeAWait(t *testing.T) {
+	told := make(chan int, 10)
+	var ts *tables
+	ts = newTables(nil, func() { told <- len(ts.results) }, newAllowance(), quiet)
+	for i, size := range []int64{10, 20, 2 * largeFile} {
+		j := queued(byte(i+1), size, false)
+		j.build = true
+		ts.jobs.push(j)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ts.run(nil)
+	}()
+	// The second comes too soon after the first for a word of its own, unless the machine is slow.
+	for timeout, n := time.After(10*time.Second), 0; n < 2; {
+		select {
+		case n = <-told:
+		case <-timeout:
+			t.Error("nobody was told of the second")
+			n = 2
+		}
+	}
+	if err := ts.close(); err != nil {
+		t.Error(err)
+	}
+	<-ended
+}
+
 func queued(number byte, size int64, early bool) tableJob {
 	file := &process.OpenFile{File: &process.File{Size: size}, Handle: memoryFile{bytes.NewReader(nil)}}
 	return tableJob{key: process.FileKey{number}, file: file, early: early}

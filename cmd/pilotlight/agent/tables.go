@@ -136,6 +136,7 @@ func newTables(files *process.Files, arrived func(), spare *allowance, log *slog
 func (t *tables) run(cache *tableCache) {
 	built := int64(0) // bytes of the files of which tables were built since memory was given back
 	var told time.Time
+	untold := false // there are results
 	for {
 		job, ok := t.jobs.pop()
 		if !ok {
@@ -145,21 +146,22 @@ func (t *tables) run(cache *tableCache) {
 		r, waits := t.make(cache, job)
 		if waits {
 			job.large, job.damaged = true, r.damaged
-			if t.jobs.push(job) {
-				continue
+			waits = t.jobs.push(job)
+		}
+		if !waits {
+			if err := job.file.Close(); err != nil {
+				t.log.Warn("close binary", "err", err)
 			}
+			if !r.cached && !errors.Is(r.err, errNotCached) {
+				built += size
+			}
+			t.results <- r
+			untold = true
 		}
-		if err := job.file.Close(); err != nil {
-			t.log.Warn("close binary", "err", err)
-		}
-		if !r.cached && !errors.Is(r.err, errNotCached) {
-			built += size
-		}
-		t.results <- r
 		last := t.jobs.empty()
-		if last || time.Since(told) > oftenEnough {
+		if untold && (last || time.Since(told) > oftenEnough) {
 			t.arrived()
-			told = time.Now()
+			untold, told = false, time.Now()
 		}
 		if built > muchBuilt && last {
 			// Until the heap has grown to that size again, the collector would leave it there.
