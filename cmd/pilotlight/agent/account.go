@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -93,7 +94,7 @@ type account struct {
 	proc      fs.FS
 	opts      Options
 	unopened  prometheus.Counter
-	indexes   *indexes // nil: there are none; set before the first window
+	indexes   atomic.Pointer[indexes] // nil: there are none; set before the first window
 	jvms      *jvms
 	allowance *allowance
 	lost      prometheus.Counter
@@ -256,7 +257,7 @@ func (a *account) cost() (cost, error) {
 		return cost{}, err
 	}
 	cpu, rss, err := a.taken()
-	if a.indexes != nil && a.indexes.waited {
+	if x := a.indexes.Load(); x != nil && x.waited {
 		cpu -= a.indexed().cpu
 	}
 	return cost{own: own, cpu: cpu + st.Run, spare: a.allowance.spent(), memory: rss + st.Memory}, err
@@ -280,10 +281,11 @@ func (a *account) taken() (cpu time.Duration, rss uint64, err error) {
 
 // indexed returns what was counted of indexes.
 func (a *account) indexed() indexStats {
-	if a.indexes == nil {
+	x := a.indexes.Load()
+	if x == nil {
 		return indexStats{}
 	}
-	return a.indexes.current()
+	return x.current()
 }
 
 // settle counts what became of the samples of a window: those of a profile that

@@ -291,7 +291,7 @@ func (a *Agent) makeIndexes() (stop func() error) {
 		return func() error { return nil }
 	}
 	a.symbols.indexes = x
-	a.account.indexes = x
+	a.account.indexes.Store(x)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

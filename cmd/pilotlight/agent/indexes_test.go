@@ -312,7 +312,7 @@ func TestIndexMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.indexes = &indexes{stats: indexStats{built: 1, cached: 2, absent: 3, killed: 4, failed: 5, damaged: 6, bytes: 7}}
+	a.indexes.Store(&indexes{stats: indexStats{built: 1, cached: 2, absent: 3, killed: 4, failed: 5, damaged: 6, bytes: 7}})
 	a.frames.add(&named{kind: jitFrame, frames: unnamed("[jit]")}, "java", 8)
 	families, err := registry.Gather()
 	if err != nil {
