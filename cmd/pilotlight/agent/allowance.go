@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // unlimited is CPU time without end.
@@ -47,6 +51,26 @@ func (a *allowance) spend(d time.Duration) {
 	if a.left != unlimited {
 		a.left -= d
 	}
+}
+
+// spending spends the CPU time that the calling goroutine takes from now on, until it calls end. Time on the clock would be
+// more: of a busy machine, and of a disk.
+func (a *allowance) spending() (end func()) {
+	runtime.LockOSThread()
+	begun := threadCPU()
+	return func() {
+		a.spend(threadCPU() - begun)
+		runtime.UnlockOSThread()
+	}
+}
+
+// threadCPU returns the CPU time that this thread used.
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(fmt.Sprintf("read CLOCK_THREAD_CPUTIME_ID: %v", err)) // documented never to fail on Linux
+	}
+	return time.Duration(ts.Nano())
 }
 
 // spent is all that has been.

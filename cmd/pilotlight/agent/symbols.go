@@ -266,8 +266,7 @@ func (s *symbols) open(f *symbolFile) {
 		if !s.allowance.affords(time.Duration(f.file.Size / 8)) { // ns: it takes a tenth of what the unwind table does
 			return // in another window
 		}
-		begun := time.Now()
-		defer func() { s.allowance.spend(time.Since(begun)) }()
+		defer s.allowance.spending()()
 	}
 	f.table, f.err = symbolize.Open(io.NewSectionReader(f.file, 0, f.file.Size), f.file.Size)
 	if f.table != nil {

@@ -196,8 +196,7 @@ func (t *tables) make(cache *tableCache, job tableJob) (r tableResult, waits boo
 		}
 		return r, !job.early
 	case size > largeFile:
-		begun := time.Now()
-		defer func() { t.allowance.spend(time.Since(begun)) }()
+		defer t.allowance.spending()()
 	}
 	if r.table, r.err = unwind.Build(io.NewSectionReader(job.file, 0, size), size, unwind.Options{}); r.err != nil {
 		return r, false
