@@ -476,7 +476,7 @@ func (a *Agent) send(windows chan *window, wait time.Duration) error {
 func (a *Agent) event(ev *bpf.Event) {
 	switch ev.Kind {
 	case bpf.EventFork:
-		a.table.Fork(ev.Time, ev.PPID, ev.PID, ev.TID)
+		a.table.Fork(ev.Time, ev.PPID, ev.PID)
 	case bpf.EventExec:
 		a.table.Exec(ev.Time, ev.PID, ev.Comm)
 		a.unwinder.forget(ev.PID)

@@ -230,16 +230,9 @@ func (t *Table) reap(pids []uint32) {
 	}
 }
 
-// Fork tells that ppid made the process pid, or a thread of its own if they are
-// equal and tid is not pid.
-func (t *Table) Fork(time uint64, ppid, pid, tid uint32) {
+// Fork tells that ppid made the process pid.
+func (t *Table) Fork(time uint64, ppid, pid uint32) {
 	t.now = max(t.now, time)
-	if ppid == pid && tid != pid {
-		if e := t.pids[pid]; e != nil {
-			e.threaded = true
-		}
-		return
-	}
 	if e := t.pids[pid]; e != nil && e.exited == 0 && e.epoch == t.epoch {
 		// Its pid is not free, and no exit was lost: it has been read from /proc
 		// before this record came, and that is newer.

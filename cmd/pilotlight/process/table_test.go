@@ -90,7 +90,7 @@ func TestTableSnapshot(t *testing.T) {
 	if k := table.Lookup(12, sample(2, 5, 0, "kthreadd")); !k.KernelThread {
 		t.Errorf("got %+v", k)
 	}
-	table.Fork(13, 2, 7, 7)
+	table.Fork(13, 2, 7)
 	if k := table.Lookup(14, sample(7, 6, 0, "kworker/u:1")); !k.KernelThread || k.Comm != "kworker/u:1" {
 		t.Errorf("a new kernel thread: %+v", k)
 	}
@@ -122,8 +122,8 @@ func TestTableGone(t *testing.T) {
 	proc.put(shellPID, shell())
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(10, shellPID, 101, 101)
-	table.Fork(11, 101, 102, 102)
+	table.Fork(10, shellPID, 101)
+	table.Fork(11, 101, 102)
 	execRecords(table, 12, 102, "/bin/ls")
 	table.Exit(13, 102, 102)
 	table.Exit(14, 101, 101)
@@ -153,15 +153,15 @@ func TestTableCommandLineOfAncestor(t *testing.T) {
 		cgroup: "0::/system.slice/pool.service", environ: "A=B\x00OTEL_SERVICE_NAME=shop\x00"})
 	table := NewTable(proc, Options{ReadEnviron: true})
 	snapshot(t, table)
-	table.Fork(10, shellPID, 101, 101)
-	table.Fork(11, 101, 102, 102)
+	table.Fork(10, shellPID, 101)
+	table.Fork(11, 101, 102)
 	table.Exit(12, 102, 102)
 	table.Exit(13, 101, 101)
 	p := table.Lookup(12, sample(102, 5, 1, "python3"))
 	if p.Program != "pool.py" || p.Cgroup.Unit != "pool.service" || p.OTelService != "shop" {
 		t.Errorf("got %+v", p)
 	}
-	table.Fork(14, shellPID, 103, 103)
+	table.Fork(14, shellPID, 103)
 	table.Exec(15, 103, "ls")
 	table.Exit(16, 103, 103)
 	if p := table.Lookup(16, sample(103, 7, 2, "ls")); p.Program != "" || p.OTelService != "" || p.Exe != "" || p.Cgroup.Unit != "pool.service" {
@@ -190,7 +190,7 @@ func TestTableReadEnviron(t *testing.T) {
 	proc.put(shellPID, p)
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(5, shellPID, 101, 101) // shares what was read
+	table.Fork(5, shellPID, 101) // shares what was read
 	for i, allowed := range []bool{false, true, true, false} {
 		table.ReadEnviron(allowed)
 		want := ""
@@ -225,7 +225,7 @@ func TestTableUnsampledProcessesCostNoReads(t *testing.T) {
 	snapshot(t, table)
 	clear(read)
 	for pid := uint32(200); pid < 210; pid++ {
-		table.Fork(10, shellPID, pid, pid)
+		table.Fork(10, shellPID, pid)
 		execRecords(table, 11, pid, "/bin/ls")
 		table.Exit(12, pid, pid)
 	}
@@ -249,7 +249,7 @@ func TestTableRecordsOlderThanSnapshot(t *testing.T) {
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
 	want := `ls /bin/ls "ls -l" build.service` + lsMaps
-	table.Fork(5, shellPID, 101, 101)
+	table.Fork(5, shellPID, 101)
 	execRecords(table, 6, 101, "/bin/ls")
 	check(t, table.Lookup(7, sample(101, 1001*tick+7, 4, "ls")), want)
 	snapshot(t, table)
@@ -290,7 +290,7 @@ func TestTableForkCopiesOnWrite(t *testing.T) {
 	proc.put(shellPID, shell())
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(10, shellPID, 101, 101)
+	table.Fork(10, shellPID, 101)
 	parent := table.Lookup(11, sample(shellPID, shellStart, 3, "sh"))
 	child := table.Lookup(11, sample(101, 9, 3, "sh"))
 	if &parent.Mappings[0] != &child.Mappings[0] {
@@ -331,10 +331,10 @@ func TestTablePIDReuse(t *testing.T) {
 	proc.put(shellPID, shell())
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(10, shellPID, 101, 101)
+	table.Fork(10, shellPID, 101)
 	execRecords(table, 11, 101, "/bin/ls")
 	table.Exit(12, 101, 101)
-	table.Fork(13, shellPID, 101, 101)
+	table.Fork(13, shellPID, 101)
 	execRecords(table, 14, 101, "/bin/cat")
 	cat := table.Lookup(15, sample(101, 2000, 4, "cat"))
 	if cat.Exe != "/bin/cat" || cat.Start != 2000 {
@@ -434,11 +434,11 @@ func TestTableLost(t *testing.T) {
 	})
 	t.Run("the fork", func(t *testing.T) {
 		proc, table := begin(t)
-		table.Fork(11, shellPID, 101, 101)
+		table.Fork(11, shellPID, 101)
 		table.Exit(12, 101, 101)
-		table.Fork(13, shellPID, 101, 101)
+		table.Fork(13, shellPID, 101)
 		table.Lost() // an exit of 101
-		table.Fork(14, shellPID, 101, 101)
+		table.Fork(14, shellPID, 101)
 		execRecords(table, 15, 101, "/bin/ls")
 		proc.put(101, ls)
 		if p := table.Lookup(16, sample(101, 1005*tick, 4, "ls")); p.Exe != "/bin/ls" || p.Exec != 4 {
@@ -450,10 +450,11 @@ func TestTableLost(t *testing.T) {
 // TestTableLeaderExits: a process lives as long as one of its threads does.
 func TestTableLeaderExits(t *testing.T) {
 	proc := newProc()
-	proc.put(shellPID, shell())
+	threaded := shell()
+	threaded.threads = 2
+	proc.put(shellPID, threaded)
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(10, shellPID, shellPID, 555)
 	table.Exit(11, shellPID, shellPID)
 	zombie := shell()
 	zombie.state, zombie.threads, zombie.maps, zombie.exe = "Z", 2, "", ""
@@ -522,10 +523,11 @@ func (u unlisted) ReadDir(name string) ([]fs.DirEntry, error) {
 
 func TestTableThreadExecs(t *testing.T) {
 	proc := newProc()
-	proc.put(shellPID, shell())
+	threaded := shell()
+	threaded.threads = 2
+	proc.put(shellPID, threaded)
 	table := NewTable(proc, Options{})
 	snapshot(t, table)
-	table.Fork(10, shellPID, shellPID, 555)
 	table.Exit(11, shellPID, shellPID) // the leader gives way to the thread that calls exec
 	execRecords(table, 12, shellPID, "/bin/ls")
 	table.Expire(20)
@@ -540,7 +542,7 @@ func TestTableBounds(t *testing.T) {
 	table := NewTable(proc, Options{MaxProcesses: 3, MaxMappings: 20, MaxMappingsPerProcess: 8})
 	snapshot(t, table)
 	for pid := uint32(1000); pid < 1100; pid++ {
-		table.Fork(uint64(pid), shellPID, pid, pid)
+		table.Fork(uint64(pid), shellPID, pid)
 	}
 	if s := table.Stats(); s.Processes != 3 || s.RefusedProcesses != 98 || s.Mappings != 2 {
 		t.Errorf("%+v", s)
@@ -549,7 +551,7 @@ func TestTableBounds(t *testing.T) {
 		t.Errorf("a refused process gives %+v", p)
 	}
 	table.Exit(1101, 1000, 1000)
-	table.Fork(1102, shellPID, 2000, 2000)
+	table.Fork(1102, shellPID, 2000)
 	if s := table.Stats(); s.Processes != 3 || s.ExpiredEarly != 1 {
 		t.Errorf("an exited process makes no room: %+v", s)
 	}
@@ -621,7 +623,7 @@ func BenchmarkForkStorm(b *testing.B) {
 	for b.Loop() {
 		time++
 		pid := uint32(1000 + time%30000)
-		table.Fork(time, shellPID, pid, pid)
+		table.Fork(time, shellPID, pid)
 		table.Exec(time, pid, "ls")
 		for i := range uint64(5) {
 			table.Mmap(time, pid, Record{Start: libAt + i<<24, End: libAt + i<<24 + 0x5000, Path: "/usr/lib/x86_64-linux-gnu/libc.so.6", BuildID: id})
