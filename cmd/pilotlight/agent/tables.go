@@ -71,7 +71,7 @@ type tableEntry struct {
 	table *unwind.Table // nil unless state is codeTable
 	state codeKind
 	asked process.Key // which process it was asked for
-	early bool        // and no sample wanted it
+	early bool        // and no sample has wanted it since
 	used  uint64
 }
 
@@ -80,7 +80,8 @@ type codeKind uint8
 
 const (
 	codeLoading         codeKind = iota // by a table that is not here yet
-	codeAbsent                          // by a table that is made when another process asks for it, or a sample does
+	codeAbsent                          // by a table that is made when another process asks for it
+	codeUnsampled                       // by a table that is made when a sample asks for it
 	codeTable                           // by a table
 	codeFramePointer                    // by frame pointers, if it has them: its file has no table
 	codeJIT                             // not at all: it was made at run time, and keeps no frame pointers
@@ -250,7 +251,10 @@ func (t *tables) take(r tableResult) {
 	case r.table != nil:
 		t.stats.built++
 	case errors.Is(r.err, errNotCached):
-		e.state, e.early = codeAbsent, errors.Is(r.err, errEarly)
+		e.state, e.early = codeAbsent, false
+		if errors.Is(r.err, errEarly) {
+			e.state = codeUnsampled
+		}
 		return
 	default:
 		t.stats.failed++
@@ -335,7 +339,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 	}
 	e := t.known(p, file.Key)
 	switch {
-	case e == nil, e.early && e.state == codeAbsent:
+	case e == nil, e.state == codeUnsampled:
 		e = t.request(p, m, false)
 	case e.early:
 		e.early = false
@@ -349,7 +353,7 @@ func (t *tables) code(p *process.Process, m process.Mapping, pc uint64) code {
 // runs later are worth building a table.
 func (t *tables) known(p *process.Process, key process.FileKey) *tableEntry {
 	e := t.entries[key]
-	if e == nil || e.state == codeAbsent && !e.early && e.asked != p.Key {
+	if e == nil || e.state == codeAbsent && e.asked != p.Key {
 		return nil
 	}
 	t.uses++
