@@ -18,9 +18,9 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
   const reload = useCallback(() => setTick((n) => n + 1), []);
   // Without a B of its own, A is compared with the period before it.
   const chosen = state["b.from"] !== "" || state["b.to"] !== "" || state["b.q"] !== "";
-  const b = chosen ? state : previousPeriod(state);
-  const other = { q: state["b.q"] || state.q, from: b["b.from"] || state.from, to: b["b.to"] || state.to };
   const range = useRange(state.from, state.to, tick);
+  const b = chosen ? state : previousPeriod(state, range.now);
+  const other = { q: state["b.q"] || state.q, from: b["b.from"] || state.from, to: b["b.to"] || state.to };
   const rangeB = useRange(other.from, other.to, tick);
   const ordered = range.from < range.to && rangeB.from < rangeB.to;
   const what: Params = {
@@ -56,7 +56,7 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
             <option value="1">Normalised</option>
           </select>
           <button type="button" onClick={swap} title="Exchange A and B">Swap</button>
-          <button type="button" onClick={() => change(previousPeriod(state))} title="Compare A with the period of the same length before it">Previous period</button>
+          <button type="button" onClick={() => change(previousPeriod(state, range.now))} title="Compare A with the period of the same length before it">Previous period</button>
           <PreviousVersion state={state} setB={(q) => setB({ q, from: state.from, to: state.to })} from={rangeB.from} to={range.to} />
           <span class="grow" />
           <span class="legend-diff"><i class="less-box" /> less than B <i class="more-box" /> more than B</span>

@@ -9,9 +9,10 @@ import { SearchField, useMatches } from "../parts/search";
 import { RangePicker, Refresh, type Range } from "../parts/querybar";
 import { equals } from "../selector";
 import { latest, rate, rateUnit, stepFor, windowSeconds } from "../series";
-import { agoText, parseTime, unixSeconds } from "../time";
+import { agoText, unixSeconds } from "../time";
 import { defaults, type State } from "../url";
 import type { SeriesAnswer } from "../wire";
+import { useRange } from "./explore";
 
 const points = 60;
 /** What goes on now is read from the last windows of this time: a step of the picture is a minute and more. */
@@ -78,10 +79,7 @@ const none: readonly Service[] = [];
 export function Services({ state }: { state: State }) {
   const [tick, setTick] = useState(0);
   const reload = useCallback(() => setTick((k) => k + 1), []);
-  const range = useMemo((): Range => {
-    const now = Date.now();
-    return { from: parseTime(state.from, now) ?? now, to: parseTime(state.to, now) ?? now };
-  }, [state.from, state.to, tick]);
+  const range = useRange(state.from, state.to, tick);
   const seriesUrl = (from: number, step: number) =>
     apiUrl("series", { type: state.type, by, step: `${step}s`, from: unixSeconds(from), to: unixSeconds(range.to) });
   const url = seriesUrl(2 * range.from - range.to, stepFor(range.from, range.to, points));
@@ -130,7 +128,7 @@ export function Services({ state }: { state: State }) {
                   <td class="spark"><Sparkline values={s.line} max={highest} /></td>
                   <td class="num">{digits(s.mean)}</td>
                   <td class="num now">{digits(s.now)}</td>
-                  <td class="num"><Change now={s.mean} before={s.before} diff={href("/diff", previousPeriod(of))} /></td>
+                  <td class="num"><Change now={s.mean} before={s.before} diff={href("/diff", previousPeriod(of, range.now))} /></td>
                   <td class="num muted seen">{agoText(s.seen, range.to)}</td>
                 </tr>
               );

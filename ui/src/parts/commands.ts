@@ -40,12 +40,12 @@ export function commands(state: State, frame: Frame, zoom: () => void): Command[
   return list;
 }
 
-/** The same selection, compared with the period of the same length before it. */
-export function previousPeriod(state: State): State {
+/** The same selection, compared with the period of the same length before it. `now` is the view's: the clock's would give each rendering a period of its own. */
+export function previousPeriod(state: State, now: number): State {
   const [from, to] = state.sel ? state.sel.map(String) as [string, string] : [state.from, state.to];
   const before = /^now-(\d+(?:\.\d+)?)([smhd])$/.exec(from);
   const base = { ...state, from, to, sel: null, zoom: [], view: "flame" as const, "b.q": "" };
   if (before && to === "now") return { ...base, "b.from": `now-${2 * Number(before[1])}${before[2]}`, "b.to": from };
-  const [a, b] = [parseTime(from, Date.now()) ?? 0, parseTime(to, Date.now()) ?? 0];
+  const [a, b] = [parseTime(from, now) ?? 0, parseTime(to, now) ?? 0];
   return { ...base, "b.from": unixSeconds(2 * a - b), "b.to": unixSeconds(a) };
 }

@@ -54,7 +54,7 @@ interface Props {
   state: State;
   dark: boolean;
   profile: Profile;
-  /** When "now" is in this view, for links that stand still. */
+  /** When "now" is in this view, for links that stand still and for the period before. */
   now: number;
   /** What to show and to offer if there is nothing to draw. */
   empty: ComponentChildren;
@@ -65,7 +65,7 @@ export function Workspace({ page, state, dark, profile, now, empty }: Props) {
   const base = graph.data?.tree ?? null;
   const view = useRef<FlameView | null>(null);
   const [kind, setKind] = useState<Kind | null>(null);
-  useKeys(page, state);
+  useKeys(page, state, now);
   const rows = useMemo(() => rowsOf(top.data), [top.data]);
   const failed = [graph, top].filter((l) => l.failure);
   const cancelled = [graph, top].filter((l) => l.cancelled);
@@ -100,7 +100,7 @@ export function Workspace({ page, state, dark, profile, now, empty }: Props) {
 }
 
 /** Keys of the view as a whole; those of a frame are the panel's. */
-function useKeys(page: Page, state: State): void {
+function useKeys(page: Page, state: State, now: number): void {
   const handler = useRef((_: KeyboardEvent) => {});
   handler.current = (e) => {
     if (typing(e) || e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]")) return;
@@ -117,7 +117,7 @@ function useKeys(page: Page, state: State): void {
         else addFilter(state, "collapse", ".");
         break;
       case "d":
-        if (page !== "/diff") go(href("/diff", previousPeriod(state)));
+        if (page !== "/diff") go(href("/diff", previousPeriod(state, now)));
         break;
       case "Escape":
         if (state.view !== "source") return;

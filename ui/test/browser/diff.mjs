@@ -25,6 +25,22 @@ async function changes(page) {
 
 /** @type {import("./harness.mjs").Test[]} */
 export const tests = [
+  ["diff: without a B, a range of any form is compared with the period before it, and asked for once", async () => {
+    const page = await open();
+    for (const range of ["from=now-1h", "from=now-1h&to=now-20m", `from=${now - 1800}`, `from=now-1h&to=${now - 600}`]) {
+      /** @type {string[]} */
+      const asked = [];
+      const note = (/** @type {import("playwright-core").Request} */ r) => void (r.url().includes("/flamegraph?") && asked.push(r.url()));
+      page.on("request", note);
+      await page.goto(`${origin}/diff?${range}`);
+      await page.getByRole("tree", { name: "Flame graph" }).waitFor({ state: "attached" });
+      await page.waitForTimeout(500);
+      page.off("request", note);
+      assert.equal(asked.length, 1, range);
+      const side = (/** @type {string} */ name) => Number(new URL(asked[0] ?? "").searchParams.get(name));
+      assert.ok(Math.abs(side("b.to") - side("from")) < 1 && Math.abs(side("from") - side("b.from") - (side("to") - side("from"))) < 1, range);
+    }
+  }],
   ["8: A against A is zero everywhere", async () => {
     const page = await open();
     await diff(page, { "b.from": last.from, "b.to": last.to });
