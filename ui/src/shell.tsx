@@ -71,7 +71,7 @@ export function Shell() {
           {page === "/open" && <Open state={state} dark={dark} />}
         </main>
       )}
-      {page === "/fn" && <FunctionPage state={state} />}
+      {page === "/fn" && <FunctionPage key={state.name} state={state} />}
       {page === "/targets" && <Targets />}
     </div>
   );

@@ -4,7 +4,7 @@ import { escapeRegex } from "../flame/search";
 import { percent, value } from "../format";
 import { useLoad } from "../load";
 import { change, follow, href } from "../location";
-import { Busy, Empty, ErrorNote } from "../parts/notices";
+import { Busy, Cancelled, Empty, ErrorNote } from "../parts/notices";
 import { RangePicker, Refresh, SelectorInput } from "../parts/querybar";
 import { Calls } from "../parts/sandwich";
 import { SourceLines } from "../parts/source";
@@ -53,7 +53,9 @@ export function FunctionPage({ state }: { state: State }) {
     return costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value);
   });
   const s = sandwich.data;
-  const failed = [sandwich, trend, perLabel].filter((l) => l.failure);
+  const all = [sandwich, trend, perLabel];
+  const failed = all.filter((l) => l.failure);
+  const cancelled = all.filter((l) => l.cancelled);
   const groups = useMemo(() => [...new Set([state.group, ...(labels.data?.labels ?? [])])].sort(), [labels.data, state.group]);
   if (state.name === "") {
     return <main class="page"><h1>Function</h1><Empty title="Which function?">Open one from the menu of a frame in <a href={href("/explore", state)} onClick={follow}>Explore</a>.</Empty></main>;
@@ -67,7 +69,8 @@ export function FunctionPage({ state }: { state: State }) {
         <Refresh state={state} loading={sandwich.loading} reload={reload} />
       </div>
       {failed[0]?.failure && <ErrorNote what="Not loaded" failure={failed[0].failure} retry={() => failed.forEach((l) => l.retry())} />}
-      {sandwich.loading && <Busy cancel={sandwich.cancel} />}
+      {cancelled.length > 0 && <Cancelled kept={s !== null} load={() => cancelled.forEach((l) => l.retry())} />}
+      {sandwich.loading && <Busy cancel={() => all.forEach((l) => l.cancel())} />}
       {s && s.function.total === 0 && (
         <Empty title="This function is not in the data selected."><button type="button" onClick={() => change({ q: "{}", from: "now-1d", to: "now" })}>Look at all services of the last day</button></Empty>
       )}
@@ -85,7 +88,7 @@ export function FunctionPage({ state }: { state: State }) {
           </p>
           <section class="pane" aria-label="Over time">
             <h2>Over time</h2>
-            {trend.data ? <Trend costs={trend.data} unit={s.unit} /> : <p class="muted pad">Loading…</p>}
+            {trend.data ? <Trend costs={trend.data} unit={s.unit} /> : <NotYet loading={trend.loading} />}
           </section>
           <div class="columns">
             <div class="pane calls"><Calls title="Called by" calls={s.callers} unit={s.unit} of={s.function.total} none="Nothing calls it: it is where stacks begin." /></div>
@@ -103,12 +106,16 @@ export function FunctionPage({ state }: { state: State }) {
                 </select>
               </label>
             </h2>
-            {perLabel.data ? <Bars costs={perLabel.data} unit={s.unit} of={s.function.total} /> : <p class="muted pad">Loading…</p>}
+            {perLabel.data ? <Bars costs={perLabel.data} unit={s.unit} of={s.function.total} /> : <NotYet loading={perLabel.loading} />}
           </section>
         </>
       )}
     </main>
   );
+}
+
+function NotYet({ loading }: { loading: boolean }) {
+  return <p class="muted pad">{loading ? "Loading…" : "Not loaded."}</p>;
 }
 
 /** What a part of the selection spends in the function and below it. */

@@ -24,6 +24,16 @@ export function Empty({ title, children }: { title: string; children?: Component
   );
 }
 
+/** A load that was given up; `kept` says that the answer before it is still shown. */
+export function Cancelled({ kept, load }: { kept: boolean; load: () => void }) {
+  return (
+    <div class="note" role="status">
+      <span>Cancelled: {kept ? "this is still the answer before." : "nothing was loaded."}</span>
+      <button type="button" onClick={load}>Load</button>
+    </div>
+  );
+}
+
 /** An answer that takes this long is worth a word. */
 const patienceMs = 400;
 

@@ -9,7 +9,7 @@ import type { State } from "../url";
 import type { Call } from "../wire";
 import { Details, type Rows } from "./details";
 import { FlamePanel } from "./flamepanel";
-import { Busy, ErrorNote } from "./notices";
+import { Busy, Cancelled, ErrorNote } from "./notices";
 import { useMatches } from "./search";
 
 const noNames: readonly string[] = [];
@@ -17,7 +17,8 @@ const pick = (name: string) => change({ name });
 
 /** One function: above it those that call it, below it those that it calls, both exact. */
 export function SandwichView({ state, dark, url, rows, table }: { state: State; dark: boolean; url: string; rows: Rows; table: boolean }) {
-  const loaded = useLoad(url, (signal) => loadSandwich(url, signal));
+  const { name } = state;
+  const loaded = useLoad(url, async (signal) => ({ ...(await loadSandwich(url, signal)), name }));
   const split = loaded.data;
   const callers = useMemo((): Shown | null => split && { tree: split.callers, whole: split.sandwich.total, above: [], base: [], focus: 0 }, [split]);
   const callees = useMemo((): Shown | null => split && { tree: split.callees, whole: split.sandwich.total, above: [], base: [], focus: 0 }, [split]);
@@ -36,15 +37,19 @@ export function SandwichView({ state, dark, url, rows, table }: { state: State; 
     return () => window.removeEventListener("keydown", onKey);
   }, []);
   if (loaded.failure) return <ErrorNote what="Not loaded" failure={loaded.failure} retry={loaded.retry} />;
-  if (!split || !callers || !callees) return <div class="pane">{loaded.loading && <Busy cancel={loaded.cancel} />}</div>;
+  if (!split || !callers || !callees) {
+    return <div class="pane">{loaded.loading && <Busy cancel={loaded.cancel} />}{loaded.cancelled && <Cancelled kept={false} load={loaded.retry} />}</div>;
+  }
   const { sandwich } = split;
   const missing = sandwich.function.total === 0;
   return (
     <>
       <div class={loaded.loading ? "pane sandwich stale" : "pane sandwich"} aria-busy={loaded.loading}>
         {loaded.loading && <Busy cancel={loaded.cancel} />}
+        {loaded.cancelled && <Cancelled kept load={loaded.retry} />}
         <header>
-          <h2 class="mono">{state.name}</h2>
+          {/* The function that the figures are of, while those of another load. */}
+          <h2 class="mono">{split.name}</h2>
           <span>
             <span class="muted">self</span> <b>{value(sandwich.function.self, sandwich.unit)}</b> <span class="muted">{percent(sandwich.function.self, sandwich.total)}</span>{" "}
             <span class="muted">total</span> <b>{value(sandwich.function.total, sandwich.unit)}</b> <span class="muted">{percent(sandwich.function.total, sandwich.total)}</span>

@@ -3,7 +3,7 @@ import { getJson } from "../api";
 import { percent, value } from "../format";
 import { useLoad } from "../load";
 import type { SourceText, TopRow } from "../wire";
-import { Busy, ErrorNote } from "./notices";
+import { Busy, Cancelled, ErrorNote } from "./notices";
 
 /** From this share of its function on, a line is one to look at. */
 const hotShare = 0.1;
@@ -36,7 +36,10 @@ export function SourceLines({ url, of, scrolls = false }: { url: string; of: num
     if (el && hottest) el.scrollTop = hottest.offsetTop - el.clientHeight / 3;
   }, [text]);
   if (loaded.failure) return <ErrorNote what="Not loaded" failure={loaded.failure} retry={loaded.retry} />;
-  if (!text) return loaded.loading ? <div class="pad"><Busy cancel={loaded.cancel} /></div> : null;
+  if (!text) {
+    if (loaded.loading) return <div class="pad"><Busy cancel={loaded.cancel} /></div>;
+    return loaded.cancelled ? <Cancelled kept={false} load={loaded.retry} /> : null;
+  }
   const most = Math.max(...text.lines.map((l) => l.total));
   const hottest = text.lines.findIndex((l) => l.total === most);
   return (

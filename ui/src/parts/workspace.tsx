@@ -19,7 +19,7 @@ import { rowsOf, type Rows } from "./details";
 import { Filters } from "./filters";
 import { FlamePanel } from "./flamepanel";
 import { typing } from "./help";
-import { Busy, Empty, ErrorNote } from "./notices";
+import { Busy, Cancelled, Empty, ErrorNote } from "./notices";
 import { SandwichView } from "./sandwich";
 import { SearchField, SearchShare, useMatches } from "./search";
 import { Share } from "./share";
@@ -81,12 +81,7 @@ export function Workspace({ page, state, dark, profile, now, empty }: Props) {
         <Share page={page} state={state} what={what} now={now} view={view} />
       </div>
       {failed[0]?.failure && <ErrorNote what="Not loaded" failure={failed[0].failure} retry={again(failed)} />}
-      {cancelled.length > 0 && (
-        <div class="note" role="status">
-          <span>Cancelled: {base ? "this is still the answer before." : "nothing was loaded."}</span>
-          <button type="button" onClick={again(cancelled)}>Load</button>
-        </div>
-      )}
+      {cancelled.length > 0 && <Cancelled kept={base !== null} load={again(cancelled)} />}
       {nothingLeft && state.f.length > 0 && removed.some((v) => v > 0) && (
         <Empty title="The filters removed everything."><button type="button" onClick={() => change({ f: [] })}>Remove the filters</button></Empty>
       )}
@@ -235,7 +230,7 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
           <SandwichView state={state} dark={dark} url={apiUrl("sandwich", { ...profile.what, function: state.name })} rows={rows} table={state.table} />
         )}
         {state.view === "source" && state.name !== "" && page === "/explore" && (
-          <SourceView name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows(state.name)} total={base.total[0]!} />
+          <SourceView key={state.name} name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows(state.name)} total={base.total[0]!} />
         )}
         {(state.view === "table" || choosing || (state.view === "source" && state.table) || (graphShown && state.table)) && table}
       </div>

@@ -340,6 +340,60 @@ export const tests = [
     await page.getByRole("alert").filter({ hasText: "r-4711" }).waitFor({ state: "detached" });
     expected(503);
   }],
+  ["10: no function has the figures of the one before, also if loading is given up", async () => {
+    const page = await open();
+    const cancel = async () => {
+      await page.getByRole("button", { name: "Cancel" }).click();
+      await page.getByText("Cancelled").waitFor();
+    };
+    // Each answer is held until `load` lets it go.
+    /** @type {(() => void)[]} */
+    const held = [];
+    const hold = (/** @type {RegExp} */ path) => page.route(path, async (route) => {
+      await new Promise((resolve) => held.push(() => resolve(undefined)));
+      await route.continue().catch(() => undefined);
+    });
+    const load = async (/** @type {RegExp} */ path) => {
+      held.splice(0).forEach((go) => go());
+      await page.unroute(path);
+      await page.getByRole("button", { name: "Load", exact: true }).click();
+    };
+    const heading = (/** @type {string} */ name) => page.getByRole("heading", { name, exact: true });
+
+    await page.goto(`${origin}/fn?${query}&name=main`);
+    await page.locator(".bars td").first().waitFor();
+    await hold(/api\/v1\/sandwich/);
+    await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "share_fifty" }).click();
+    await heading("share_fifty").waitFor();
+    assert.equal(await page.locator(".facts, .trend, .bars").count(), 0);
+    await cancel();
+    await page.getByText("nothing was loaded").waitFor();
+    await load(/api\/v1\/sandwich/);
+    await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "main", exact: true }).waitFor();
+
+    // The sandwich before stays in sight, under its own name.
+    await page.goto(`${origin}/explore?${query}&view=sandwich&name=main.rank`);
+    await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "sort.Slice" }).waitFor();
+    await hold(/api\/v1\/sandwich/);
+    await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "sort.Slice" }).click();
+    await page.locator(".sandwich.stale").waitFor();
+    await heading("main.rank").waitFor();
+    await cancel();
+    await heading("main.rank").waitFor();
+    await page.getByText("this is still the answer before").waitFor();
+    await load(/api\/v1\/sandwich/);
+    await heading("sort.Slice").waitFor();
+
+    await page.goto(`${origin}/explore?${query}&view=source&name=main.rank`);
+    await page.locator(".lines td").first().waitFor();
+    await hold(/api\/v1\/source/);
+    await page.locator(".top-table").getByRole("button", { name: "main.(*server).search", exact: true }).click();
+    await heading("main.(*server).search").waitFor();
+    assert.equal(await page.locator(".lines").count(), 0);
+    await cancel();
+    await load(/api\/v1\/source/);
+    await page.locator(".lines td").first().waitFor();
+  }],
   ["10: each empty state names its mend", async () => {
     const page = await open();
     await page.goto(`${origin}/explore?${query}&f=focus:nothing_like_it`);
