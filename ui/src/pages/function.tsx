@@ -47,10 +47,12 @@ export function FunctionPage({ state }: { state: State }) {
   const perLabel = useLoad(ready ? `${state.group} ${url}` : "", async (signal) => {
     const answer = await getJson<SeriesAnswer>(apiUrl("series", { ...what, filter: undefined, by: state.group, step: `${stepFor(range.from, range.to, 1)}s` }), signal);
     const sum = (s: SeriesAnswer["series"][number]) => s.points.reduce((a, p) => a + p[1], 0);
-    const values = answer.series.sort((a, b) => sum(b) - sum(a)).slice(0, maxValues).map((s) => s.labels[state.group] ?? "");
+    const values = answer.series.sort((a, b) => sum(b) - sum(a)).map((s) => s.labels[state.group] ?? "");
     const costs: Cost[] = [];
-    for (const label of values) costs.push({ label, value: await total({ query: and(state.q, state.group, label) }, signal) });
-    return costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value);
+    for (const label of values.slice(0, maxValues)) costs.push({ label, value: await total({ query: and(state.q, state.group, label) }, signal) });
+    const asked = costs.reduce((a, c) => a + c.value, 0);
+    const rest = values.length > maxValues ? (await total({}, signal)) - asked : 0;
+    return { costs: costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value), rest };
   });
   const s = sandwich.data;
   const all = [sandwich, trend, perLabel];
@@ -106,7 +108,7 @@ export function FunctionPage({ state }: { state: State }) {
                 </select>
               </label>
             </h2>
-            {perLabel.data ? <Bars costs={perLabel.data} unit={s.unit} of={s.function.total} /> : <NotYet loading={perLabel.loading} />}
+            {perLabel.data ? <Bars {...perLabel.data} unit={s.unit} of={s.function.total} /> : <NotYet loading={perLabel.loading} />}
           </section>
         </>
       )}
@@ -141,7 +143,8 @@ function Trend({ costs, unit }: { costs: readonly Cost[]; unit: string }) {
   );
 }
 
-function Bars({ costs, unit, of }: { costs: readonly Cost[]; unit: string; of: number }) {
+/** `rest` is what the values cost that were not asked for. */
+function Bars({ costs, rest, unit, of }: { costs: readonly Cost[]; rest: number; unit: string; of: number }) {
   return (
     <table class="bars">
       <tbody>
@@ -152,6 +155,13 @@ function Bars({ costs, unit, of }: { costs: readonly Cost[]; unit: string; of: n
             <td>{c.label || "without the label"}</td>
           </tr>
         ))}
+        {rest > 0 && (
+          <tr>
+            <td class="num">{value(rest, unit)}</td>
+            <td class="num muted">{percent(rest, of)}</td>
+            <td class="muted">other values: only the {maxValues} that use most CPU are asked</td>
+          </tr>
+        )}
       </tbody>
     </table>
   );

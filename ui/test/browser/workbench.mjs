@@ -9,7 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { go, start } from "./fixture.mjs";
-import { api, complaints, expected, explore, frameAt, hour, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
+import { encode } from "./pprof.mjs";
+import { api, complaints, expected, explore, fixture, frameAt, hour, open, origin, param, paramIs, query, tableNames, treeNames } from "./harness.mjs";
 
 /** @typedef {import("./harness.mjs").Page} Page */
 
@@ -143,6 +144,20 @@ export const tests = [
     assert.match((await cost.locator("tr").first().textContent()) ?? "", /100\s%shares$/);
     await page.getByRole("region", { name: "Calls", exact: true }).getByRole("button", { name: "share_fifty" }).click();
     await page.getByRole("heading", { name: "share_fifty", exact: true }).waitFor();
+  }],
+  ["function: what the values beyond those asked for cost is a row of its own", async () => {
+    const page = await open();
+    const day = Date.now() - 30 * 3600e3;
+    for (let k = 1; k <= 10; k++) {
+      await fixture?.push(`worker-${k}`, [encode([{ stack: [{ name: "shared_work", binary: "/opt/worker", file: "" }], count: 10 * k, nanoseconds: k * 1e8 }], day, 10e3)]);
+    }
+    await page.goto(`${origin}/fn?from=${day / 1e3 - 600}&to=${day / 1e3 + 600}&name=shared_work`);
+    const rows = page.getByRole("region", { name: "Cost per label" }).locator("tr");
+    await rows.nth(8).waitFor();
+    // 10 to 3 are asked; 2 and 1 are the rest.
+    assert.deepEqual((await rows.locator("td:last-child").allTextContents()).slice(0, 8), Array.from({ length: 8 }, (_, i) => `worker-${10 - i}`));
+    assert.match((await rows.nth(8).textContent()) ?? "", /^300\sms5\.4\d\s%other values/);
+    assert.equal(await rows.count(), 9);
   }],
   ["questions: from a cold page, what is hot is one click away, what changed too, who calls it and which line three", async () => {
     const page = await open();
