@@ -33,9 +33,10 @@ export function RangePicker({ from: start, to: end, range, onChange: set }: { fr
               <button key={from} type="button" aria-pressed={relative && from === start} onClick={() => { close(); set(from, "now"); }}>{lastText(from)}</button>
             ))}
           </div>
-          <form onSubmit={(e) => { close(); absolute(e); }}>
-            <label>From <input type="datetime-local" name="from" step="1" required defaultValue={localInput(range.from)} key={range.from} /></label>
-            <label>To <input type="datetime-local" name="to" step="1" required defaultValue={localInput(range.to)} key={range.to} /></label>
+          {/* Anew with another choice, not with each load: a relative range moves on while one types. */}
+          <form key={`${start} ${end}`} onSubmit={(e) => { close(); absolute(e); }}>
+            <label>From <input type="datetime-local" name="from" step="1" required defaultValue={localInput(range.from)} /></label>
+            <label>To <input type="datetime-local" name="to" step="1" required defaultValue={localInput(range.to)} /></label>
             <button>Apply</button>
           </form>
         </>

@@ -436,6 +436,21 @@ export const tests = [
       await empty.close();
     }
   }],
+  ["time range: what is typed stays while the page looks for data", async () => {
+    const page = await open();
+    await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="nothing of this name"}')}`);
+    await page.getByRole("button", { name: "Show all services" }).waitFor();
+    await page.locator(".range summary").click();
+    const from = page.getByLabel("From");
+    await from.fill("2026-01-02T03:04:05");
+    await page.waitForRequest(/api\/v1\/series/);
+    await page.waitForResponse(/api\/v1\/series/);
+    await page.waitForTimeout(200);
+    assert.equal(await from.inputValue(), "2026-01-02T03:04:05");
+    assert.equal(await from.evaluate((el) => el === document.activeElement), true);
+    await page.locator(".range").getByRole("button", { name: "Apply" }).click();
+    await paramIs(page, "from", String(await page.evaluate(() => Date.parse("2026-01-02T03:04:05") / 1e3)));
+  }],
   ["2: a stack 5,000 deep renders and scrolls, and the canvas stays as large as the window", async () => {
     const page = await open();
     const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
