@@ -69,9 +69,10 @@ export function equals(name: string, value: string): string {
   return `{${name}="${escapeValue(value)}"}`;
 }
 
-/** A selector with one more matcher. */
+/** A selector with one more matcher, which it may have already. */
 export function and(selector: string, name: string, value: string): string {
   const inner = selector.trim().replace(/^\{|\}$/g, "").trim().replace(/,$/, "");
   const matcher = equals(name, value).slice(1, -1);
+  if (inner.split(/,\s*/).includes(matcher)) return selector;
   return inner === "" ? `{${matcher}}` : `{${inner}, ${matcher}}`;
 }

@@ -7,7 +7,7 @@ import { Empty, ErrorNote } from "../parts/notices";
 import { QueryBar, type Range } from "../parts/querybar";
 import { TimeSeries } from "../parts/timeseries";
 import { useProfile, Workspace } from "../parts/workspace";
-import { equals } from "../selector";
+import { and } from "../selector";
 import { stepFor } from "../series";
 import { agoText, parseTime, unixSeconds } from "../time";
 import type { State } from "../url";
@@ -70,7 +70,7 @@ export function Explore({ state, dark }: { state: State; dark: boolean }) {
             onSelect={(sel) => change({ sel })}
             labels={labels.data?.labels ?? []}
             onGroup={(group) => change({ group })}
-            onPick={(label) => change({ q: equals(state.group, label), zoom: [] })} />
+            onPick={(label) => change({ q: and(state.q, state.group, label), zoom: [] })} />
         )}
       </section>
       <Workspace page="/explore" state={state} dark={dark} profile={profile} now={range.now} empty={<NothingThere state={state} agents={agents} range={range} />} />

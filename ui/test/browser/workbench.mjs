@@ -436,6 +436,15 @@ export const tests = [
       await empty.close();
     }
   }],
+  ["time series: a label of the legend is one more matcher", async () => {
+    const page = await open();
+    await explore(page, `&q=${encodeURIComponent('{hostname="worker-7"}')}`);
+    const legend = page.locator(".legend").getByRole("button", { name: /^api / });
+    await legend.click();
+    await paramIs(page, "q", '{hostname="worker-7", service_name="api"}');
+    await page.locator(".legend").getByRole("button", { name: /^api 100/ }).click();
+    assert.equal(param(page, "q"), '{hostname="worker-7", service_name="api"}');
+  }],
   ["time range: what is typed stays while the page looks for data", async () => {
     const page = await open();
     await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="nothing of this name"}')}`);

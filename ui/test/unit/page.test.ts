@@ -39,7 +39,7 @@ describe("selector completion", () => {
     const done = complete(text, at!, choice);
     expect(done.text.slice(0, done.caret) + "|" + done.text.slice(done.caret)).toBe(want);
   });
-  test.each([["{}", '{a="b"}'], ["", '{a="b"}'], ['{x="}"}', '{x="}", a="b"}'], ['{x="y",}', '{x="y", a="b"}']])("%s and one more", (q, want) => {
+  test.each([["{}", '{a="b"}'], ["", '{a="b"}'], ['{x="}"}', '{x="}", a="b"}'], ['{x="y",}', '{x="y", a="b"}'], ['{x="y",a="b"}', '{x="y",a="b"}'], ['{aa="b"}', '{aa="b", a="b"}']])("%s and one more", (q, want) => {
     expect(and(q, "a", "b")).toBe(want);
   });
   test("equals quotes", () => {
