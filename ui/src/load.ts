@@ -12,8 +12,15 @@ export interface Loaded<T> {
   cancel: () => void;
 }
 
-/** Loads anew whenever `key` changes, giving up the load before. An empty key loads nothing. */
-export function useLoad<T>(key: string, load: (signal: AbortSignal) => Promise<T>): Loaded<T> {
+/** How many loads the page waits for. */
+let running = 0;
+
+export function isLoading(): boolean {
+  return running > 0;
+}
+
+/** Loads anew whenever `key` or `tick` changes, giving up the load before. An empty key loads nothing. */
+export function useLoad<T>(key: string, load: (signal: AbortSignal) => Promise<T>, tick = 0): Loaded<T> {
   const idle = { failure: null, loading: false, cancelled: false };
   const [state, setState] = useState<Pick<Loaded<T>, "data" | "failure" | "loading" | "cancelled">>({ ...idle, data: null, loading: key !== "" });
   const [attempt, setAttempt] = useState(0);
@@ -31,7 +38,8 @@ export function useLoad<T>(key: string, load: (signal: AbortSignal) => Promise<T
     const abort = new AbortController();
     current.current = abort;
     setState((s) => ({ ...s, loading: true, cancelled: false }));
-    load(abort.signal).then(
+    running++;
+    load(abort.signal).finally(() => running--).then(
       (data) => {
         if (!abort.signal.aborted) setState({ ...idle, data });
       },
@@ -40,6 +48,6 @@ export function useLoad<T>(key: string, load: (signal: AbortSignal) => Promise<T
       },
     );
     return () => abort.abort();
-  }, [key, attempt]);
+  }, [key, attempt, tick]);
   return { ...state, retry, cancel };
 }

@@ -27,7 +27,7 @@ export function Diff({ state, dark }: { state: State; dark: boolean }) {
     query: state.q, type: state.type, from: unixSeconds(range.from), to: unixSeconds(range.to), filter: state.f,
     "b.query": other.q, "b.from": unixSeconds(rangeB.from), "b.to": unixSeconds(rangeB.to), normalize: state.norm ? "true" : undefined,
   };
-  const profile = useProfile(state, ordered ? what : null);
+  const profile = useProfile(state, ordered ? what : null, tick);
   const setB = (patch: { q?: string; from?: string; to?: string }) => {
     const next = { ...other, ...patch };
     change({ "b.q": next.q === state.q ? "" : next.q, "b.from": next.from, "b.to": next.to, zoom: [] });

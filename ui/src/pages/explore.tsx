@@ -14,7 +14,7 @@ import type { State } from "../url";
 import type { AgentsAnswer, Labels, Profiles, SeriesAnswer } from "../wire";
 
 const chartPoints = 300;
-/** While there is nothing to show, look again this often: an agent's first window takes some seconds. */
+/** While there is nothing to show of a range that goes on, look again this often: an agent's first window takes some seconds. */
 const emptyRetryMs = 3000;
 
 /** `now` stands still between loads, so that the chart, the graph and the table speak of the same time. */
@@ -36,19 +36,20 @@ export function Explore({ state, dark }: { state: State; dark: boolean }) {
   const seriesUrl = apiUrl("series", {
     query: state.q, type: state.type, from: unixSeconds(range.from), to: unixSeconds(range.to), by: state.group, step: `${stepFor(range.from, range.to, chartPoints)}s`,
   });
-  const series = useLoad(ordered ? seriesUrl : "", (signal) => getJson<SeriesAnswer>(seriesUrl, signal));
-  const profile = useProfile(state, ordered ? what : null);
-  const agents = useLoad(`agents ${tick}`, (signal) => getJson<AgentsAnswer>(apiUrl("agents", {}), signal));
+  const series = useLoad(ordered ? seriesUrl : "", (signal) => getJson<SeriesAnswer>(seriesUrl, signal), tick);
+  const profile = useProfile(state, ordered ? what : null, tick);
+  const agents = useLoad("agents", (signal) => getJson<AgentsAnswer>(apiUrl("agents", {}), signal), tick);
   const labelsUrl = apiUrl("labels", { from: unixSeconds(range.from), to: unixSeconds(range.to) });
-  const labels = useLoad(ordered ? labelsUrl : "", (signal) => getJson<Labels>(labelsUrl, signal));
+  const labels = useLoad(ordered ? labelsUrl : "", (signal) => getJson<Labels>(labelsUrl, signal), tick);
   const loading = series.loading || profile.graph.loading || profile.top.loading;
 
   const empty = profile.graph.data !== null && profile.graph.data.tree.total[0] === 0;
+  const past = range.to < range.now;
   useEffect(() => {
-    if (!empty || loading || state.sel || state.f.length > 0) return;
+    if (!empty || loading || past || state.sel || state.f.length > 0) return;
     const timer = setTimeout(reload, emptyRetryMs);
     return () => clearTimeout(timer);
-  }, [empty, loading, state.sel, state.f, reload]);
+  }, [empty, loading, past, state.sel, state.f, reload]);
 
   // What is wrong with the selection is wrong for the graph too, and told there.
   const told = [profile.graph, profile.top].some((l) => l.failure || l.loading);

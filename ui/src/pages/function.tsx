@@ -32,7 +32,7 @@ export function FunctionPage({ state }: { state: State }) {
   const what: Params = { query: state.q, type: state.type, from: unixSeconds(range.from), to: unixSeconds(range.to), filter: state.f };
   const ready = state.name !== "" && range.from < range.to;
   const url = apiUrl("sandwich", { ...what, function: state.name, max_nodes: "1" });
-  const sandwich = useLoad(ready ? url : "", (signal) => getJson<Sandwich>(url, signal));
+  const sandwich = useLoad(ready ? url : "", (signal) => getJson<Sandwich>(url, signal), tick);
   const total = (more: Params, signal: AbortSignal) => totalOf(what, state, more, signal);
   const trend = useLoad(ready ? `trend ${url}` : "", async (signal) => {
     const costs: Cost[] = [];
@@ -42,8 +42,8 @@ export function FunctionPage({ state }: { state: State }) {
       costs.push({ label: clock(from), value: await total({ from: unixSeconds(from), to: unixSeconds(from + step) }, signal) });
     }
     return costs;
-  });
-  const labels = useLoad(ready ? `labels ${url}` : "", (signal) => getJson<Labels>(apiUrl("labels", { from: what["from"], to: what["to"] }), signal));
+  }, tick);
+  const labels = useLoad(ready ? `labels ${url}` : "", (signal) => getJson<Labels>(apiUrl("labels", { from: what["from"], to: what["to"] }), signal), tick);
   const perLabel = useLoad(ready ? `${state.group} ${url}` : "", async (signal) => {
     const answer = await getJson<SeriesAnswer>(apiUrl("series", { ...what, filter: undefined, by: state.group, step: `${stepFor(range.from, range.to, 1)}s` }), signal);
     const sum = (s: SeriesAnswer["series"][number]) => s.points.reduce((a, p) => a + p[1], 0);
@@ -53,7 +53,7 @@ export function FunctionPage({ state }: { state: State }) {
     const asked = costs.reduce((a, c) => a + c.value, 0);
     const rest = values.length > maxValues ? (await total({}, signal)) - asked : 0;
     return { costs: costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value), rest };
-  });
+  }, tick);
   const s = sandwich.data;
   const all = [sandwich, trend, perLabel];
   const failed = all.filter((l) => l.failure);
@@ -98,7 +98,7 @@ export function FunctionPage({ state }: { state: State }) {
           </div>
           <section class="pane" aria-label="Source">
             <h2>Source</h2>
-            <SourceLines url={apiUrl("source", { ...what, function: state.name })} of={s.function.total} />
+            <SourceLines url={apiUrl("source", { ...what, function: state.name })} of={s.function.total} tick={tick} />
           </section>
           <section class="pane" aria-label="Cost per label">
             <h2>

@@ -89,7 +89,7 @@ export function Services({ state }: { state: State }) {
       getJson<SeriesAnswer>(seriesUrl(range.to - recentMs, windowSeconds), signal),
     ]);
     return { answer, list: services(answer, recent, range) };
-  });
+  }, tick);
   const list = loaded.data?.list ?? none;
   const names = useMemo(() => list.map((s) => s.name), [list]);
   const { bits, error } = useMatches(names, state.search);

@@ -10,7 +10,7 @@ import type { AgentReport, AgentsAnswer } from "../wire";
 export function Targets() {
   const [tick, setTick] = useState(0);
   const reload = useCallback(() => setTick((n) => n + 1), []);
-  const loaded = useLoad(`agents ${tick}`, (signal) => getJson<AgentsAnswer>(apiUrl("agents", {}), signal));
+  const loaded = useLoad("agents", (signal) => getJson<AgentsAnswer>(apiUrl("agents", {}), signal), tick);
   const agents = loaded.data?.agents ?? [];
   return (
     <main class="page" aria-busy={loaded.loading}>

@@ -1,5 +1,6 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { apiUrl, getJson } from "../api";
+import { isLoading } from "../load";
 import { change } from "../location";
 import { complete, completionAt } from "../selector";
 import { isRelative, lastText, localInput, parseTime, rangeText, unixSeconds } from "../time";
@@ -180,13 +181,13 @@ export function QueryBar({ state, range, loading, reload }: { state: State; rang
 
 const refreshMs: Record<State["refresh"], number> = { off: 0, "10s": 10e3, "30s": 30e3, "1m": 60e3 };
 
-/** Reloads on demand, and by itself if asked to while the range is relative. */
+/** Reloads on demand, and by itself if asked to while the range is relative; then it gives up no answer that takes longer than that. */
 export function Refresh({ state, loading, reload }: { state: State; loading: boolean; reload: () => void }) {
   const fixed = parseTime(state.to, 0) === parseTime(state.to, 1);
   useEffect(() => {
     const ms = refreshMs[state.refresh];
     if (ms === 0 || fixed) return;
-    const timer = setInterval(() => document.visibilityState === "visible" && reload(), ms);
+    const timer = setInterval(() => document.visibilityState === "visible" && !isLoading() && reload(), ms);
     return () => clearInterval(timer);
   }, [state.refresh, fixed, reload]);
   return (

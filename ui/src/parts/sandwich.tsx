@@ -16,9 +16,9 @@ const noNames: readonly string[] = [];
 const pick = (name: string) => change({ name });
 
 /** One function: above it those that call it, below it those that it calls, both exact. */
-export function SandwichView({ state, dark, url, rows, table }: { state: State; dark: boolean; url: string; rows: Rows; table: boolean }) {
+export function SandwichView({ state, dark, url, rows, table, tick }: { state: State; dark: boolean; url: string; rows: Rows; table: boolean; tick: number }) {
   const { name } = state;
-  const loaded = useLoad(url, async (signal) => ({ ...(await loadSandwich(url, signal)), name }));
+  const loaded = useLoad(url, async (signal) => ({ ...(await loadSandwich(url, signal)), name }), tick);
   const split = loaded.data;
   const callers = useMemo((): Shown | null => split && { tree: split.callers, whole: split.sandwich.total, above: [], base: [], focus: 0 }, [split]);
   const callees = useMemo((): Shown | null => split && { tree: split.callees, whole: split.sandwich.total, above: [], base: [], focus: 0 }, [split]);

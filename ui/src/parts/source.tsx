@@ -9,7 +9,7 @@ import { Busy, Cancelled, ErrorNote } from "./notices";
 const hotShare = 0.1;
 
 /** The lines of one function, as a view of its own. */
-export function SourceView({ name, url, row, total }: { name: string; url: string; row: TopRow | undefined; total: number }) {
+export function SourceView({ name, url, row, total, tick }: { name: string; url: string; row: TopRow | undefined; total: number; tick: number }) {
   return (
     <div class="pane source-view">
       <header>
@@ -20,14 +20,14 @@ export function SourceView({ name, url, row, total }: { name: string; url: strin
           </span>
         )}
       </header>
-      <SourceLines url={url} of={row?.total ?? 0} scrolls />
+      <SourceLines url={url} of={row?.total ?? 0} tick={tick} scrolls />
     </div>
   );
 }
 
 /** What each line used, with its text where the server has it. `of` is what shares are of: the function's total. */
-export function SourceLines({ url, of, scrolls = false }: { url: string; of: number; scrolls?: boolean }) {
-  const loaded = useLoad(url, (signal) => getJson<SourceText>(url, signal));
+export function SourceLines({ url, of, tick, scrolls = false }: { url: string; of: number; tick: number; scrolls?: boolean }) {
+  const loaded = useLoad(url, (signal) => getJson<SourceText>(url, signal), tick);
   const box = useRef<HTMLDivElement>(null);
   const text = loaded.data;
   useEffect(() => {

@@ -34,18 +34,21 @@ export interface Profile {
   graphUrl: string;
   graph: Loaded<Graph & { url: string }>;
   top: Loaded<Top>;
+  /** Counts what was asked to be loaded again. */
+  tick: number;
 }
 
 /** Loads a selection's flame graph and table; null loads nothing. */
-export function useProfile(state: State, what: Params | null): Profile {
+export function useProfile(state: State, what: Params | null, tick: number): Profile {
   const scale = state.norm ? "shares" : 1;
   const graphUrl = what ? apiUrl("flamegraph", { ...what, inverted: state.inv ? "true" : undefined }) : "";
   const topUrl = what ? apiUrl("top", what) : "";
   return {
     what: what ?? {},
     graphUrl,
-    graph: useLoad(graphUrl, async (signal) => ({ ...(await loadGraph(graphUrl, scale, signal)), url: graphUrl })),
-    top: useLoad(topUrl, (signal) => loadTop(topUrl, signal)),
+    graph: useLoad(graphUrl, async (signal) => ({ ...(await loadGraph(graphUrl, scale, signal)), url: graphUrl }), tick),
+    top: useLoad(topUrl, (signal) => loadTop(topUrl, signal), tick),
+    tick,
   };
 }
 
@@ -227,10 +230,10 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
         {graphShown && picture}
         {choosing && <Empty title="Which function?">Choose one in the table, or from the menu of a frame of the flame graph.</Empty>}
         {state.view === "sandwich" && state.name !== "" && page === "/explore" && (
-          <SandwichView state={state} dark={dark} url={apiUrl("sandwich", { ...profile.what, function: state.name })} rows={rows} table={state.table} />
+          <SandwichView state={state} dark={dark} url={apiUrl("sandwich", { ...profile.what, function: state.name })} rows={rows} table={state.table} tick={profile.tick} />
         )}
         {state.view === "source" && state.name !== "" && page === "/explore" && (
-          <SourceView key={state.name} name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows(state.name)} total={base.total[0]!} />
+          <SourceView key={state.name} name={state.name} url={apiUrl("source", { ...profile.what, function: state.name })} row={rows(state.name)} total={base.total[0]!} tick={profile.tick} />
         )}
         {(state.view === "table" || choosing || (state.view === "source" && state.table) || (graphShown && state.table)) && table}
       </div>
@@ -239,13 +242,13 @@ function Body({ page, state, dark, profile, base, rows, view, kind, setKind }: B
 }
 
 /** The tree to draw: the whole one, or what was fetched for a zoomed node because some of it had been pruned. */
-function useZoom(state: State, { graphUrl, graph }: Profile, base: Tree) {
+function useZoom(state: State, { graphUrl, graph, tick }: Profile, base: Tree) {
   const path = formatPath(state.zoom);
   const found = useMemo(() => findPath(base, state.zoom), [base, path]);
   // What was pruned below the zoomed node is fetched: with the node as root, there is room for more of it.
   const wanted = state.zoom.length > 0 && graph.data?.url === graphUrl && (found.left > 0 || hasPruned(base, found.node));
   const url = wanted ? `${graphUrl}&root=${encodeURIComponent(path)}` : "";
-  const sub = useLoad(url, async (signal) => ({ ...(await loadGraph(url, base.scaleB, signal)), url }));
+  const sub = useLoad(url, async (signal) => ({ ...(await loadGraph(url, base.scaleB, signal)), url }), tick);
   // Differences are shares of the larger side, so that exchanging the sides only turns their sign.
   const whole = Math.max(base.total[0]!, base.b ? base.b.total[0]! * base.scaleB : 0);
   const subtree = sub.data?.url === url && sub.data.tree.weight[0]! > 0 ? sub.data.tree : null;

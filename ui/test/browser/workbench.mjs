@@ -445,6 +445,43 @@ export const tests = [
     await page.locator(".legend").getByRole("button", { name: /^api 100/ }).click();
     assert.equal(param(page, "q"), '{hostname="worker-7", service_name="api"}');
   }],
+  ["reload: a fixed range is loaded again on demand, on each page", async () => {
+    const page = await open();
+    const now = Math.floor(Date.now() / 1e3);
+    for (const [path, more, paths] of /** @type {const} */ ([
+      ["/", "", ["series"]], ["/explore", "", ["series", "flamegraph", "top", "agents"]], ["/explore", "&view=sandwich&name=main", ["sandwich"]], ["/explore", "&view=source&name=main", ["source"]],
+      ["/fn", "&name=main", ["sandwich", "flamegraph", "source"]], ["/diff", "", ["flamegraph", "top"]],
+    ])) {
+      await page.goto(`${origin}${path}?from=${now - 3000}&to=${now - 60}${more}`);
+      await page.locator(path === "/fn" ? ".bars td" : "td").first().waitFor();
+      await page.waitForFunction(() => document.querySelector(".stale, .busy") === null);
+      const again = paths.map((p) => page.waitForRequest((r) => r.url().includes(`/api/v1/${p}?`) || r.url().endsWith(`/api/v1/${p}`)));
+      await page.getByRole("button", { name: "Load again", exact: true }).click();
+      await Promise.all(again);
+    }
+  }],
+  ["reload: the timer waits for an answer that takes longer than its interval", async () => {
+    const page = await open();
+    await page.clock.install();
+    await explore(page, "&refresh=10s");
+    /** @type {(() => void)[]} */
+    const held = [];
+    await page.route(/api\/v1\/flamegraph/, async (route) => {
+      await new Promise((resolve) => held.push(() => resolve(undefined)));
+      await route.continue().catch(() => undefined);
+    });
+    await page.clock.runFor(10e3);
+    await page.locator(".pane.stale").waitFor();
+    for (let i = 0; i < 3; i++) await page.clock.runFor(10e3);
+    await page.waitForTimeout(300);
+    assert.equal(held.length, 1);
+    held.forEach((go) => go());
+    await page.locator(".pane.stale").waitFor({ state: "detached" });
+    const next = page.waitForRequest(/api\/v1\/flamegraph/);
+    await page.clock.runFor(10e3);
+    await next;
+    held.forEach((go) => go());
+  }],
   ["time range: what is typed stays while the page looks for data", async () => {
     const page = await open();
     await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="nothing of this name"}')}`);
