@@ -16,11 +16,17 @@ export interface Command {
   run: () => void;
 }
 
+/** Rejects if the browser does not allow it. Without a secure context, as of HTTP from another machine, it has no clipboard at all. */
+export async function copyText(text: string): Promise<void> {
+  await navigator.clipboard.writeText(text);
+}
+
 export function addFilter(state: State, kind: string, expression: string): void {
   change({ f: [...state.f, `${kind}:${expression}`], zoom: [] });
 }
 
-export function commands(state: State, frame: Frame, zoom: () => void): Command[] {
+/** `notCopied` gets a name that the browser does not allow to copy. */
+export function commands(state: State, frame: Frame, zoom: () => void, notCopied: (name: string) => void): Command[] {
   const exact = `^${escapeRegex(frame.name)}$`;
   const list: Command[] = [
     { label: "Zoom in", key: "Enter", run: zoom },
@@ -31,7 +37,7 @@ export function commands(state: State, frame: Frame, zoom: () => void): Command[
     { label: "Ignore: only stacks without it", key: "x", run: () => addFilter(state, "ignore", exact) },
     { label: "Hide the frame", key: "h", run: () => addFilter(state, "hide", exact) },
     { label: "Show from here", run: () => addFilter(state, "show_from", exact) },
-    { label: "Copy the name", key: "c", run: () => void navigator.clipboard?.writeText(frame.name) },
+    { label: "Copy the name", key: "c", run: () => void copyText(frame.name).catch(() => notCopied(frame.name)) },
   ];
   if (frame.binary !== "") {
     const base = frame.binary.slice(frame.binary.lastIndexOf("/") + 1);

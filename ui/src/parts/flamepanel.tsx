@@ -48,12 +48,13 @@ export function FlamePanel({ label, shown, state, dark, matched, outlined, rows,
   const current = cursor.tree === tree && cursor.focus === focus ? cursor.node : focus;
   const [keyboard, setKeyboard] = useState(false);
   const [menu, setMenu] = useState<Opened | null>(null);
+  const [notCopied, setNotCopied] = useState("");
   const closeMenu = useCallback(() => setMenu(null), []);
 
   const moveTo = (node: number) => node >= 0 && setCursor({ tree, focus, node });
   const open = (node: number) => onOpen([...shown.base, ...pathOf(tree, node)], node > 0 || shown.base.length > 0 ? tree.names[tree.name[node]!]! : "");
   const commandsOf = (frame: Frame, zoom: () => void) => {
-    const all = commands(state, frame, zoom);
+    const all = commands(state, frame, zoom, setNotCopied);
     return local ? all.filter((c) => c.key === "Enter" || c.key === "c") : all;
   };
   const commandsFor = (node: number) => {
@@ -177,6 +178,12 @@ export function FlamePanel({ label, shown, state, dark, matched, outlined, rows,
 
   return (
     <>
+      {notCopied !== "" && (
+        <div class="note" role="status">
+          <span>The browser does not allow it: select the text and copy it. <b class="mono">{notCopied}</b></span>
+          <button type="button" onClick={() => setNotCopied("")}>Dismiss</button>
+        </div>
+      )}
       <div class="flame" ref={scroller}>
         <div ref={spacer}>
           <canvas ref={canvas} aria-hidden="true" />

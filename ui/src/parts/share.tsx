@@ -4,6 +4,7 @@ import type { FlameView } from "../flame/view";
 import { href, type Page } from "../location";
 import { unixSeconds, parseTime } from "../time";
 import type { State } from "../url";
+import { copyText } from "./commands";
 import { Popover } from "./popover";
 
 /** The state with its times as they are now, so that whoever opens the link sees the same. */
@@ -32,7 +33,7 @@ export function Share({ page, state, what, now, view }: { page: Page; state: Sta
   const link = window.location.origin + href(page, pinned(state, now));
   useEffect(() => setSaid(""), [pprof, link]);
   const copy = (text: string, what: string) => {
-    navigator.clipboard.writeText(text).then(
+    copyText(text).then(
       () => setSaid(`${what} copied.`),
       () => setSaid("The browser does not allow it: select the text and copy it."),
     );

@@ -482,6 +482,21 @@ export const tests = [
     await next;
     held.forEach((go) => go());
   }],
+  ["copy: where the browser has no clipboard, the page says so and shows the text", async () => {
+    const page = await open();
+    // As over HTTP from another machine.
+    await page.addInitScript(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
+    await explore(page);
+    const name = await frameAt(page, 5, 3);
+    await page.keyboard.press("c");
+    const note = page.locator(".note").filter({ hasText: "does not allow it" });
+    await note.getByText(name, { exact: true }).waitFor();
+    await note.getByRole("button", { name: "Dismiss" }).click();
+    await note.waitFor({ state: "detached" });
+    await page.keyboard.press("e");
+    await page.getByRole("button", { name: "Copy link" }).click();
+    await page.locator(".share-menu").getByText("select the text and copy it").waitFor();
+  }],
   ["time range: what is typed stays while the page looks for data", async () => {
     const page = await open();
     await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="nothing of this name"}')}`);
