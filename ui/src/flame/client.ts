@@ -106,8 +106,20 @@ export async function loadSandwich(url: string, signal: AbortSignal): Promise<Sp
   throw unexpected();
 }
 
-/** For each name 1 if it matches. Rejects with PatternError if the pattern is bad or takes too long. */
-export async function match(names: readonly string[], pattern: string): Promise<Uint8Array> {
+/** Settles when the match before has ended: with one at a time in the worker, giving it up loses no other. */
+let before: Promise<unknown> = Promise.resolve();
+
+/** For each name 1 if it matches. Rejects with PatternError if the pattern is bad or takes too long; with the signal's reason if aborted before its turn. */
+export function match(names: readonly string[], pattern: string, signal: AbortSignal): Promise<Uint8Array> {
+  const result = before.then(() => {
+    signal.throwIfAborted();
+    return matchNow(names, pattern);
+  });
+  before = result.catch(() => undefined);
+  return result;
+}
+
+async function matchNow(names: readonly string[], pattern: string): Promise<Uint8Array> {
   const timer = setTimeout(() => matcher.terminate(new PatternError("this pattern takes too long: make it simpler")), matchTimeoutMs);
   try {
     const r = await matcher.send({ kind: "match", names, pattern }).response;

@@ -16,15 +16,16 @@ export function useMatches(names: readonly string[], pattern: string): { bits: U
       setFound({ names, bits: null, error: "" });
       return;
     }
-    let stale = false;
-    match(names, pattern).then(
-      (bits) => !stale && setFound({ names, bits, error: "" }),
+    const abort = new AbortController();
+    match(names, pattern, abort.signal).then(
+      (bits) => !abort.signal.aborted && setFound({ names, bits, error: "" }),
       (err: unknown) => {
+        if (abort.signal.aborted) return;
         if (!(err instanceof PatternError)) throw err;
-        if (!stale) setFound({ names, bits: null, error: err.message });
+        setFound({ names, bits: null, error: err.message });
       },
     );
-    return () => void (stale = true);
+    return () => abort.abort();
   }, [names, pattern]);
   return { bits: found.names === names ? found.bits : null, error: found.error };
 }
