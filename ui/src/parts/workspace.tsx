@@ -321,7 +321,7 @@ function Unnamed({ top }: { top: Top }) {
     <div class="note" role="status">
       <span>
         {percent(worst.sum, top.total)} of the time is in code without names, most of it in <b class="mono">{worst.binary || "unknown files"}</b>.
-        {worst.binary === "[jit]" ? " Let the runtime write a perf map: node --perf-basic-prof, java with a perf-map agent." : " Install its debug symbols (a package whose name ends in -dbgsym or -debuginfo); new samples will have names."}
+        {worst.binary === "[jit]" ? " Let the runtime write a perf map: node --perf-basic-prof; for Java, start pilotlight with --jvm-names." : " Install its debug symbols (a package whose name ends in -dbgsym or -debuginfo): as it is sampled again, what is stored gets names too."}
       </span>
     </div>
   );

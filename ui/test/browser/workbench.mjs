@@ -417,6 +417,11 @@ export const tests = [
     await page.goto(`${origin}/explore?${query}&q=${encodeURIComponent('{service_name="stripped"}')}`);
     await page.getByRole("button", { name: /Show the newest, from 26 h ago/ }).click();
     await page.getByText("90.0 % of the time is in code without names").waitFor();
+    await page.getByText(/Install its debug symbols.*what is stored gets names too/).waitFor();
+    const day = Date.now() - 31 * 3600e3;
+    await fixture?.push("jvm", [encode([{ stack: [{ name: "[jit]", binary: "[jit]", file: "" }], count: 10, nanoseconds: 1e8 }], day, 10e3)]);
+    await page.goto(`${origin}/explore?from=${day / 1e3 - 600}&to=${day / 1e3 + 600}&q=${encodeURIComponent('{service_name="jvm"}')}`);
+    await page.getByText("for Java, start pilotlight with --jvm-names").waitFor();
     const now = Math.floor(Date.now() / 1e3);
     // The fixture's last profile is 20 s older than its server.
     await page.goto(`${origin}/explore?${query}&sel=${now - 3}-${now - 1}`);
