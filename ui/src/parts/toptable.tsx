@@ -74,7 +74,8 @@ export function TopTable({ top, state, scale, wide = false, only = null, onHover
     if (y < el.scrollTop || y > el.scrollTop + el.clientHeight - 2 * rowHeight) el.scrollTop = Math.max(0, y - el.clientHeight / 3);
   }, [state.name, top]);
 
-  const first = Math.max(0, Math.floor(view.top / rowHeight) - overscan);
+  // The place scrolled to may be one of a longer table: rows that are not there would keep it in sight, empty.
+  const first = Math.max(0, Math.min(Math.floor(view.top / rowHeight), rows.length) - overscan);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / rowHeight) + overscan);
   const active = sortColumn(state, diff);
   const header = (column: Column, label: string, span: number) => {

@@ -531,6 +531,27 @@ export const tests = [
     await page.waitForFunction(() => (document.querySelector(".flame")?.scrollTop ?? 0) > 90000);
     assert.match(await frameAt(page, 200, 3), /^level_49\d\d$/);
   }],
+  ["table: each of 5,000 rows can be scrolled to, and a search then shows what it leaves", async () => {
+    const page = await open();
+    const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
+    await page.goto(`${origin}/explore?from=${day - 600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
+    await page.locator(".top-table tbody tr").first().waitFor();
+    await page.locator(".top-table").evaluate((el) => (el.scrollTop = 4000 * 24));
+    await page.locator(".top-table tr[aria-rowindex='4002']").waitFor();
+    const blank = page.locator(".top-table").evaluate((table) => new Promise((resolve) => {
+      let frames = 0;
+      const look = () => {
+        const rows = table.querySelectorAll("td.fn").length;
+        if (rows === 0) frames++;
+        if (rows === 1) resolve(frames);
+        else requestAnimationFrame(look);
+      };
+      look();
+    }));
+    await page.getByRole("searchbox").fill("^level_1234$");
+    assert.equal(await blank, 0);
+    await page.locator(".top-table").getByRole("button", { name: "level_1234", exact: true }).waitFor();
+  }],
   ["4: zooming a pruned node fetches; its children sum to the parent", async () => {
     const page = await open();
     // As if the answer held five nodes: the rest is pruned, and has to be fetched.
