@@ -32,9 +32,13 @@ export function useMatches(names: readonly string[], pattern: string): { bits: U
 
 export function SearchField({ search, error, what = "functions" }: { search: string; error: string; what?: string }) {
   const input = useRef<HTMLInputElement>(null);
+  /** Waits for a pause in typing; 0 if nothing is waiting. */
   const timer = useRef(0);
   const [text, setText] = useState(search);
-  useEffect(() => setText(search), [search]);
+  useEffect(() => {
+    // What was typed since has yet to be sent.
+    if (timer.current === 0) setText(search);
+  }, [search]);
   useEffect(() => {
     const onKey = (e: KeyboardEvent) => {
       if (e.key !== "/" || typing(e) || e.ctrlKey || e.metaKey || e.altKey) return;
@@ -48,7 +52,10 @@ export function SearchField({ search, error, what = "functions" }: { search: str
   const set = (next: string, pause: number) => {
     setText(next);
     clearTimeout(timer.current);
-    timer.current = window.setTimeout(() => change({ search: next }, "replace"), pause);
+    timer.current = window.setTimeout(() => {
+      timer.current = 0;
+      change({ search: next }, "replace");
+    }, pause);
   };
   return (
     <span class="search">

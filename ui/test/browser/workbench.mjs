@@ -531,6 +531,27 @@ export const tests = [
     await page.waitForFunction(() => (document.querySelector(".flame")?.scrollTop ?? 0) > 90000);
     assert.match(await frameAt(page, 200, 3), /^level_49\d\d$/);
   }],
+  ["search: a letter typed while the page takes up those before it stays", async () => {
+    const page = await open();
+    await explore(page);
+    const shown = await page.getByRole("searchbox").evaluate(async (/** @type {HTMLInputElement} */ input) => {
+      const type = (/** @type {string} */ text) => {
+        Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value")?.set?.call(input, text);
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+      };
+      const sent = new Promise((resolve) => window.addEventListener("pilotlight:location", () => {
+        type("mai");
+        resolve(undefined);
+      }, { once: true }));
+      type("ma");
+      await sent;
+      // Before the page sends the letter too.
+      await new Promise((resolve) => setTimeout(resolve, 120));
+      return input.value;
+    });
+    assert.equal(shown, "mai");
+    await paramIs(page, "search", "mai");
+  }],
   ["table: each of 5,000 rows can be scrolled to, and a search then shows what it leaves", async () => {
     const page = await open();
     const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
