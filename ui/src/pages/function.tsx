@@ -52,7 +52,7 @@ export function FunctionPage({ state }: { state: State }) {
     for (const label of values.slice(0, maxValues)) costs.push({ label, value: await total({ query: and(state.q, state.group, label) }, signal) });
     const asked = costs.reduce((a, c) => a + c.value, 0);
     const rest = values.length > maxValues ? (await total({}, signal)) - asked : 0;
-    return { costs: costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value), rest };
+    return { by: state.group, costs: costs.filter((c) => c.value > 0).sort((a, b) => b.value - a.value), rest };
   }, tick);
   const s = sandwich.data;
   const all = [sandwich, trend, perLabel];
@@ -108,7 +108,7 @@ export function FunctionPage({ state }: { state: State }) {
                 </select>
               </label>
             </h2>
-            {perLabel.data ? <Bars {...perLabel.data} unit={s.unit} of={s.function.total} /> : <NotYet loading={perLabel.loading} />}
+            {perLabel.data?.by === state.group ? <Bars costs={perLabel.data.costs} rest={perLabel.data.rest} unit={s.unit} of={s.function.total} /> : <NotYet loading={perLabel.loading} />}
           </section>
         </>
       )}

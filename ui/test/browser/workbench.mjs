@@ -385,6 +385,15 @@ export const tests = [
     await page.getByText("nothing was loaded").waitFor();
     await load(/api\/v1\/sandwich/);
     await page.getByRole("region", { name: "Called by" }).getByRole("button", { name: "main", exact: true }).waitFor();
+    // Nor has a label the values of another.
+    await page.locator(".bars").getByText("shares", { exact: true }).waitFor();
+    await hold(/api\/v1\/series/);
+    await page.getByRole("region", { name: "Cost per label" }).locator("select").selectOption("hostname");
+    await page.getByText("Loading…").waitFor();
+    assert.equal(await page.locator(".bars").count(), 0);
+    held.splice(0).forEach((go) => go());
+    await page.unroute(/api\/v1\/series/);
+    await page.locator(".bars").getByText("worker-7", { exact: true }).waitFor();
 
     // The sandwich before stays in sight, under its own name.
     await page.goto(`${origin}/explore?${query}&view=sandwich&name=main.rank`);
