@@ -529,7 +529,7 @@ export const tests = [
   ["2: a stack 5,000 deep renders and scrolls, and the canvas stays as large as the window", async () => {
     const page = await open();
     const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
-    await page.goto(`${origin}/explore?from=${day - 600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
+    await page.goto(`${origin}/explore?from=${day - 3600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
     await page.getByRole("treeitem", { name: /^level_0 / }).waitFor({ state: "attached" });
     const canvas = page.locator(".flame canvas");
     assert.ok(((await canvas.boundingBox())?.height ?? 0) < 900);
@@ -564,7 +564,7 @@ export const tests = [
   ["table: each of 5,000 rows can be scrolled to, and a search then shows what it leaves", async () => {
     const page = await open();
     const day = Math.floor(Date.now() / 1e3) - 26 * 3600;
-    await page.goto(`${origin}/explore?from=${day - 600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
+    await page.goto(`${origin}/explore?from=${day - 3600}&to=${day + 600}&q=${encodeURIComponent('{service_name="deep"}')}`);
     await page.locator(".top-table tbody tr").first().waitFor();
     await page.locator(".top-table").evaluate((el) => (el.scrollTop = 4000 * 24));
     await page.locator(".top-table tr[aria-rowindex='4002']").waitFor();
