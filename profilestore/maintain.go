@@ -137,7 +137,7 @@ func (s *Store) saveDictionaries(h *head) error {
 	if len(news) == 0 {
 		return nil
 	}
-	seg, err := writeSegment(s.fs, s.dir, s.nextSequence(), nil, news)
+	seg, err := writeSegment(s.fs, s.dir, s.nextSequence(), news)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func (s *Store) chooseBlocks() []*block {
 		day   int64
 		level int
 	}
-	const settled = -1
+	const anyLevel = -1
 	now := s.now()
 	byKey := make(map[key][]*block)
 	var keys []key
@@ -339,7 +339,7 @@ func (s *Store) chooseBlocks() []*block {
 		}
 		k := key{b.meta.Day, b.meta.Level}
 		if s.settled(b.meta.Day, now) {
-			k.level = settled
+			k.level = anyLevel
 		}
 		if byKey[k] == nil {
 			keys = append(keys, k)
@@ -348,7 +348,7 @@ func (s *Store) chooseBlocks() []*block {
 	}
 	for _, k := range keys {
 		all := byKey[k]
-		if k.level != settled {
+		if k.level != anyLevel {
 			if len(all) < fanIn {
 				continue
 			}
@@ -362,7 +362,7 @@ func (s *Store) chooseBlocks() []*block {
 			}
 			chosen = append(chosen, b)
 		}
-		if len(chosen) > 1 && (k.level == settled || len(chosen) == fanIn) {
+		if len(chosen) > 1 && (k.level == anyLevel || len(chosen) == fanIn) {
 			return chosen
 		}
 	}

@@ -195,8 +195,8 @@ func (d *dictionary) growth() growth {
 }
 
 // writeSegment writes what is new, in ascending order of dictionaries.
-func writeSegment(fs fileSystem, dir string, seq uint64, replaces []uint64, news []growth) (*segment, error) {
-	meta := segmentMeta{Sequence: seq, Replaces: replaces}
+func writeSegment(fs fileSystem, dir string, seq uint64, news []growth) (*segment, error) {
+	meta := segmentMeta{Sequence: seq}
 	path := filepath.Join(dir, symbolsDir, fmt.Sprintf("%012d", seq))
 	err := publish(fs, path, func(tmp string) (err error) {
 		if meta.Mappings, err = writeGrowth(fs, tmp, "mappings", news, mappingRows); err != nil {
