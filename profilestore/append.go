@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ const maxAhead = 10 * time.Minute
 const (
 	maxBatch         = 64 << 20 // bytes of pprof as sent
 	maxBatchInflated = 64 << 20 // and inflated: it bounds the time that a batch takes
+	maxBatchProfiles = 1 << 16  // each takes memory, however small it is
 )
 
 // Append stores a batch and returns when it is durable. A batch is stored as a whole or not at all: one bad
@@ -50,7 +52,7 @@ func (s *Store) append(ctx context.Context, batch []Encoded) (result string, err
 		unpin(c.entries)
 		return resultFailed, s.errClosed()
 	case <-ctx.Done():
-		unpin(c.entries)
+		s.forget(c.entries)
 		return resultFailed, ctx.Err()
 	}
 	select {
@@ -69,6 +71,9 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err
 	if size > maxBatch {
 		return nil, &Error{Code: PayloadTooLarge, Message: fmt.Sprintf("a batch of %d bytes: send at most %d at once", size, maxBatch)}
 	}
+	if len(batch) > maxBatchProfiles {
+		return nil, &Error{Code: PayloadTooLarge, Message: fmt.Sprintf("a batch of %d profiles: send at most %d at once", len(batch), maxBatchProfiles)}
+	}
 	var r *profileReader
 	select {
 	case r = <-s.readers:
@@ -79,15 +84,19 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err
 	c := &commit{done: make(chan error, 1), entries: make([]*entry, 0, len(batch))}
 	defer func() {
 		if err != nil {
-			unpin(c.entries)
+			s.forget(c.entries)
 		}
 	}()
+	fresh := make(map[string]*series)
 	inflated := 0
 	for i := range batch {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		e, err := s.newEntry(r, batch[i], true)
+		e, err := s.newEntry(r, batch[i], fresh)
+		if own := (*Error)(nil); errors.As(err, &own) {
+			return nil, own
+		}
 		if err != nil {
 			code := BadRequest
 			if limit := (*limitError)(nil); errors.As(err, &limit) {
@@ -100,7 +109,7 @@ func (s *Store) checkBatch(ctx context.Context, batch []Encoded) (_ *commit, err
 			return nil, &Error{Code: PayloadTooLarge, Message: fmt.Sprintf("the profiles of a batch inflate to more than %d MB: send fewer at once; nothing of the batch is stored", maxBatchInflated>>20)}
 		}
 	}
-	return c, s.admitSeries(c.entries)
+	return c, s.admitSeries(fresh, c.entries)
 }
 
 // unpin lets go of the dictionaries of entries that are in the head, or will never be.
@@ -110,10 +119,31 @@ func unpin(entries []*entry) {
 	}
 }
 
+// forget is unpin for a batch that is refused: dictionaries that nothing was ever stored with go with it.
+func (s *Store) forget(entries []*entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range entries {
+		d := e.dict
+		key := dictionaryKey{d.service, d.day}
+		if d.pins.Add(-1) > 0 || s.open[key] != d || d.isSaved() || s.isInHead(d.id) {
+			continue
+		}
+		delete(s.open, key)
+		delete(s.inMemory, d.id)
+		s.grown.Add(-d.size())
+	}
+}
+
+// isInHead says whether a head refers to a dictionary. The lock is held.
+func (s *Store) isInHead(id uint32) bool {
+	return s.head.refersTo(id) || slices.ContainsFunc(s.flushing, func(h *head) bool { return h.refersTo(id) })
+}
+
 // newEntry refuses what could not be stored or queried later, and gives ids to the rest. The dictionary of an entry
-// is pinned. What comes from the log
-// was acknowledged: its time is not looked at again.
-func (s *Store) newEntry(r *profileReader, enc Encoded, fresh bool) (*entry, error) {
+// is pinned. fresh are the series of the batch that the store does not have yet. Without it the profile comes from the
+// log: it was acknowledged, and neither its time nor its series is looked at again.
+func (s *Store) newEntry(r *profileReader, enc Encoded, fresh map[string]*series) (*entry, error) {
 	if !validName(enc.Name) || len(enc.Name) > MaxLabelName {
 		return nil, fmt.Errorf("profile name %.40q: use [a-zA-Z_][a-zA-Z0-9_]*, as in process_cpu", enc.Name)
 	}
@@ -132,7 +162,7 @@ func (s *Store) newEntry(r *profileReader, enc Encoded, fresh bool) (*entry, err
 			enc.Time = s.now().UnixNano() - max(0, r.duration)
 		}
 	}
-	if fresh {
+	if fresh != nil {
 		if err := s.checkTime(enc.Time, enc.Duration); err != nil {
 			return nil, err
 		}
@@ -142,6 +172,12 @@ func (s *Store) newEntry(r *profileReader, enc Encoded, fresh bool) (*entry, err
 	}
 	own := &series{labels: slices.Clone(enc.Labels), types: r.schema(enc.Name)}
 	own.columns = r.plan()
+	if fresh != nil { // before there is a dictionary for it
+		var err error
+		if own, err = s.knownSeries(own, fresh); err != nil {
+			return nil, err
+		}
+	}
 	e := &entry{enc: enc, profileRow: profileRow{id: enc.ID, time: enc.Time, duration: int64(enc.Duration), series: own, bytes: uint32(len(enc.Pprof))}}
 	e.dict = s.openDictionary(dictionaryKey{enc.Labels.Get("service_name"), floorDiv(enc.Time, day)})
 	e.dictionary = e.dict.id
@@ -263,28 +299,51 @@ func (s *Store) openDictionary(key dictionaryKey) *dictionary {
 	return d
 }
 
-// admitSeries makes the series of entries the store's own, or refuses all when they are too many.
-func (s *Store) admitSeries(entries []*entry) error {
+// knownSeries is the object that the store or the batch has of a series. One that is new is added to fresh, or refused.
+func (s *Store) knownSeries(own *series, fresh map[string]*series) (*series, error) {
+	key := own.key()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if known := s.series[key]; known != nil {
+		return known, nil
+	}
+	if known := fresh[key]; known != nil {
+		return known, nil
+	}
+	fresh[key] = own
+	return own, s.checkSeries(len(fresh))
+}
+
+// checkSeries refuses so many more series. The lock is held.
+func (s *Store) checkSeries(more int) error {
+	if more > 0 && len(s.series)+more > s.o.MaxSeries {
+		return &Error{Code: TooManyRequests, Message: fmt.Sprintf("the store holds %d series, %d more would exceed its limit of %d: remove labels that change often", len(s.series), more, s.o.MaxSeries)}
+	}
+	return nil
+}
+
+// admitSeries makes the new series of a batch the store's own, or refuses all when they are too many by now.
+func (s *Store) admitSeries(fresh map[string]*series, entries []*entry) error {
+	if len(fresh) == 0 {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fresh := make(map[string]*series)
-	for _, e := range entries {
-		key := e.series.key()
-		own := s.series[key]
-		if own == nil {
-			own = fresh[key]
-		}
-		if own == nil {
-			own = e.series
-			fresh[key] = own
-		}
-		e.series = own
-	}
-	if len(fresh) > 0 && len(s.series)+len(fresh) > s.o.MaxSeries {
-		return &Error{Code: TooManyRequests, Message: fmt.Sprintf("the store holds %d series, %d more would exceed its limit of %d: remove labels that change often", len(s.series), len(fresh), s.o.MaxSeries)}
-	}
+	same := make(map[*series]*series) // of those that came with another batch meanwhile
 	for key, own := range fresh {
-		s.series[key] = own
+		if known := s.series[key]; known != nil {
+			same[own] = known
+			delete(fresh, key)
+		}
+	}
+	if err := s.checkSeries(len(fresh)); err != nil {
+		return err
+	}
+	maps.Copy(s.series, fresh)
+	for _, e := range entries {
+		if known := same[e.series]; known != nil {
+			e.series = known
+		}
 	}
 	return nil
 }

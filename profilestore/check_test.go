@@ -222,6 +222,61 @@ func TestMaxSeries(t *testing.T) {
 	}
 }
 
+// TestRefusedBatchLeavesNoDictionary has batches of many services refused: for the number of series, for their last
+// profile, for the number of profiles, and because the sender gave up.
+func TestRefusedBatchLeavesNoDictionary(t *testing.T) {
+	o := testOptions()
+	o.MaxSeries = 30
+	s := open(t, t.TempDir(), o)
+	g := newSource(2)
+	body := g.profile(t)
+	mustAppend(t, s, body)
+	services := func(n int) []Encoded {
+		batch := make([]Encoded, n)
+		for i := range batch {
+			batch[i] = body
+			batch[i].ID = ID{2, byte(i >> 8), byte(i)}
+			batch[i].Labels = Labels{{"service_name", fmt.Sprint("s", i)}}
+		}
+		return append(batch, body)
+	}
+	bad := services(20)
+	bad[20].Pprof = []byte("x")
+	many := make([]Encoded, maxBatchProfiles+1)
+	grown := s.grown.Load()
+	for _, test := range []struct {
+		batch []Encoded
+		code  Code
+	}{{services(31), TooManyRequests}, {bad, BadRequest}, {many, PayloadTooLarge}} {
+		err := s.Append(t.Context(), test.batch)
+		if e := (*Error)(nil); !errors.As(err, &e) || e.Code != test.code {
+			t.Errorf("%v, want %s", err, test.code)
+		}
+	}
+	c, err := s.checkBatch(t.Context(), services(20))
+	if err != nil || len(s.open) != 21 || s.grown.Load() < grown+20*dictionaryBytes {
+		t.Fatalf("%v, %d dictionaries of %d bytes", err, len(s.open), s.grown.Load()-grown)
+	}
+	s.forget(c.entries)
+	if len(s.open) != 1 || len(s.inMemory) != 1 || s.grown.Load() != grown {
+		t.Errorf("%d dictionaries are left, %d in memory, which grew by %d bytes", len(s.open), len(s.inMemory), s.grown.Load()-grown)
+	}
+	for range 2 { // of the head, and of a segment
+		if c, err = s.checkBatch(t.Context(), services(0)); err != nil {
+			t.Fatal(err)
+		}
+		s.forget(c.entries)
+		if len(s.open) != 1 {
+			t.Errorf("a dictionary that profiles are stored with is gone")
+		}
+		settle(t, s)
+	}
+	mustAppend(t, s, services(20)...)
+	if got := stored(t, s); len(got) != 21 {
+		t.Errorf("%d profiles", len(got))
+	}
+}
+
 func TestIDs(t *testing.T) {
 	s := open(t, t.TempDir(), testOptions())
 	g := newSource(3)

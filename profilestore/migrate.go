@@ -54,7 +54,7 @@ func (s *Store) migrateFile(path string) error {
 	whole := true
 	for _, enc := range s.readSeg(path, b, &whole) {
 		r := <-s.readers
-		e, err := s.newEntry(r, enc, false)
+		e, err := s.newEntry(r, enc, nil)
 		s.readers <- r
 		if err != nil {
 			whole = false

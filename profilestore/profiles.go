@@ -316,6 +316,12 @@ func (h *head) has(id ID) bool {
 	return ok
 }
 
+func (h *head) refersTo(dictionary uint32) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.dicts[dictionary] != nil
+}
+
 func (h *head) empty() bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()

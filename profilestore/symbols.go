@@ -166,10 +166,13 @@ func (s *symbols) extent() extent {
 	return extent{len(s.mappings), len(s.functions), len(s.locations), s.stacks, len(s.setEnds)}
 }
 
+const dictionaryBytes = 2 << 10 // of an empty one: its maps, and what its columns hold in reserve
+
 func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *dictionary {
 	seed := maphash.MakeSeed()
+	grown.Add(dictionaryBytes)
 	return &dictionary{
-		id: id, service: service, day: day, grown: grown,
+		id: id, service: service, day: day, grown: grown, bytes: dictionaryBytes,
 		symbols:     symbols{strings: []string{""}, tree: newTree(0), stacks: 1},
 		stringIDs:   map[string]uint32{"": 0},
 		mappingIDs:  make(map[mapping]uint32),
@@ -226,6 +229,13 @@ func (d *dictionary) beginTree() (freed int64) {
 	d.known = stackTable{}
 	d.bytes -= freed
 	return freed
+}
+
+// isSaved says whether segments have something of it.
+func (d *dictionary) isSaved() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.saved != extent{}
 }
 
 // setSaved takes note of what segments have.

@@ -315,7 +315,7 @@ func (s *Store) replayBatch(path string, payload []byte) error {
 		} else if stored {
 			continue
 		}
-		e, err := s.newEntry(r, batch[i], false)
+		e, err := s.newEntry(r, batch[i], nil)
 		if err != nil {
 			s.badLogs[path] = true
 			s.note(Damage{Path: path, Length: int64(len(batch[i].Pprof)), Reason: fmt.Sprintf("profile %s: %v", batch[i].ID, err)})
