@@ -211,6 +211,26 @@ func (c *crashFS) SyncDir(name string) error {
 	return nil
 }
 
+// hookFS calls before for what is asked of a file system: it may wait, or give the error that comes of it.
+type hookFS struct {
+	fileSystem
+	before func(op, name string) error
+}
+
+func (h hookFS) Mkdir(name string) error {
+	if err := h.before("mkdir", name); err != nil {
+		return err
+	}
+	return h.fileSystem.Mkdir(name)
+}
+
+func (h hookFS) Open(name string) (file, error) {
+	if err := h.before("open", name); err != nil {
+		return nil, err
+	}
+	return h.fileSystem.Open(name)
+}
+
 type crashFile struct {
 	fs   *crashFS
 	node *crashNode

@@ -347,6 +347,46 @@ func TestConcurrentAppends(t *testing.T) {
 	wantStored(t, reopen(t, s, testOptions()), want...)
 }
 
+// TestTicksDoNotStopAppends: while the maintainer is busy, however long, ticks go by and batches are stored.
+func TestTicksDoNotStopAppends(t *testing.T) {
+	busy, free := make(chan struct{}), make(chan struct{})
+	disk := newCrashFS()
+	o := crashOptions(disk)
+	tick := make(chan time.Time)
+	var once sync.Once
+	o.tick = tick
+	o.fs = hookFS{disk, func(op, name string) error {
+		if op == "mkdir" && filepath.Base(filepath.Dir(name)) == blocksDir {
+			once.Do(func() { close(busy) })
+			<-free
+		}
+		return nil
+	}}
+	s := open(t, "/", o)
+	g := newSource(11)
+	first, second := g.batch(t, 2), g.batch(t, 2)
+	mustAppend(t, s, first...)
+	done := make(chan struct{})
+	s.requests <- request{done}
+	<-busy
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for i := range 2 * cap(s.work) {
+		select {
+		case tick <- start:
+		case <-ctx.Done():
+			t.Errorf("the writer stands still at tick %d", i)
+		}
+	}
+	if err := s.Append(ctx, second); err != nil {
+		t.Error(err)
+	}
+	close(free)
+	<-done
+	settle(t, s)
+	wantStored(t, s, slices.Concat(first, second)...)
+}
+
 func TestRetention(t *testing.T) {
 	t.Run("age", func(t *testing.T) {
 		var mu sync.Mutex

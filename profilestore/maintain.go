@@ -284,6 +284,10 @@ func (s *Store) compact() error {
 		if err := s.compactBlocks(inputs); err != nil {
 			return err
 		}
+		// What is too old or too much does not wait for the merges of other days.
+		if err := s.retain(); err != nil {
+			return err
+		}
 	}
 	for {
 		if s.isClosing() {

@@ -188,10 +188,7 @@ func (s *Store) makeRoom() error {
 	}
 	const heads = 2 // that wait to be written
 	for s.waiting() >= heads {
-		select {
-		case s.work <- request{}:
-		default: // enough is asked for
-		}
+		s.ask()
 		select {
 		case <-s.flushed:
 		case <-s.closing:
@@ -205,6 +202,14 @@ func (s *Store) makeRoom() error {
 		}
 	}
 	return s.rotate()
+}
+
+// ask has the maintainer look for work, unless enough is asked for.
+func (s *Store) ask() {
+	select {
+	case s.work <- request{}:
+	default:
+	}
 }
 
 func (s *Store) waiting() int {
@@ -237,19 +242,21 @@ func (s *Store) rotate() error {
 	s.grown.Store(0)
 	s.head = newHead(seq)
 	s.mu.Unlock()
-	select {
-	case s.work <- request{}:
-	default: // enough is asked for
-	}
+	s.ask()
 	return nil
 }
 
-// rotateIfOld is for the tick: it also has the maintainer look for work.
+// rotateIfOld is for the tick: it also has the maintainer look for work, and waits only for a request that somebody
+// waits for: a round may merge for minutes.
 func (s *Store) rotateIfOld(done chan struct{}) {
 	if !s.head.empty() && s.waiting() == 0 && (done != nil || s.now().UnixNano()-s.head.born > int64(headAge)) {
 		if err := s.rotate(); err != nil {
 			s.setErr(err)
 		}
+	}
+	if done == nil {
+		s.ask()
+		return
 	}
 	select {
 	case s.work <- request{done}:
@@ -270,10 +277,7 @@ func (s *Store) diskError(err error) error {
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		s.full.Store(true)
-		select {
-		case s.work <- request{}: // to make room
-		default: // enough is asked for
-		}
+		s.ask() // to make room
 		return &Error{Code: InsufficientStorage, Message: fmt.Sprintf("no space left for the store in %s: free some, or lower --retention-size; writing resumes by itself", s.dir), Err: err}
 	}
 	return &Error{Code: Unavailable, Message: fmt.Sprintf("write the store: %v", err), Err: err}
