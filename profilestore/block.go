@@ -149,10 +149,12 @@ func newBlock(s *Store, path string, meta blockMeta) *block {
 	return b
 }
 
+// release gives a reference back. With the last one go what is cached and the open files.
 func (b *block) release() error {
 	if b.refs.Add(-1) > 0 {
 		return nil
 	}
+	b.evict()
 	return errors.Join(b.series.close(), b.profilesTable.close(), b.totals.close(), b.samples.close(), b.hours.close(), b.windows.close())
 }
 

@@ -450,6 +450,43 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// TestCachesOfMergedBlocks: what a query reads of blocks that are merged meanwhile is not kept when it ends.
+func TestCachesOfMergedBlocks(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	g := newSource(12)
+	for range fanIn - 1 {
+		mustAppend(t, s, g.batch(t, 4)...)
+		settle(t, s)
+	}
+	v, err := s.view(all(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, g.batch(t, 4)...)
+	settle(t, s)
+	if len(s.blocks) != 1 {
+		t.Fatalf("%d blocks", len(s.blocks))
+	}
+	for _, p := range v.parts {
+		if _, err := p.profiles(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.cacheBytes.Load() == 0 {
+		t.Error("nothing is cached")
+	}
+	if err := v.release(); err != nil {
+		t.Error(err)
+	}
+	settle(t, s)
+	for _, b := range s.blocks {
+		b.evict()
+	}
+	if n := s.cacheBytes.Load(); n != 0 {
+		t.Errorf("%d bytes are counted as cached", n)
+	}
+}
+
 // TestCloseWhileReading closes the store under a query.
 func TestCloseWhileReading(t *testing.T) {
 	s := open(t, t.TempDir(), testOptions())

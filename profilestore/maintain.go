@@ -403,7 +403,6 @@ func (s *Store) compactBlocks(inputs []*block) error {
 	s.mu.Unlock()
 	var errs []error
 	for _, b := range inputs {
-		b.evict()
 		s.linger(b.path, b.meta.size(), false)
 		errs = append(errs, b.release())
 	}
@@ -412,7 +411,6 @@ func (s *Store) compactBlocks(inputs []*block) error {
 
 // deleteBlock deletes the files of a block that is no longer served. Queries that have begun still read it.
 func (s *Store) deleteBlock(b *block) error {
-	b.evict()
 	return errors.Join(s.discard(b.path), b.release())
 }
 
