@@ -158,6 +158,13 @@ func (b *block) release() error {
 	return errors.Join(b.series.close(), b.profilesTable.close(), b.totals.close(), b.samples.close(), b.hours.close(), b.windows.close())
 }
 
+// hold has queries that have begun read on when the files are deleted.
+func (b *block) hold() {
+	for _, t := range []*table{&b.series, &b.profilesTable, &b.totals, &b.samples, &b.hours, &b.windows} {
+		t.hold()
+	}
+}
+
 // print is a short hash of an ID.
 func (id ID) print() uint64 {
 	h := uint64(14695981039346656037) // FNV-1a

@@ -347,6 +347,68 @@ func TestConcurrentAppends(t *testing.T) {
 	wantStored(t, reopen(t, s, testOptions()), want...)
 }
 
+// TestRetentionUnderQueries: a query that has begun reads blocks that expire meanwhile, the merged one and those that it
+// stands for, with what they refer to. Their files go at once, what they refer to when it has ended.
+func TestRetentionUnderQueries(t *testing.T) {
+	now := start.Add(time.Hour)
+	o := testOptions()
+	o.now = func() time.Time { return now }
+	s := open(t, t.TempDir(), o)
+	g := newSource(13)
+	fill := func(n int) {
+		for range n {
+			mustAppend(t, s, g.batch(t, 4)...)
+			settle(t, s)
+		}
+		clear(s.open) // so that dictionaries are read from files, as after a restart
+		clear(s.inMemory)
+	}
+	fill(fanIn - 1)
+	before, err := s.view(all(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(1)
+	after, err := s.view(all(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(before.parts) != fanIn-1 || len(after.parts) != 1 {
+		t.Fatalf("%d and %d parts", len(before.parts), len(after.parts))
+	}
+	now = now.Add(s.o.Retention + time.Hour)
+	for range 2 {
+		settle(t, s)
+		if blocks := files(t, s, blocksDir); len(blocks) > 0 {
+			t.Errorf("blocks %q", blocks)
+		}
+	}
+	for i, v := range []*view{before, after} {
+		w, err := v.choose(t.Context())
+		if err == nil {
+			err = w.addUp(t.Context(), w.dictionaries())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		profiles, damaged := 0, w.damaged
+		for _, d := range w.dictionaries() {
+			profiles += d.profiles
+			damaged += d.damaged
+		}
+		if profiles != 4*(fanIn-1+i) || damaged > 0 {
+			t.Errorf("query %d: %d profiles, %d damaged", i, profiles, damaged)
+		}
+		if err := v.release(); err != nil {
+			t.Error(err)
+		}
+	}
+	settle(t, s)
+	if symbols := files(t, s, symbolsDir); len(symbols) > 0 || len(s.leaving) > 0 || s.cacheBytes.Load() != 0 {
+		t.Errorf("when the queries have ended: symbols %q, %d blocks, %d bytes in caches", symbols, len(s.leaving), s.cacheBytes.Load())
+	}
+}
+
 // TestTicksDoNotStopAppends: while the maintainer is busy, however long, ticks go by and batches are stored.
 func TestTicksDoNotStopAppends(t *testing.T) {
 	busy, free := make(chan struct{}), make(chan struct{})

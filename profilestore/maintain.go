@@ -401,17 +401,28 @@ func (s *Store) compactBlocks(inputs []*block) error {
 	s.blocks = append(s.blocks, merged)
 	slices.SortFunc(s.blocks, func(a, b *block) int { return cmp.Compare(a.meta.Sequence, b.meta.Sequence) })
 	s.mu.Unlock()
-	var errs []error
+	err = s.leave(inputs)
 	for _, b := range inputs {
 		s.linger(b.path, b.meta.size(), false)
-		errs = append(errs, b.release())
 	}
-	return errors.Join(append(errs, s.removeLingering())...)
+	return errors.Join(err, s.removeLingering())
 }
 
-// deleteBlock deletes the files of a block that is no longer served. Queries that have begun still read it.
-func (s *Store) deleteBlock(b *block) error {
-	return errors.Join(s.discard(b.path), b.release())
+// leave takes leave of blocks that are served no more, before their files are deleted. Those that queries still read, which
+// had begun, are held open, and their dictionaries are kept, until a later call finds that these queries have ended.
+func (s *Store) leave(blocks []*block) error {
+	var left []*block
+	var errs []error
+	for _, b := range slices.Concat(s.leaving, blocks) {
+		if b.refs.Load() == 1 { // nobody can take one any more
+			errs = append(errs, b.release())
+			continue
+		}
+		b.hold()
+		left = append(left, b)
+	}
+	s.leaving = left
+	return errors.Join(errs...)
 }
 
 func bySequence(a, b *segment) int { return cmp.Compare(a.order(), b.order()) }
@@ -445,7 +456,9 @@ func (s *Store) chooseSegments() []*segment {
 }
 
 func (s *Store) compactSegments(inputs []*segment) error {
+	s.mu.RLock()
 	used := s.usedDictionaries()
+	s.mu.RUnlock()
 	merged, err := mergeSegments(s.fs, s.dir, s.nextSequence(), inputs, used, s.pause)
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		s.note(d.Damage)
@@ -479,11 +492,9 @@ func (s *Store) deleteSegments(segments []*segment) error {
 	return errors.Join(errs...)
 }
 
-// usedDictionaries are those that a block refers to, or a head may.
+// usedDictionaries are those that a block refers to, or a head may. The lock is held.
 func (s *Store) usedDictionaries() map[uint32]bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.usedBy(s.blocks)
+	return s.usedBy(slices.Concat(s.blocks, s.leaving))
 }
 
 // usedBy is usedDictionaries as if these were all blocks. The lock is held.
@@ -519,12 +530,15 @@ func (s *Store) sizeWith(blocks []*block) (size, symbols int64) {
 }
 
 // retain deletes the blocks that are too old, the oldest ones of a store that is too large, and the dictionaries
-// that no block uses any more.
+// that no block uses any more. Files of blocks go at once, also from under queries that have begun, which hold them open.
 func (s *Store) retain() error {
 	oldest := s.now().Add(-s.o.Retention)
 	s.mu.Lock()
 	gone := s.expire(oldest)
-	used := s.usedBy(s.blocks)
+	s.mu.Unlock()
+	errs := []error{s.leave(gone)}
+	s.mu.Lock()
+	used := s.usedDictionaries()
 	var unused []*segment
 	for _, seg := range s.segments {
 		if !seg.usedIn(used) {
@@ -541,10 +555,9 @@ func (s *Store) retain() error {
 	size, _ := s.sizeWith(s.blocks)
 	s.mu.Unlock()
 	s.metrics.bytes.Set(float64(size))
-	var errs []error
 	for _, b := range gone {
 		s.metrics.profiles.WithLabelValues(resultExpired).Add(float64(b.meta.Profiles.Rows))
-		errs = append(errs, s.deleteBlock(b))
+		errs = append(errs, s.discard(b.path))
 	}
 	if len(gone) > 0 {
 		s.forgetSeries()

@@ -103,6 +103,7 @@ type Store struct {
 	wal        *walFile            // the writer's
 	records    []byte              // likewise: memory for those of a group
 	lingering  []lingering         // the maintainer's, oldest first
+	leaving    []*block            // likewise: served no more, but queries that have begun read them
 	flushedAt  map[int64]time.Time // likewise: when a block of a day was last written, by day
 	full       atomic.Bool         // the disk was, since the maintainer last looked
 	sequence   atomic.Uint64
@@ -575,7 +576,7 @@ func (s *Store) Close() error {
 
 func (s *Store) closeFiles() error {
 	s.mu.Lock()
-	blocks, segments := s.blocks, s.segments
+	blocks, segments := slices.Concat(s.blocks, s.leaving), s.segments
 	s.blocks, s.segments, s.stopped = nil, nil, true
 	s.mu.Unlock()
 	var errs []error

@@ -205,6 +205,7 @@ type table struct {
 	file    file
 	parquet *parquet.File
 	checked []bool // ranges
+	lost    error  // the file could not be opened when it was to go
 }
 
 // damageError says which bytes are not what was written.
@@ -218,6 +219,9 @@ func (e *damageError) Error() string {
 func (t *table) open() error {
 	if t.parquet != nil {
 		return nil
+	}
+	if t.lost != nil {
+		return t.lost
 	}
 	f, err := t.fs.Open(t.path)
 	if err != nil {
@@ -244,6 +248,15 @@ func (t *table) open() error {
 	}
 	t.parquet = p
 	return nil
+}
+
+// hold opens the file for queries that have begun, before it is deleted.
+func (t *table) hold() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.info.Ranges) > 0 {
+		t.lost = t.open()
+	}
 }
 
 // check compares a range with its CRC, once.
