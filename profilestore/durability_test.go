@@ -247,6 +247,66 @@ func TestLostSegment(t *testing.T) {
 	}
 }
 
+// TestLostSegmentInTheMiddle loses the second of five segments: what is before it is served, also after a start in which
+// there are enough segments to merge, and the segments behind it are left as they are.
+func TestLostSegmentInTheMiddle(t *testing.T) {
+	g := newSource(59)
+	dir := t.TempDir()
+	s := open(t, dir, testOptions())
+	var batches []Encoded
+	for range fanIn + 1 {
+		batches = append(batches, g.batch(t, 10)...)
+		mustAppend(t, s, batches[len(batches)-10:]...)
+		settle(t, s)
+		for _, seg := range s.segments { // neither is to be merged yet
+			seg.suspect = true
+		}
+		for _, b := range s.blocks {
+			b.suspect.Store(true)
+		}
+	}
+	if len(s.segments) != fanIn+1 || len(s.blocks) != fanIn+1 {
+		t.Fatalf("%d segments, %d blocks", len(s.segments), len(s.blocks))
+	}
+	q := all(t, "")
+	q.To = batches[10].Time
+	want, err := s.Select(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta := filepath.Join(s.segments[1].path, metaFile)
+	if err := errors.Join(s.Close(), os.WriteFile(meta, []byte("00000000\n{}"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		s = open(t, dir, testOptions())
+		settle(t, s)
+		if len(s.segments) != fanIn {
+			t.Errorf("%d segments", len(s.segments))
+		}
+		got, err := s.Select(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Profiles != 10 || !maps.Equal(folded(got.Stacks), folded(want.Stacks)) {
+			t.Errorf("%d profiles before the gap, with %v, want %v", got.Profiles, folded(got.Stacks), folded(want.Stacks))
+		}
+		if ids := stored(t, s); len(s.Damage()) == 0 || len(ids) == len(batches) {
+			t.Errorf("%d profiles, damage %v", len(ids), s.Damage())
+		}
+		if _, err := s.LabelValues(t.Context(), all(t, ""), "thread"); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir, testOptions())
+	mustAppend(t, s, batches...)
+	settle(t, s)
+	wantStored(t, s, batches...)
+}
+
 // checkFlipped opens a store of which one bit is wrong.
 func checkFlipped(t *testing.T, disk *crashFS, path string, want *Result) {
 	s, err := Open("/", flipOptions(disk))

@@ -42,6 +42,17 @@ type dictionaryMeta struct {
 	// Trees are the stacks here that a tree begins with, but for the first of the dictionary. Each tree has a row group
 	// of its own, one after the other.
 	Trees []int `json:"trees,omitempty"`
+
+	lost bool // what is here goes on from a segment that is not there: nothing can be made of it
+}
+
+// from is what segments before have of the dictionary, to what they have with this one.
+func (m *dictionaryMeta) from() extent {
+	return extent{m.Mappings.First, m.Functions.First, m.Locations.First, m.Stacks.First, m.Sets.First}
+}
+
+func (m *dictionaryMeta) to() extent {
+	return extent{m.Mappings.First + m.Mappings.Count, m.Functions.First + m.Functions.Count, m.Locations.First + m.Locations.Count, m.Stacks.First + m.Stacks.Count, m.Sets.First + m.Sets.Count}
 }
 
 // pieces are the stacks of each tree, and of what is here of a tree that began before.
@@ -127,7 +138,7 @@ type segment struct {
 	mappings, functions, locations, stacks, labels table
 
 	refs    atomic.Int32
-	suspect bool // a damage was found: it is not merged into another; the maintainer's
+	suspect bool // a damage was found, or one before it is lost: it is not merged into another; the maintainer's
 }
 
 func newSegment(fs fileSystem, path string, meta segmentMeta) *segment {
@@ -152,9 +163,10 @@ func (s *segment) release() error {
 	return errors.Join(s.mappings.close(), s.functions.close(), s.locations.close(), s.stacks.close(), s.labels.close())
 }
 
+// find is what the segment has of a dictionary, if that goes on from what other segments have; else nil.
 func (s *segment) find(dictionary uint32) *dictionaryMeta {
 	i, ok := slices.BinarySearchFunc(s.meta.Dictionaries, dictionary, func(m dictionaryMeta, id uint32) int { return cmp.Compare(m.ID, id) })
-	if !ok {
+	if !ok || s.meta.Dictionaries[i].lost {
 		return nil
 	}
 	return &s.meta.Dictionaries[i]
@@ -493,8 +505,7 @@ func loadNames(segments []*segment, id uint32) (*symbols, error) {
 		if m == nil {
 			continue
 		}
-		if have := s.extent(); m.Mappings.First != have.mappings || m.Functions.First != have.functions ||
-			m.Locations.First != have.locations || m.Stacks.First != have.stacks || m.Sets.First != have.sets {
+		if s.extent() != m.from() {
 			return nil, missing(seg.path, id)
 		}
 		if err := l.add(seg, m); err != nil {
@@ -607,8 +618,7 @@ func (l *loader) add(seg *segment, m *dictionaryMeta) error {
 		}
 	}
 	l.stacks += m.Stacks.Count
-	have, want := l.extent(), extent{m.Mappings.First + m.Mappings.Count, m.Functions.First + m.Functions.Count, m.Locations.First + m.Locations.Count, m.Stacks.First + m.Stacks.Count, m.Sets.First + m.Sets.Count}
-	if have != want {
+	if have, want := l.extent(), m.to(); have != want {
 		return fmt.Errorf("read dictionary %d of %s: %+v, want %+v", m.ID, seg.path, have, want)
 	}
 	return nil

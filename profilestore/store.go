@@ -417,11 +417,13 @@ func (s *Store) loadBlocks() error {
 func (s *Store) dropReplaced() error {
 	have := make(map[uint32]extent)
 	for _, seg := range s.segments {
-		for _, d := range seg.meta.Dictionaries {
-			// Behind a gap nothing counts.
-			if e := have[d.ID]; e.stacks == d.Stacks.First && e.sets == d.Sets.First {
-				have[d.ID] = extent{stacks: d.Stacks.First + d.Stacks.Count, sets: d.Sets.First + d.Sets.Count}
+		for i := range seg.meta.Dictionaries {
+			d := &seg.meta.Dictionaries[i]
+			if have[d.ID] != d.from() { // behind a gap nothing counts, and the merge of both sides would hide it
+				d.lost, seg.suspect = true, true
+				continue
 			}
+			have[d.ID] = d.to()
 		}
 	}
 	there := make(map[uint64]bool)
