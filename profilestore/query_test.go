@@ -459,6 +459,9 @@ func TestQueryErrors(t *testing.T) {
 	}{
 		{"select", Unprocessable, nil, func() error { _, err := s.Select(ctx, q); return err }},
 		{"series", Unprocessable, nil, func() error { _, err := s.Series(ctx, q, []string{"pid"}, time.Second); return err }},
+		{"label names", Unprocessable, nil, func() error { _, err := s.LabelNames(ctx, q); return err }},
+		{"label values", Unprocessable, nil, func() error { _, err := s.LabelValues(ctx, q, "thread"); return err }},
+		{"series of label sets", Unprocessable, nil, func() error { _, err := s.Series(ctx, q, []string{"nothing"}, 24*time.Hour); return err }},
 		{"merge", Unprocessable, nil, func() error { _, err := s.Merge(ctx, q); return err }},
 		{"profiles", Unprocessable, nil, func() error { _, err := s.Profiles(ctx, q, 100); return err }},
 		{"limit", BadRequest, nil, func() error { _, err := s.Profiles(ctx, q, 0); return err }},

@@ -31,8 +31,12 @@ func (g group) labels(by []string) Labels {
 	return NewLabels(m)
 }
 
-// sums calls fn with the sums of matching values for each group in each profile.
-func (s *Store) sums(ctx context.Context, q Query, by []string, fn func(c *chosen, g group, value int64) error) (err error) {
+// entryBytes is about what an entry of a map takes.
+const entryBytes = 80
+
+// sums calls fn with the sums of matching values for each group in each profile. size counts the memory that the query
+// takes.
+func (s *Store) sums(ctx context.Context, q Query, by []string, size *int64, fn func(c *chosen, g group, value int64) error) (err error) {
 	v, err := s.view(q)
 	if err != nil {
 		return err
@@ -71,6 +75,9 @@ func (s *Store) sums(ctx context.Context, q Query, by []string, fn func(c *chose
 			if !ok {
 				g = newGroup(by, func(name string) string { return cmp.Or(c.row.series.labels.Get(name), syms.value(set, name)) })
 				sets[key] = g
+				if *size += entryBytes + int64(len(g)); *size > v.limit {
+					return s.errQueryBytes()
+				}
 			}
 			sums[g] += c.total(line, c.match.typ)
 			return nil
@@ -122,7 +129,7 @@ func (s *Store) Series(ctx context.Context, q Query, by []string, step time.Dura
 	}
 	lines := make(map[group]*line)
 	size := int64(0)
-	err := s.sums(ctx, q, by, func(c *chosen, g group, value int64) error {
+	err := s.sums(ctx, q, by, &size, func(c *chosen, g group, value int64) error {
 		l := lines[g]
 		if l == nil {
 			l = &line{sums: make(map[int64]int64)}
@@ -131,7 +138,7 @@ func (s *Store) Series(ctx context.Context, q Query, by []string, step time.Dura
 		}
 		at := c.row.time - mod(c.row.time, int64(step))
 		if _, ok := l.sums[at]; !ok {
-			size += 80 // twice in a map, and in the answer
+			size += entryBytes // twice in a map, and in the answer
 		}
 		if size > s.o.QueryBytes {
 			return s.errQueryBytes()
@@ -178,11 +185,15 @@ func mod(t, step int64) int64 {
 func (s *Store) Services(ctx context.Context, q Query) ([]Service, error) {
 	byName := make(map[group]*Service)
 	by := []string{"service_name"}
-	err := s.sums(ctx, q, by, func(c *chosen, g group, value int64) error {
+	size := int64(0)
+	err := s.sums(ctx, q, by, &size, func(c *chosen, g group, value int64) error {
 		service := byName[g]
 		if service == nil {
 			service = &Service{Name: g.labels(by).Get(by[0]), First: c.row.time, Last: c.row.time}
 			byName[g] = service
+			if size += 2 * entryBytes; size > s.o.QueryBytes {
+				return s.errQueryBytes()
+			}
 		}
 		if value > math.MaxInt64-service.Value {
 			return errOverflow
@@ -206,8 +217,8 @@ func (s *Store) Services(ctx context.Context, q Query) ([]Service, error) {
 }
 
 // eachLabel calls fn for the labels of matching samples, their series' included. With a name, only for labels of that
-// name.
-func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(name, value string)) (err error) {
+// name. fn says how many bytes it keeps.
+func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(name, value string) int64) (err error) {
 	v, err := s.view(q)
 	if err != nil {
 		return err
@@ -215,6 +226,7 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 	defer func() { err = errors.Join(err, v.release()) }()
 	owns := make(map[*series]bool)
 	done := make(map[groupKey]bool)
+	size := int64(0)
 	return v.each(ctx, false, func(c chosen) error {
 		own := c.row.series
 		if owns[own] && only != "" && own.labels.Get(only) != "" {
@@ -224,7 +236,7 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 			if !owns[own] {
 				owns[own] = true
 				for _, l := range own.labels {
-					fn(l.Name, l.Value)
+					size += fn(l.Name, l.Value)
 				}
 			}
 			key := groupKey{own, c.row.dictionary, set}
@@ -232,6 +244,9 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 				return nil
 			}
 			done[key] = true
+			if size += entryBytes; size > v.limit {
+				return s.errQueryBytes()
+			}
 			syms, err := v.labelSets(ctx, &c)
 			if syms == nil {
 				return err
@@ -239,7 +254,7 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 			for _, l := range syms.set(set) {
 				if name := validUTF8(syms.strings[l.name]); l.text && name != "" && own.labels.Get(name) == "" {
 					if value := syms.value(set, name); value != "" {
-						fn(name, value)
+						size += fn(name, value)
 					}
 				}
 			}
@@ -252,19 +267,27 @@ func (s *Store) eachLabel(ctx context.Context, q Query, only string, fn func(nam
 // LabelNames lists the names of series and sample labels of the matching samples, sorted.
 func (s *Store) LabelNames(ctx context.Context, q Query) ([]string, error) {
 	names := make(map[string]struct{})
-	err := s.eachLabel(ctx, q, "", func(name, _ string) { names[name] = struct{}{} })
+	err := s.eachLabel(ctx, q, "", func(name, _ string) int64 { return keep(names, name) })
 	return sortedKeys(names), err
 }
 
 // LabelValues lists the values of one label of the matching samples, sorted.
 func (s *Store) LabelValues(ctx context.Context, q Query, name string) ([]string, error) {
 	values := make(map[string]struct{})
-	err := s.eachLabel(ctx, q, name, func(n, value string) {
-		if n == name {
-			values[value] = struct{}{}
+	err := s.eachLabel(ctx, q, name, func(n, value string) int64 {
+		if n != name {
+			return 0
 		}
+		return keep(values, value)
 	})
 	return sortedKeys(values), err
+}
+
+// keep adds a key, and says how many bytes that takes.
+func keep(m map[string]struct{}, key string) int64 {
+	before := len(m)
+	m[key] = struct{}{}
+	return int64(len(m)-before) * (entryBytes + int64(len(key)))
 }
 
 func sortedKeys(m map[string]struct{}) []string {
