@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -159,6 +160,87 @@ func TestFailedSync(t *testing.T) {
 		t.Errorf("logs %q: the one with the failed fsync is still written to", logs)
 	}
 	wantStored(t, reopen(t, s, crashOptions(disk.crash())), append(kept, refused...)...)
+}
+
+// TestRetryInTheGroupOfAFailure: of a batch that fails midway nothing is stored, and a retry of it that the writer met at the
+// same time is no double of it.
+func TestRetryInTheGroupOfAFailure(t *testing.T) {
+	disk := newCrashFS()
+	o := crashOptions(disk)
+	failing := false
+	o.fs = hookFS{disk, func(op, _ string) error {
+		if failing && op == "open" {
+			return errCrashed
+		}
+		return nil
+	}}
+	s := open(t, "/", o)
+	g := newSource(14)
+	old, fresh := g.profile(t), g.profile(t)
+	mustAppend(t, s, old)
+	settle(t, s)
+	var group []*commit
+	for _, batch := range [][]Encoded{{fresh, old}, {fresh}} {
+		c, err := s.checkBatch(t.Context(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		group = append(group, c)
+	}
+	failing = true // so that it cannot be seen whether the old one is stored
+	s.commitGroup(group)
+	if first, second := <-group[0].done, <-group[1].done; !errors.Is(first, errCrashed) || second != nil {
+		t.Fatalf("%v, %v", first, second)
+	}
+	failing = false
+	wantStored(t, s, old, fresh)
+	mustAppend(t, s, fresh, old)
+	wantStored(t, s, old, fresh)
+}
+
+// TestFailedRemoval: when a block that was replaced cannot be removed, the one that replaced it, and was replaced too, stays
+// as well, so that a start knows that neither is to be served.
+func TestFailedRemoval(t *testing.T) {
+	disk := newCrashFS()
+	o := crashOptions(disk)
+	var fails string
+	failed := 0
+	o.fs = hookFS{disk, func(op, name string) error {
+		if op == "rename" && name == fails {
+			failed++
+			return errCrashed
+		}
+		return nil
+	}}
+	s := open(t, "/", o)
+	g := newSource(15)
+	var kept []Encoded
+	for range fanIn * fanIn {
+		kept = append(kept, g.batch(t, 1)...)
+		mustAppend(t, s, kept[len(kept)-1])
+		settle(t, s)
+	}
+	if len(s.blocks) != 1 || s.blocks[0].meta.Level != 2 {
+		t.Fatalf("%d blocks", len(s.blocks))
+	}
+	for _, l := range s.lingering {
+		if filepath.Base(filepath.Dir(l.path)) == blocksDir {
+			fails = l.path
+			break
+		}
+	}
+	s.full.Store(true)
+	if err := s.removeLingering(); !errors.Is(err, errCrashed) || failed != 1 {
+		t.Fatalf("%v, %d failures for %q", err, failed, fails)
+	}
+	again := open(t, "/", crashOptions(disk.crash()))
+	wantStored(t, again, kept...)
+	fails = ""
+	s.full.Store(true)
+	settle(t, s)
+	if len(s.lingering) > 0 || len(files(t, s, blocksDir)) != 1 {
+		t.Errorf("%d are left, blocks %q", len(s.lingering), files(t, s, blocksDir))
+	}
 }
 
 // TestClock moves the clock under a store: what is stored stays, what comes is judged by the new time.

@@ -231,6 +231,13 @@ func (h hookFS) Open(name string) (file, error) {
 	return h.fileSystem.Open(name)
 }
 
+func (h hookFS) Rename(from, to string) error {
+	if err := h.before("rename", from); err != nil {
+		return err
+	}
+	return h.fileSystem.Rename(from, to)
+}
+
 type crashFile struct {
 	fs   *crashFS
 	node *crashNode

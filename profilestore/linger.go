@@ -37,7 +37,9 @@ func (s *Store) isLingering(path string) bool {
 	return false
 }
 
-// removeLingering removes what has lingered long enough, what is too much, and all of it when the disk is full.
+// removeLingering removes what has lingered long enough, what is too much, and all of it when the disk is full. What cannot
+// be removed keeps those behind it: if they went and it was there at the next start, nothing would say that it was
+// replaced.
 func (s *Store) removeLingering() error {
 	full := s.full.Swap(false)
 	var logs, others int64
@@ -49,8 +51,7 @@ func (s *Store) removeLingering() error {
 		}
 	}
 	left := s.lingering[:0]
-	var errs []error
-	for _, l := range s.lingering { // oldest first
+	for i, l := range s.lingering { // oldest first
 		sum, most := &others, s.largestMerge()
 		if l.log {
 			sum, most = &logs, lingerLogs
@@ -61,12 +62,12 @@ func (s *Store) removeLingering() error {
 		}
 		*sum -= l.bytes
 		if err := s.discard(l.path); err != nil {
-			errs = append(errs, err)
-			left = append(left, l)
+			s.lingering = append(left, s.lingering[i:]...)
+			return err
 		}
 	}
 	s.lingering = left
-	return errors.Join(errs...)
+	return nil
 }
 
 // discard deletes a file or directory. It goes at once: half a directory would look like damage. And it is gone

@@ -374,8 +374,8 @@ func (s *Store) loadSegments() error {
 		s.segments = append(s.segments, newSegment(s.fs, path, meta))
 	}
 	s.segments = slices.DeleteFunc(s.segments, func(seg *segment) bool {
-		if replaced[seg.meta.Sequence] {
-			err = errors.Join(err, s.discard(seg.path))
+		if replaced[seg.meta.Sequence] && err == nil { // in their order: see discard
+			err = s.discard(seg.path)
 		}
 		return replaced[seg.meta.Sequence]
 	})
@@ -443,14 +443,16 @@ func (s *Store) dropReplaced() error {
 			replaced[seq] = true
 		}
 	}
-	var errs []error
+	var err error
 	s.blocks = slices.DeleteFunc(s.blocks, func(b *block) bool {
 		switch seq := b.meta.Sequence; {
+		case err != nil:
+			return false
 		case replaced[seq]:
-			errs = append(errs, s.discard(b.path))
+			err = s.discard(b.path) // in their order: see there
 			return true
 		case unfit[seq]:
-			errs = append(errs, s.putAside(b.path))
+			err = s.putAside(b.path)
 			return true
 		}
 		for id := range b.short {
@@ -458,7 +460,7 @@ func (s *Store) dropReplaced() error {
 		}
 		return false
 	})
-	return errors.Join(errs...)
+	return err
 }
 
 // lacks are the dictionaries that have less than the rows of the block refer to.

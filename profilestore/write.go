@@ -118,7 +118,7 @@ func (s *Store) answer(group []*commit, err error) {
 	}
 }
 
-// withoutDoubles drops entries whose IDs are stored or in seen, which grows by the others.
+// withoutDoubles drops entries whose IDs are stored or in seen, which grows by the others unless there is an error.
 func (s *Store) withoutDoubles(entries []*entry, seen map[ID]bool) ([]*entry, error) {
 	var fresh []*entry
 	for _, e := range entries {
@@ -127,6 +127,9 @@ func (s *Store) withoutDoubles(entries []*entry, seen map[ID]bool) ([]*entry, er
 		}
 		stored, err := s.has(e.id)
 		if err != nil {
+			for _, e := range fresh { // not stored: a retry may be in the same group
+				delete(seen, e.id)
+			}
 			return nil, err
 		}
 		if !stored {
