@@ -129,7 +129,8 @@ type block struct {
 
 	mu     sync.Mutex
 	cached *profileTable
-	used   int64 // when, by the store's clock of cache use
+	rowsOf *stackTable // rows of cached, +1, by the prints of their IDs; nil: nobody has asked for one
+	used   int64       // when, by the store's clock of cache use
 	known  map[Damage]bool
 }
 
@@ -188,7 +189,32 @@ func (b *block) has(id ID) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(t.rows, func(r profileRow) bool { return r.id == id && !b.short[r.dictionary] }), nil
+	rows, print := b.index(t), id.print()
+	for row, next := rows.find(print, 0); row != 0; row, next = rows.find(print, next) {
+		if r := &t.rows[row-1]; r.id == id && !b.short[r.dictionary] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// index finds rows of the table by the prints of their IDs. It is cached with the table: few blocks are ever asked, but
+// those by each profile of a log that is read again.
+func (b *block) index(t *profileTable) *stackTable {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rowsOf != nil && b.cached == t {
+		return b.rowsOf
+	}
+	rows := new(stackTable)
+	for i := range t.rows {
+		rows.add(t.rows[i].id.print(), uint32(i)+1)
+	}
+	if b.cached == t {
+		b.rowsOf = rows
+		b.store.cacheBytes.Add(rows.size())
+	}
+	return rows
 }
 
 func (b *block) profiles() (*profileTable, error) {
@@ -212,6 +238,10 @@ func (b *block) evict() {
 	if b.cached != nil {
 		b.store.cacheBytes.Add(-b.cached.size())
 		b.cached = nil
+	}
+	if b.rowsOf != nil {
+		b.store.cacheBytes.Add(-b.rowsOf.size())
+		b.rowsOf = nil
 	}
 }
 

@@ -277,6 +277,46 @@ func TestRefusedBatchLeavesNoDictionary(t *testing.T) {
 	}
 }
 
+// TestBlockHas asks a block for IDs that it has and for others, also when a dictionary is short.
+func TestBlockHas(t *testing.T) {
+	s := open(t, t.TempDir(), testOptions())
+	batch := newSource(16).batch(t, 200)
+	mustAppend(t, s, batch...)
+	settle(t, s)
+	b := s.blocks[0]
+	for range 2 {
+		for i := range batch {
+			id := batch[i].ID
+			if ok, err := b.has(id); err != nil || !ok {
+				t.Errorf("%s: %v, %v", id, ok, err)
+			}
+			id[15]++
+			if ok, err := b.has(id); err != nil || ok {
+				t.Errorf("%s: %v, %v", id, ok, err)
+			}
+		}
+		if n := s.cacheBytes.Load(); n < b.cached.size()+8*int64(len(batch)) {
+			t.Errorf("%d bytes are counted", n)
+		}
+		b.evict()
+		if n := s.cacheBytes.Load(); n != 0 {
+			t.Errorf("%d bytes are counted as cached", n)
+		}
+	}
+	b.short = map[uint32]bool{b.meta.Dictionaries[0]: true}
+	has := 0
+	for i := range batch {
+		if ok, err := b.has(batch[i].ID); err != nil {
+			t.Error(err)
+		} else if ok {
+			has++
+		}
+	}
+	if has == 0 || has == len(batch) {
+		t.Errorf("%d of %d, which one dictionary of %d has not", has, len(batch), len(b.meta.Dictionaries))
+	}
+}
+
 func TestIDs(t *testing.T) {
 	s := open(t, t.TempDir(), testOptions())
 	g := newSource(3)
