@@ -303,6 +303,9 @@ func TestKernelPrivileges(t *testing.T) {
 			t.Errorf("%s listens on %q, want %d sockets", half.name, listening, half.want)
 		}
 	}
+	if status, err := procStatus(s.other); err != nil || status["Name"] != "pilotlight" {
+		t.Errorf("ps calls the store half %q, want pilotlight (%v)", status["Name"], err)
+	}
 }
 
 // listeners returns the local addresses of the TCP sockets on which a process
