@@ -120,11 +120,11 @@ bench-ui: ui-modules ## figures of the page beside go tool pprof -http and speed
 	cd ui && node test/browser/bench.mjs
 
 .PHONY: verify
-verify: build ## the long tests (TestVerify*, build tag verify); each prints its figures
+verify: build ## the long tests (TestVerify*, build tag verify), one after the other, for hours; each prints its figures
 	.ci/deps bench packages
 	$(MAKE) -C testdata/loads GO=$(GO) all
 	$(MAKE) -C testdata/stacks all
-	$(GO) test -tags verify -run '^TestVerify' -v -count=1 -timeout 3h $(testexec) $(packages)
+	$(GO) test -p 1 -tags verify -run '^TestVerify' -v -count=1 -timeout 12h $(testexec) $(packages)
 
 .PHONY: generate
 generate: ## BPF objects and their Go bindings, with clang-19; messages of Pyroscope's API and of runtimes', with protoc
