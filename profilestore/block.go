@@ -156,6 +156,7 @@ func (b *block) release() error {
 		return nil
 	}
 	b.evict()
+	b.store.dropSumsOf(b)
 	return errors.Join(b.series.close(), b.profilesTable.close(), b.totals.close(), b.samples.close(), b.hours.close(), b.windows.close())
 }
 
@@ -346,7 +347,7 @@ type blockReader struct {
 	rows  *rows
 
 	hours, windows rolledReader
-	covered        []covered
+	covered        covered
 }
 
 func (b *block) reader(want columns) rowReader {

@@ -1,6 +1,7 @@
 package profilestore
 
 import (
+	"math"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -219,16 +220,20 @@ func (r *rolledReader) read(p *rolled) (piece rollup, err error) {
 }
 
 // cover adds what the rollups of a section have of a pass, and says whether profiles are left whose samples must be
-// read. The weights of those that are not left become 0; uncover gives them back.
+// read. The weights of those that are not left are covered.
 func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums *sums) (left bool, err error) {
 	weights := p.weights[part]
 	if weights == nil {
 		return false, nil
 	}
+	from, to := t.span(s.Dictionary, s.Hour)
+	wanted := func(w int64) bool { return w != 0 }
+	if !slices.ContainsFunc(weights[from:to], wanted) {
+		return false, nil
+	}
 	if p.rest != nil || len(s.Hours)+len(s.Windows) == 0 || b.noRollups.Load() {
 		return true, nil
 	}
-	from, to := t.span(s.Dictionary, s.Hour)
 	for i := range s.Hours {
 		weight, ok := t.same(s.Hours[i].Kind, weights, from, to)
 		if !ok || weight == 0 {
@@ -248,7 +253,7 @@ func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums
 			return false, err
 		}
 	}
-	return slices.ContainsFunc(weights[from:to], func(w int64) bool { return w != 0 }), nil
+	return slices.ContainsFunc(weights[from:to], wanted), nil
 }
 
 func (b *blockReader) coverWindows(p *pass, own *rolled, t *profileTable, weights []int64, from, to int, sums *sums) error {
@@ -298,38 +303,31 @@ func (r *rollup) addTo(column int, sums *sums, weight func(second uint32) int64)
 	return nil
 }
 
-// covered is a profile whose weight is 0 for a while.
-type covered struct {
-	weight  *int64
-	restore int64
-}
-
 // take covers the profiles of a kind.
 func (b *blockReader) take(t *profileTable, kind uint32, weights []int64, from, to int) {
 	for n := from; n < to; n++ {
-		if t.kinds[n] == kind && weights[n] != 0 {
-			b.covered = append(b.covered, covered{&weights[n], weights[n]})
-			weights[n] = 0
+		if t.kinds[n] == kind {
+			b.covered.take(&weights[n])
 		}
 	}
 }
 
-func (b *blockReader) uncover() {
-	for _, c := range b.covered {
-		*c.weight = c.restore
-	}
-	b.covered = b.covered[:0]
-}
-
 // span are the profiles of a dictionary that start in an hour, in a table that is sorted.
 func (t *profileTable) span(dictionary uint32, h int64) (from, to int) {
-	after := func(time int64) int {
-		return sort.Search(len(t.rows), func(i int) bool {
-			r := &t.rows[i]
-			return r.dictionary > dictionary || r.dictionary == dictionary && r.time >= time
-		})
-	}
-	return after(h * hour), after((h + 1) * hour)
+	return t.first(dictionary, h*hour), t.first(dictionary, (h+1)*hour)
+}
+
+// spanOf are the profiles of a dictionary, in a table that is sorted.
+func (t *profileTable) spanOf(dictionary uint32) (from, to int) {
+	return t.first(dictionary, math.MinInt64), t.first(dictionary+1, math.MinInt64)
+}
+
+// first is the first profile of a dictionary that starts at a time or later, or what comes after it.
+func (t *profileTable) first(dictionary uint32, time int64) int {
+	return sort.Search(len(t.rows), func(i int) bool {
+		r := &t.rows[i]
+		return r.dictionary > dictionary || r.dictionary == dictionary && r.time >= time
+	})
 }
 
 // same is the weight that all profiles of a kind have; ok is false when they have several.

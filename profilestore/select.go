@@ -259,7 +259,9 @@ type adder struct {
 	room    []int64     // of sums
 	tree    tree        // the last one that was not in the cache
 	writer  flamegraph.TreeWriter
-	kept    int64 // bytes of room, tree and writer
+	covered covered  // what is not of the portion that is added up
+	blocks  []uint64 // that the portion is of
+	kept    int64    // bytes of room, tree and writer
 }
 
 func (a *adder) close() {
@@ -292,20 +294,11 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	for again := names != nil; again; {
 		d.symbols, d.sums, again = names, d.sums[:0], false
 		for _, base := range d.bases {
-			var syms *symbols
-			if syms, err = a.v.tree(ctx, &d.chosen[0], base, &a.tree); syms == nil {
+			var ok bool
+			if ok, again, err = a.addTree(ctx, d, base, names.stacks, bad); !ok {
 				names = nil
-				break
 			}
-			if again, err = a.sum(ctx, d, syms, names.stacks, bad); again || err != nil {
-				break
-			}
-			if len(syms.locations) > len(d.symbols.locations) {
-				d.symbols = syms // it was added to meanwhile
-			}
-			t := a.writer.Write(syms.callers, syms.leaf, a.room, a.unit)
-			d.sums = append(d.sums, t)
-			if err = a.take(t.Size()); err != nil {
+			if !ok || again || err != nil {
 				break
 			}
 		}
@@ -324,6 +317,46 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	return err
 }
 
+// addTree makes what a tree of a dictionary, of so many stacks, adds up to: a tree for each portion. Those of blocks are kept
+// for the next query. ok is false when the dictionary is damaged; again as of sum.
+func (a *adder) addTree(ctx context.Context, d *dictionaryWork, base uint32, stacks int, bad map[int]bool) (ok, again bool, err error) {
+	ok = true
+	for of := steady; of <= fresh && ok && !again && err == nil; of++ {
+		ok, again, err = a.addPortion(ctx, d, base, stacks, of, bad)
+	}
+	return ok, again, err
+}
+
+func (a *adder) addPortion(ctx context.Context, d *dictionaryWork, base uint32, stacks int, of portion, bad map[int]bool) (ok, again bool, err error) {
+	key, any := a.cover(d, base, of, bad)
+	defer a.covered.giveBack()
+	if !any {
+		return true, false, nil
+	}
+	if of != fresh {
+		if t := a.v.s.sumsOf(key); t != nil {
+			d.sums = append(d.sums, t)
+			return true, false, a.take(t.Size())
+		}
+	}
+	syms, err := a.v.tree(ctx, &d.chosen[0], base, &a.tree)
+	if syms == nil {
+		return false, false, err
+	}
+	if again, err := a.sum(ctx, d, syms, stacks, of, bad); again || err != nil {
+		return true, again, err
+	}
+	if len(syms.locations) > len(d.symbols.locations) {
+		d.symbols = syms // it was added to meanwhile
+	}
+	t := a.writer.Write(syms.callers, syms.leaf, a.room, a.unit)
+	if of != fresh {
+		a.v.s.keepSums(key, a.blocks, t)
+	}
+	d.sums = append(d.sums, t)
+	return true, false, a.take(t.Size())
+}
+
 // take counts memory that the answer needs, and what is kept for the next dictionary.
 func (a *adder) take(bytes int64) error {
 	kept := 8*int64(cap(a.room)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size()
@@ -335,16 +368,16 @@ func (a *adder) take(bytes int64) error {
 	return nil
 }
 
-// sum adds up the values of each stack of a tree, of a dictionary with so many stacks. again is true when a part turned out
-// to be damaged, which is noted in bad.
-func (a *adder) sum(ctx context.Context, d *dictionaryWork, syms *symbols, stacks int, bad map[int]bool) (again bool, err error) {
+// sum adds up the values of each stack of a tree, of a dictionary with so many stacks, over a portion whose weights
+// alone are there. again is true when a part turned out to be damaged, which is noted in bad.
+func (a *adder) sum(ctx context.Context, d *dictionaryWork, syms *symbols, stacks int, of portion, bad map[int]bool) (again bool, err error) {
 	a.room = zeroed(a.room, len(syms.callers))
 	if err := a.take(0); err != nil {
 		return false, err
 	}
 	into := newSums(&syms.tree, a.room, stacks)
 	for _, part := range d.parts {
-		if bad[part] {
+		if _, is := a.v.parts[part].(*block); is == (of == fresh) || bad[part] {
 			continue
 		}
 		err := a.sumPart(ctx, d, part, syms, into)
@@ -396,7 +429,7 @@ func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *
 		if s.Stacks <= int(sums.first) || s.Least >= int(sums.first+sums.count) {
 			return nil
 		}
-		defer reader.uncover()
+		defer reader.covered.giveBack()
 		left = left[:0]
 		for _, p := range d.passes {
 			more, err := reader.cover(p, part, s, a.tables[part], sums)
@@ -464,6 +497,7 @@ type namer struct {
 	symbols
 	stacks *flamegraph.Stacks
 
+	names  []int32 // of strings in the answer, +1; 0: not there yet
 	known  []int32 // of locations, one after the other, outermost first
 	ends   []int32 // of a location in known; 0: not there yet
 	starts []int32
@@ -472,38 +506,46 @@ type namer struct {
 // frames are those of a location, outermost first.
 func (t *namer) frames(l uint32) []int32 {
 	if t.ends == nil {
-		t.starts, t.ends = make([]int32, len(t.locations)), make([]int32, len(t.locations))
+		t.starts, t.ends, t.names = make([]int32, len(t.locations)), make([]int32, len(t.locations)), make([]int32, len(t.strings))
 	}
 	if t.ends[l] == 0 {
 		t.starts[l] = int32(len(t.known))
-		lines := t.linesOf(t.named(l))
-		for i := len(lines) - 1; i >= 0; i-- {
-			f := t.frame(l, &lines[i])
-			f.Inlined = i < len(lines)-1
-			t.known = append(t.known, t.stacks.Frame(f))
+		named := t.named(l)
+		lines := t.linesOf(named)
+		binary := t.binary(l)
+		for i, line := range slices.Backward(lines) {
+			f := &t.functions[line.function]
+			t.known = append(t.known, t.stacks.FrameOf(t.name(f.name), t.name(binary), t.name(f.file), 0, i < len(lines)-1))
 		}
 		if len(lines) == 0 {
-			t.known = append(t.known, t.stacks.Frame(t.frame(l, nil)))
+			t.known = append(t.known, t.stacks.Frame(flamegraph.Frame{Function: t.address(l), Binary: t.strings[binary]}))
 		}
 		t.ends[l] = int32(len(t.known))
 	}
 	return t.known[t.starts[l]:t.ends[l]]
 }
 
-// frame names a line of a location. One without a line is named by its address.
-func (s *symbols) frame(l uint32, one *line) flamegraph.Frame {
-	at := &s.locations[l]
-	var binary string
-	if at.mapping > 0 {
-		binary = s.strings[s.mappings[at.mapping-1].file]
+// name is the number of a string in the answer.
+func (t *namer) name(s uint32) int32 {
+	if t.names[s] == 0 {
+		t.names[s] = t.stacks.Name(t.strings[s]) + 1
 	}
-	if one == nil {
-		name := fmt.Sprintf("%#x", at.address)
-		if binary != "" {
-			name = path.Base(binary) + "+" + name
-		}
-		return flamegraph.Frame{Function: name, Binary: binary}
+	return t.names[s] - 1
+}
+
+// binary is the file of a location's mapping, a string.
+func (s *symbols) binary(l uint32) uint32 {
+	if m := s.locations[l].mapping; m > 0 {
+		return s.mappings[m-1].file
 	}
-	f := &s.functions[one.function]
-	return flamegraph.Frame{Function: s.strings[f.name], Binary: binary, File: s.strings[f.file]}
+	return 0
+}
+
+// address names a location without lines.
+func (s *symbols) address(l uint32) string {
+	name := fmt.Sprintf("%#x", s.locations[l].address)
+	if binary := s.strings[s.binary(l)]; binary != "" {
+		name = path.Base(binary) + "+" + name
+	}
+	return name
 }

@@ -123,6 +123,7 @@ type Store struct {
 	open     map[dictionaryKey]*dictionary
 	inMemory map[uint32]*dictionary // open ones, and those of heads
 	loaded   map[loadedKey]*loadedSymbols
+	kept     keptSums
 	badLogs  map[string]bool // files of the log with damage, which are kept
 	damage   []Damage
 	err      error // of the last round in the background
@@ -210,6 +211,7 @@ func newStore(dir string, o Options) *Store {
 		open:      make(map[dictionaryKey]*dictionary),
 		inMemory:  make(map[uint32]*dictionary),
 		loaded:    make(map[loadedKey]*loadedSymbols),
+		kept:      keptSums{trees: make(map[sumsKey]*keptTree)},
 		badLogs:   make(map[string]bool),
 	}
 	for range cap(s.readers) {
@@ -753,6 +755,11 @@ func (s *Store) trim() {
 	for key, l := range s.loaded {
 		all = append(all, cached{l.used, func() { delete(s.loaded, key); s.cacheBytes.Add(-l.bytes) }})
 	}
+	s.kept.mu.Lock()
+	for key, k := range s.kept.trees {
+		all = append(all, cached{k.used, func() { s.dropSums(key) }})
+	}
+	s.kept.mu.Unlock()
 	for _, b := range s.blocks {
 		b.mu.Lock()
 		if b.cached != nil {

@@ -70,7 +70,7 @@ func (f *Filter) Matches(frame *Frame) bool {
 // answer when there are no filters. The error is that of ctx, which ends it between two frames.
 func (s *Stacks) Filter(ctx context.Context, filters ...Filter) (*Stacks, error) {
 	for i := range filters {
-		r := rewriter{filter: &filters[i], frames: s, to: &Stacks{frameIDs: make(map[Frame]int32)}}
+		r := rewriter{filter: &filters[i], frames: s, to: new(Stacks)}
 		for _, p := range s.trees {
 			r.parent, r.labels, r.self = p.flatten(ctx)
 			if err := r.rewrite(ctx); err != nil {
@@ -141,14 +141,7 @@ func (r *rewriter) frame(id int32, outermost bool) int32 {
 	if r.renamed[at] == 0 {
 		f := r.frames.frames[id]
 		f.Inlined = f.Inlined && !outermost
-		own, ok := r.to.frameIDs[f]
-		if !ok {
-			own = int32(len(r.to.frames))
-			r.to.frames = append(r.to.frames, f)
-			r.to.frameIDs[f] = own
-			r.to.nameBytes += int64(len(f.Function) + len(f.Binary) + len(f.File))
-		}
-		r.renamed[at] = own + 1
+		r.renamed[at] = r.to.Frame(f) + 1
 	}
 	return r.renamed[at] - 1
 }

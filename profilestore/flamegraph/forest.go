@@ -19,10 +19,11 @@ type forest struct {
 	o     *Options
 	whole []*Stacks // what is weighed: A, and B in a diff
 
-	functions []function // the first is that of node 0, and no other node has it
-	named     bool       // node 0 is a function that was found
-	ids       map[function]int32
-	of        [2][]int32 // by side and frame; 0: not known yet
+	functions []function            // the first is that of node 0, and no other node has it
+	isNamed   bool                  // node 0 is a function that was found
+	of        [2][]int32            // by side and frame; 0: not known yet
+	named     [2]map[namePair]int32 // by side
+	ids       map[function]int32    // in a diff: of both sides, whose names have other numbers
 	sources   []source
 	chains    [][]int32 // functions of labels with several
 
@@ -50,6 +51,17 @@ type codes struct{ of []int32 }
 type place struct {
 	source, at     uint32 // tree, and where its bytes have the run
 	labels, frames int32  // how many labels of the run belong to it, and how many of the frames of the next label
+}
+
+// atEnd stands for all labels of a run: at is then where the runs are that go on from it, 0: nowhere.
+const atEnd = -1
+
+// in is a place of a run, of which all labels may belong to it.
+func (p place) in(r *run) place {
+	if int(p.labels) == r.count {
+		p.at, p.labels = r.below, atEnd
+	}
+	return p
 }
 
 // step is a place and the child that it belongs to.
@@ -102,7 +114,14 @@ func (c *cut) rise() {
 }
 
 func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *forest {
-	return &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, ids: make(map[function]int32), slot: []int32{0}}
+	f := &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, slot: []int32{0}}
+	for side := range whole {
+		f.named[side] = make(map[namePair]int32)
+	}
+	if len(whole) > 1 {
+		f.ids = make(map[function]int32)
+	}
+	return f
 }
 
 // addSides takes all trees that are weighed.
@@ -120,16 +139,8 @@ func (f *forest) addSides() {
 	}
 }
 
-func (f *forest) intern(fn function) int32 {
-	id, ok := f.ids[fn]
-	if !ok {
-		id = int32(len(f.functions))
-		f.ids[fn] = id
-		f.functions = append(f.functions, fn)
-		f.slot = append(f.slot, 0)
-	}
-	return id
-}
+// namePair is the numbers of the names of a function and its binary.
+type namePair struct{ function, binary int32 }
 
 // function is that of a frame.
 func (f *forest) function(side int, frame int32) int32 {
@@ -138,10 +149,29 @@ func (f *forest) function(side int, frame int32) int32 {
 	}
 	known := &f.of[side][frame]
 	if *known == 0 {
-		own := &f.whole[side].frames[frame]
-		*known = f.intern(function{own.Function, own.Binary})
+		key := &f.whole[side].keys[frame]
+		pair := namePair{key.function, key.binary}
+		if *known = f.named[side][pair]; *known == 0 {
+			own := &f.whole[side].frames[frame]
+			*known = f.intern(function{own.Function, own.Binary})
+			f.named[side][pair] = *known
+		}
 	}
 	return *known
+}
+
+// intern takes a function that its side does not have yet.
+func (f *forest) intern(fn function) int32 {
+	if id := f.ids[fn]; id > 0 {
+		return id
+	}
+	id := int32(len(f.functions))
+	f.functions = append(f.functions, fn)
+	f.slot = append(f.slot, 0)
+	if f.ids != nil {
+		f.ids[fn] = id
+	}
+	return id
 }
 
 // code is what source.codes says of a label.
@@ -176,16 +206,17 @@ func (f *forest) findCode(src *source, label uint32) int32 {
 // below calls fn for the places that are one frame further.
 func (f *forest) below(p place, fn func(function int32, next place, side int, total int64)) {
 	src := &f.sources[p.source]
-	r := src.read(p.at)
-	if int(p.labels) < r.count {
+	if p.labels != atEnd {
+		r := src.read(p.at)
 		function, next := f.further(p, src.label(&r, int(p.labels)))
-		fn(function, next, src.side, r.total)
+		fn(function, next.in(&r), src.side, r.total)
 		return
 	}
-	for at := r.below; at != 0; at = r.next {
-		r = src.read(at)
+	for at := p.at; at != 0; {
+		r := src.read(at)
 		function, next := f.further(place{source: p.source, at: at}, src.label(&r, 0))
-		fn(function, next, src.side, r.total)
+		fn(function, next.in(&r), src.side, r.total)
+		at = r.next
 	}
 }
 
@@ -204,52 +235,66 @@ func (f *forest) further(p place, label uint32) (function int32, _ place) {
 	return function, p
 }
 
-// begin makes node 0 of these places.
-func (f *forest) begin(places []place) {
-	f.places = append(f.places, places...)
-	n := node{placeEnd: int32(len(places))}
-	for _, p := range places {
-		src := &f.sources[p.source]
-		n.totals[src.side] += src.read(p.at).total
+// start is where a tree begins: the places of its root, and the values of all that begins there, by side.
+type start struct {
+	places []place
+	totals [2]int64
+}
+
+func (s *start) add(p place, side int, total int64) {
+	s.places = append(s.places, p)
+	s.totals[side] += total
+}
+
+// begin makes node 0.
+func (f *forest) begin(at start) {
+	if most := f.o.MaxNodes; most > 0 {
+		count := 1
+		for i := range f.sources {
+			count += f.sources[i].count
+		}
+		f.nodes, f.places = make([]node, 0, min(count, 3*most)), make([]place, 0, min(count, 4*most))
 	}
-	n.weight = f.weigh(n.totals)
-	f.nodes = append(f.nodes, n)
+	f.places = append(f.places, at.places...)
+	f.nodes = append(f.nodes, node{placeEnd: int32(len(at.places)), totals: at.totals, weight: f.weigh(at.totals)})
 }
 
 // roots are the empty stacks.
-func (f *forest) roots() []place {
-	places := make([]place, len(f.sources))
-	for i := range places {
-		places[i] = place{source: uint32(i), at: f.sources[i].root}
+func (f *forest) roots() start {
+	var all start
+	for i := range f.sources {
+		src := &f.sources[i]
+		r := src.read(src.root)
+		all.add(place{source: uint32(i)}.in(&r), src.side, r.total)
 	}
-	return places
+	return all
 }
 
 // follow goes down a path of names, of any binaries. Node 0 becomes the last of them that was found.
-func (f *forest) follow(path []string) []place {
-	places := f.roots()
+func (f *forest) follow(path []string) start {
+	at := f.roots()
 	for i, name := range path {
-		var found []place
-		for _, p := range places {
-			f.below(p, func(fn int32, next place, _ int, _ int64) {
+		var found start
+		for _, p := range at.places {
+			f.below(p, func(fn int32, next place, side int, total int64) {
 				if f.functions[fn].name != name {
 					return
 				}
 				if i == len(path)-1 {
 					f.found(fn)
 				}
-				found = append(found, next)
+				found.add(next, side, total)
 			})
 		}
-		places = found
+		at = found
 	}
-	return places
+	return at
 }
 
 // found gives node 0 the function that was looked for by its name, of the first binary by name that has it.
 func (f *forest) found(fn int32) {
-	if binary := f.functions[fn].binary; !f.named || binary < f.functions[0].binary {
-		f.named, f.functions[0].binary = true, binary
+	if binary := f.functions[fn].binary; !f.isNamed || binary < f.functions[0].binary {
+		f.isNamed, f.functions[0].binary = true, binary
 	}
 }
 
@@ -282,6 +327,10 @@ func (f *forest) expand(n int32) {
 	if f.nodes[n].child > 0 {
 		return
 	}
+	if own := &f.nodes[n]; own.placeEnd == own.place+1 && f.places[own.place].labels != atEnd {
+		f.expandRun(n)
+		return
+	}
 	first := int32(len(f.nodes))
 	f.next = f.next[:0]
 	for i := f.nodes[n].place; i < f.nodes[n].placeEnd; i++ {
@@ -293,8 +342,10 @@ func (f *forest) expand(n int32) {
 				f.nodes = append(f.nodes, node{parent: n, function: fn})
 			}
 			f.nodes[child].totals[side] += total
-			f.nodes[child].placeEnd++
-			f.next = append(f.next, step{next, child})
+			if next.at > 0 { // something goes on from there
+				f.nodes[child].placeEnd++
+				f.next = append(f.next, step{next, child})
+			}
 		})
 	}
 	f.keep(n, first)
@@ -314,6 +365,45 @@ func (f *forest) expand(n int32) {
 		own := &f.nodes[child]
 		f.places[own.placeEnd] = s.place
 		own.placeEnd++
+	}
+}
+
+// expandRun is expand for a node that is one place in the middle of a run, and for the nodes below it up to the run's end:
+// each has one child, and all have the same value.
+func (f *forest) expandRun(n int32) {
+	p := f.places[f.nodes[n].place]
+	src := &f.sources[p.source]
+	r := src.read(p.at)
+	to := r.labels
+	for range p.labels {
+		_, to = src.varint(to)
+	}
+	own := node{}
+	own.totals[src.side] = r.total
+	own.weight = f.weigh(own.totals)
+	for int(p.labels) < r.count {
+		label, next := src.varint(to)
+		before := p.labels
+		own.parent = n
+		if own.function, p = f.further(p, uint32(label)); p.labels > before {
+			to = next
+		}
+		child := int32(len(f.nodes))
+		f.nodes[n].child, f.nodes[n].childEnd = child, child
+		if f.cut.most > 0 && !f.cut.admits(rank(own.weight)) {
+			f.drop(n, dropped{1, own.totals})
+			return
+		}
+		f.nodes[n].childEnd++
+		f.nodes = append(f.nodes, own)
+		f.cut.rise()
+		n = child
+	}
+	last := &f.nodes[n]
+	last.place, last.placeEnd = int32(len(f.places)), int32(len(f.places))
+	if p = p.in(&r); p.at > 0 {
+		f.places = append(f.places, p)
+		last.placeEnd++
 	}
 }
 
@@ -346,10 +436,15 @@ func (f *forest) keep(n, first int32) {
 	f.nodes = f.nodes[:kept]
 	f.nodes[n].child, f.nodes[n].childEnd = first, kept
 	if none.count > 0 {
-		f.dropped = append(f.dropped, none)
-		f.nodes[n].dropped = int32(len(f.dropped))
+		f.drop(n, none)
 	}
 	f.cut.rise()
+}
+
+// drop takes note of what expand left out of a node's children.
+func (f *forest) drop(n int32, children dropped) {
+	f.dropped = append(f.dropped, children)
+	f.nodes[n].dropped = int32(len(f.dropped))
 }
 
 // droppedOf is what expand left out of a node's children.

@@ -83,8 +83,8 @@ func BuildSandwich(ctx context.Context, s *Stacks, name string, o Options) (*San
 }
 
 // calls are the places of the outermost calls of a function. Node 0 becomes one of them.
-func (f *forest) calls(name string) []place {
-	var places []place
+func (f *forest) calls(name string) start {
+	var all start
 	for i := range f.sources {
 		src := &f.sources[i]
 		count := 0
@@ -96,18 +96,18 @@ func (f *forest) calls(name string) []place {
 				continue
 			}
 			if count++; count%stacksBetween == 0 && f.ctx.Err() != nil {
-				return places
+				return all
 			}
 			r := src.read(at)
 			runs = append(runs, r.next)
 			if p, ok := f.call(place{source: uint32(i), at: at}, &r, name); ok {
-				places = append(places, p)
+				all.add(p.in(&r), src.side, r.total)
 			} else {
 				runs = append(runs, r.below)
 			}
 		}
 	}
-	return places
+	return all
 }
 
 // call is the place of the outermost call of a function in a run, which p is the beginning of.
