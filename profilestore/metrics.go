@@ -79,7 +79,7 @@ func newMetrics(reg prometheus.Registerer, cacheBytes, series func() float64) (*
 		}),
 		cacheBytes: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pilotlight_store_cache_bytes",
-			Help: "Memory of tables and dictionaries that were read from disk.",
+			Help: "Memory of tables and dictionaries that were read from disk, and of sums that queries made.",
 		}, cacheBytes),
 		series: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pilotlight_store_series",

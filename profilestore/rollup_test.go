@@ -114,6 +114,7 @@ func TestRollupsEqualSamples(t *testing.T) {
 				for _, b := range s.blocks {
 					b.noRollups.Store(without == 1)
 				}
+				forgetSums(s)
 				var err error
 				if got[without], err = s.Select(t.Context(), q); err != nil {
 					t.Fatal(err)
