@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -20,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/pgzip"
 
 	"pilotlight/profilestore/flamegraph"
 )
@@ -260,6 +261,12 @@ func benchStore(t *testing.T, scale int, news float64) {
 			return err
 		}
 	}
+	moving := func(q Query) func() error { // as of a page that loads again, and again
+		return func() error {
+			q.From, q.To = q.From+int64(10*time.Second), q.To+int64(10*time.Second)
+			return flame(q)()
+		}
+	}
 	const aDay = 24 * time.Hour
 	one := `{service_name="service07"}`
 	peakRSS(t)
@@ -269,12 +276,17 @@ func benchStore(t *testing.T, scale int, news float64) {
 		run          func() error
 	}{
 		{"flame, one service, last hour", "<= 10 ms, cold <= 50", 20, flame(query(one, time.Hour))},
+		{"  each time ten seconds later", "-", 20, moving(query(one, time.Hour))},
 		{"flame, one service, 23 h", "<= 25 ms", 20, flame(query(one, aDay))},
 		{"flame, one pod by a sample label, last hour", "-", 20, flame(query(`{service_name="service07", thread="main"}`, time.Hour))},
 		{"flame, all services, 23 h", "<= 150 ms, cold <= 1 s", 7, flame(query(``, aDay))},
+		{"  each time ten seconds later", "-", 7, moving(query(``, aDay))},
 		{"pprof download, one service, last hour", "<= 60 ms", 9, func() error {
-			z, err := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // as httpapi does
+			z, err := pgzip.NewWriterLevel(io.Discard, pgzip.BestSpeed) // as httpapi does
 			if err != nil {
+				return err
+			}
+			if err := z.SetConcurrency(256<<10, runtime.GOMAXPROCS(0)); err != nil {
 				return err
 			}
 			return errors.Join(s.WriteMerged(ctx, query(one, time.Hour), z), z.Close())

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/pgzip"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"pilotlight/profilestore"
@@ -49,11 +51,16 @@ func (a *api) pprof(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writePprof writes a gzipped profile. It is packed at the level that costs least: at pprof's own that takes longer than all
-// the rest.
+const packedAtOnce = 256 << 10 // bytes; what is found while a piece is packed is the next one
+
+// writePprof writes a gzipped profile. It is packed at the level that costs least, while what comes next is found: at pprof's
+// own that takes longer than all the rest.
 func (a *api) writePprof(ctx context.Context, out *bytes.Buffer, q profilestore.Query, filters []flamegraph.Filter) error {
-	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	z, err := pgzip.NewWriterLevel(out, gzip.BestSpeed)
 	if err != nil {
+		return err
+	}
+	if err := z.SetConcurrency(packedAtOnce, runtime.GOMAXPROCS(0)); err != nil {
 		return err
 	}
 	if len(filters) == 0 {
