@@ -194,6 +194,7 @@ type decoded struct {
 	dropFrames, keepFrames, defaultType, docURL uint32
 
 	mappingIDs, functionIDs, locationIDs idTable
+	search                               stackSearch
 
 	sampleFields [][]byte // read when everything that they name is known
 	stringBytes  int
@@ -288,6 +289,7 @@ func (d *decoded) reset() {
 		locations: d.locations[:0], lines: d.lines[:0], samples: d.samples[:0], stack: d.stack[:0],
 		values: d.values[:0], labels: d.labels[:0], comments: d.comments[:0], sampleFields: d.sampleFields[:0],
 		mappingIDs: d.mappingIDs, functionIDs: d.functionIDs, locationIDs: d.locationIDs,
+		search: d.search,
 	}
 	d.mappingIDs.reset()
 	d.functionIDs.reset()
@@ -297,7 +299,7 @@ func (d *decoded) reset() {
 // size estimates the memory held besides raw, in bytes.
 func (d *decoded) size() int {
 	return 24*(cap(d.strings)+cap(d.sampleFields)+cap(d.lines)+cap(d.functions)+cap(d.labels)) + 32*(cap(d.mappings)+cap(d.locations)) +
-		16*cap(d.samples) + 4*cap(d.stack) + 8*cap(d.values)
+		16*cap(d.samples) + 4*cap(d.stack) + 8*cap(d.values) + d.search.size()
 }
 
 // decode reads and checks a whole profile.

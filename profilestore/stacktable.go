@@ -31,6 +31,23 @@ func (t *stackTable) find(hash uint64, at int) (stack uint32, next int) {
 	}
 }
 
+// first is the slot where the search for a hash begins, for from.
+func (t *stackTable) first(hash uint64) stackSlot {
+	if len(t.slots) == 0 {
+		return stackSlot{}
+	}
+	return t.slots[int(slotOf(hash))&(len(t.slots)-1)]
+}
+
+// from is the first stack that find returns, where first is known.
+func (t *stackTable) from(first stackSlot, hash uint64) (stack uint32) {
+	if first.stack == 0 || first.hash == slotOf(hash) {
+		return first.stack
+	}
+	stack, _ = t.find(hash, 1)
+	return stack
+}
+
 // add takes a stack that is not there yet.
 func (t *stackTable) add(hash uint64, stack uint32) {
 	if 4*(t.count+1) > 3*len(t.slots) {

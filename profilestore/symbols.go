@@ -5,7 +5,6 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -250,8 +249,6 @@ func (d *dictionary) setSaved(to extent) {
 type translation struct {
 	strings, mappings, functions, locations []uint32
 	hashes                                  []uint64 // of functions; 0 is not known yet
-	path                                    []uint32 // locations of a stack, outermost first
-	prefixes                                []uint64 // hashes of path up to each of them
 	key                                     []byte
 	sets                                    map[string]uint32
 }
@@ -287,9 +284,9 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 		main = d.mapping(p, 0) + 1
 	}
 	d.addLocations(p)
+	stacks = d.addStacks(p, stacks)
 	for i := range p.samples {
 		s := &p.samples[i]
-		stacks = append(stacks, d.stack(p.stack[s.stack:s.stackEnd]))
 		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
 	}
 	d.grown.Add(d.bytes - before)
@@ -480,68 +477,6 @@ func (d *dictionary) internLocation(p *decoded, raw *rawLocation) (id uint32, fr
 	d.places.add(&d.symbols, id)
 	d.bytes += 200 + int64(len(key.lines)) + 24*int64(len(lines))
 	return id, true
-}
-
-// stack takes indexes of locations, leaf first.
-func (d *dictionary) stack(indexes []uint32) uint32 {
-	n := len(indexes)
-	if n == 0 {
-		return 0
-	}
-	t := &d.scratch
-	t.path = slices.Grow(t.path[:0], n)[:n]
-	hash := d.start
-	for i, index := range slices.Backward(indexes) {
-		l := t.locations[index] - 1
-		t.path[n-1-i] = l
-		hash = mix(hash, uint64(l))
-	}
-	if node, _ := d.known.find(hash, 0); node != 0 && d.is(node, t.path) {
-		return d.base + node
-	}
-	t.prefixes = d.hashPrefixes(t.prefixes[:0], t.path)
-	length, node := d.longestKnown(t.prefixes)
-	if !d.is(node, t.path[:length]) { // hashes are the same, stacks are not
-		length, node = 0, 0
-	}
-	for i := length; i < n; i++ {
-		node = d.child(node, t.path[i], t.prefixes[i])
-	}
-	return d.base + node
-}
-
-// hashPrefixes appends the hashes of a path up to each of its locations.
-func (d *dictionary) hashPrefixes(dst []uint64, path []uint32) []uint64 {
-	hash := d.start
-	for _, l := range path {
-		hash = mix(hash, uint64(l))
-		dst = append(dst, hash)
-	}
-	return dst
-}
-
-// longestKnown searches for how much of a stack is known: as much as its longest part of which the hash is.
-func (d *dictionary) longestKnown(prefixes []uint64) (length int, node uint32) {
-	length = sort.Search(len(prefixes), func(i int) bool {
-		found, _ := d.known.find(prefixes[i], 0)
-		return found == 0
-	})
-	if length > 0 {
-		node, _ = d.known.find(prefixes[length-1], 0)
-	}
-	return length, node
-}
-
-// is says whether a stack consists of these locations, outermost first.
-func (d *dictionary) is(stack uint32, path []uint32) bool {
-	callers, leaf := d.callers, d.leaf[:len(d.callers)]
-	for i := len(path) - 1; i >= 0; i-- {
-		if stack == 0 || leaf[stack] != path[i] {
-			return false
-		}
-		stack = callers[stack]
-	}
-	return stack == 0
 }
 
 // child takes the hash of the stack that it returns.
