@@ -127,7 +127,9 @@ type block struct {
 
 	noRollups atomic.Bool // they are damaged: samples are read instead
 
-	mu     sync.Mutex
+	reading sync.Mutex // has one reader at a time fill cached
+
+	mu     sync.Mutex // no other lock is taken under it
 	cached *profileTable
 	rowsOf *stackTable // rows of cached, +1, by the prints of their IDs; nil: nobody has asked for one
 	used   int64       // when, by the store's clock of cache use
@@ -219,18 +221,30 @@ func (b *block) index(t *profileTable) *stackTable {
 }
 
 func (b *block) profiles() (*profileTable, error) {
+	if t := b.cachedProfiles(); t != nil {
+		return t, nil
+	}
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if t := b.cachedProfiles(); t != nil {
+		return t, nil
+	}
+	t, err := b.readProfiles()
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cached = t
+	b.store.cacheBytes.Add(t.size())
+	return t, nil
+}
+
+func (b *block) cachedProfiles() *profileTable {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used = b.store.uses.Add(1)
-	if b.cached == nil {
-		t, err := b.readProfiles()
-		if err != nil {
-			return nil, err
-		}
-		b.cached = t
-		b.store.cacheBytes.Add(t.size())
-	}
-	return b.cached, nil
+	return b.cached
 }
 
 func (b *block) evict() {
