@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"pilotlight/profilestore/flamegraph"
 )
 
@@ -27,7 +29,7 @@ type keptTree struct {
 }
 
 // bytes estimates the memory held.
-func (k *keptTree) bytes() int64 { return k.tree.Size() + 8*int64(len(k.blocks)) + 200 }
+func (k *keptTree) bytes() int64 { return k.tree.Size() + 8*int64(len(k.blocks)) + 300 }
 
 // sumsOf finds a tree.
 func (s *Store) sumsOf(key sumsKey) *flamegraph.Tree {
@@ -48,7 +50,7 @@ func (s *Store) keepSums(key sumsKey, blocks []uint64, t *flamegraph.Tree) {
 	if s.kept.trees[key] != nil {
 		return
 	}
-	k := &keptTree{tree: t, blocks: slices.Clone(blocks), used: s.uses.Add(1)}
+	k := &keptTree{tree: t, blocks: blocks, used: s.uses.Add(1)}
 	s.kept.trees[key] = k
 	s.cacheBytes.Add(k.bytes())
 }
@@ -79,74 +81,141 @@ func (s *Store) dropSumsOf(b *block) {
 type portion int
 
 const (
-	steady portion = iota // of blocks, what stays the same while the range moves on by less than a step
+	steady portion = iota // of blocks, what stays the same while the range moves on by less than steadyStep
 	edges                 // of blocks, the rest
 	fresh                 // of heads
 )
 
-const step = hour / 6
+const steadyStep = hour / 6
 
 // steadyTimes is when profiles of a block are steady: always, if the range cuts nothing off the block.
 func (v *view) steadyTimes(m *blockMeta) (from, to int64) {
 	from, to = math.MinInt64, math.MaxInt64
 	if m.MinTime < v.q.From {
-		from = (floorDiv(v.q.From-1, step) + 1) * step
+		from = (floorDiv(v.q.From-1, steadyStep) + 1) * steadyStep
 	}
 	if m.MaxTime >= v.q.To {
-		to = floorDiv(v.q.To, step) * step
+		to = floorDiv(v.q.To, steadyStep) * steadyStep
 	}
 	return from, to
 }
 
-// cover leaves of the weights of a dictionary those of a portion. key says all that the sums over it are made from; ok is
-// false when there is nothing. uncover gives the others back.
-func (a *adder) cover(d *dictionaryWork, base uint32, of portion, bad map[int]bool) (key sumsKey, ok bool) {
-	b := binary.AppendUvarint(nil, uint64(d.id))
-	b = binary.AppendUvarint(b, uint64(base))
-	b = binary.AppendVarint(b, a.unit)
-	for _, p := range d.passes {
-		b = binary.AppendUvarint(b, uint64(p.column))
-		if p.rest != nil {
-			for _, m := range p.rest.matchers {
-				b = appendString(b, m.String())
-			}
-		}
-		b = append(b, 0)
-	}
-	a.blocks = a.blocks[:0]
-	for _, part := range d.parts {
-		block, is := a.v.parts[part].(*block)
-		if is == (of == fresh) || bad[part] {
-			continue
-		}
-		if !is {
-			ok = true
-			continue
-		}
-		t := a.tables[part]
-		from, to := t.spanOf(d.id)
-		least, end := a.v.steadyTimes(&block.meta)
-		b = binary.AppendUvarint(b, block.meta.Sequence)
-		a.blocks = append(a.blocks, block.meta.Sequence)
-		for _, p := range d.passes {
-			weights := p.weights[part]
-			if weights == nil {
-				continue
-			}
-			for n := from; n < to; n++ {
-				if time := t.rows[n].time; (time >= least && time < end) != (of == steady) {
-					a.covered.take(&weights[n])
-				} else if weights[n] != 0 {
-					ok = true
-				}
-			}
-			b = appendRuns(b, weights[from:to])
-		}
-	}
-	return sha256.Sum256(b), ok
+// treeWork is what is to be added up of one tree of a dictionary: the portion's profiles are the only ones with a weight.
+type treeWork struct {
+	*dictionaryWork
+	base       uint32
+	first, end int // ids of its stacks
+	portion    portion
+	bad        map[int]bool // parts that turned out to be damaged
 }
 
-// appendRuns appends the weights of profiles: how many one after the other have the same, and which.
+// treeWork is about one of the trees of a dictionary.
+func (d *dictionaryWork) treeWork(i int, bad map[int]bool) *treeWork {
+	t := &treeWork{dictionaryWork: d, base: d.bases[i], end: math.MaxInt, bad: bad}
+	if t.base > 0 {
+		t.first = int(t.base) + 1
+	}
+	if i+1 < len(d.bases) {
+		t.end = int(d.bases[i+1]) + 1
+	}
+	return t
+}
+
+// wants says whether a part that is not damaged may have something of the portion in the tree.
+func (t *treeWork) wants(v *view, part int) bool {
+	if t.bad[part] {
+		return false
+	}
+	switch p := v.parts[part].(type) {
+	case *block:
+		if t.portion == fresh {
+			return false
+		}
+		for s := range p.sections(t.id, v.q.From, v.q.To) {
+			if s.Least < t.end && s.Stacks > t.first {
+				return true
+			}
+		}
+	case *headView:
+		return t.portion == fresh && slices.ContainsFunc(p.rows[t.id], func(r rows) bool {
+			return slices.ContainsFunc(r.stack, func(s uint32) bool { return int(s) >= t.first && int(s) < t.end })
+		})
+	}
+	return false
+}
+
+// narrow leaves of the weights of a dictionary those of the portion, until a.covered gives the others back. It says whether
+// there are any.
+func (a *adder) narrow(t *treeWork) (some bool) {
+	for _, part := range t.parts {
+		b, ok := a.v.parts[part].(*block)
+		if !t.wants(a.v, part) {
+			continue
+		}
+		if !ok {
+			some = true
+			continue
+		}
+		table := a.tables[part]
+		from, to := table.spanOf(t.id)
+		least, end := a.v.steadyTimes(&b.meta)
+		for _, p := range t.passes {
+			weights := p.weights[part]
+			for n := from; n < to && weights != nil; n++ {
+				if time := table.rows[n].time; (time >= least && time < end) != (t.portion == steady) {
+					a.covered.take(&weights[n])
+				} else if weights[n] != 0 {
+					some = true
+				}
+			}
+		}
+	}
+	return some
+}
+
+// sumsKey is the key of the sums over what narrow left, and the blocks that this is of.
+func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
+	b := binary.AppendUvarint(nil, uint64(t.id))
+	b = binary.AppendUvarint(b, uint64(t.base))
+	b = binary.AppendVarint(b, a.unit)
+	b = binary.AppendUvarint(b, uint64(len(t.passes)))
+	for _, p := range t.passes {
+		b = binary.AppendUvarint(b, uint64(p.column))
+		var matchers []*labels.Matcher
+		if p.rest != nil {
+			matchers = p.rest.matchers
+		}
+		b = binary.AppendUvarint(b, uint64(len(matchers)))
+		for _, m := range matchers {
+			b = appendString(b, m.String())
+		}
+	}
+	var blocks []uint64
+	for _, part := range t.parts {
+		if !t.wants(a.v, part) {
+			continue
+		}
+		sequence := a.v.parts[part].(*block).meta.Sequence
+		from, to := a.tables[part].spanOf(t.id)
+		for i, p := range t.passes {
+			weights := p.weights[part]
+			if weights == nil || !slices.ContainsFunc(weights[from:to], isWeight) {
+				continue
+			}
+			b = binary.AppendUvarint(b, sequence)
+			b = binary.AppendUvarint(b, uint64(i))
+			b = appendRuns(b, weights[from:to])
+			if !slices.Contains(blocks, sequence) {
+				blocks = append(blocks, sequence)
+			}
+		}
+	}
+	return sha256.Sum256(b), blocks
+}
+
+func isWeight(w int64) bool { return w != 0 }
+
+// appendRuns appends the weights of profiles: how many one after the other have the same, and which; 0 ends them.
 func appendRuns(b []byte, weights []int64) []byte {
 	for len(weights) > 0 {
 		n := 1

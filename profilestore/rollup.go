@@ -227,8 +227,7 @@ func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums
 		return false, nil
 	}
 	from, to := t.span(s.Dictionary, s.Hour)
-	wanted := func(w int64) bool { return w != 0 }
-	if !slices.ContainsFunc(weights[from:to], wanted) {
+	if !slices.ContainsFunc(weights[from:to], isWeight) {
 		return false, nil
 	}
 	if p.rest != nil || len(s.Hours)+len(s.Windows) == 0 || b.noRollups.Load() {
@@ -253,7 +252,7 @@ func (b *blockReader) cover(p *pass, part int, s *section, t *profileTable, sums
 			return false, err
 		}
 	}
-	return slices.ContainsFunc(weights[from:to], wanted), nil
+	return slices.ContainsFunc(weights[from:to], isWeight), nil
 }
 
 func (b *blockReader) coverWindows(p *pass, own *rolled, t *profileTable, weights []int64, from, to int, sums *sums) error {

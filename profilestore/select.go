@@ -56,6 +56,7 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 type work struct {
 	v       *view
 	size    atomic.Int64 // bytes
+	trees   atomic.Int64 // those of them that are trees of the answer
 	byID    map[uint32]*dictionaryWork
 	passes  []*pass
 	tables  []*profileTable // by part; of those that something was chosen from
@@ -83,7 +84,7 @@ type dictionaryWork struct {
 	profiles int // with a matching sample
 	damaged  int
 	symbols  *symbols
-	sums     []*flamegraph.Tree // by tree; none: the dictionary is damaged
+	sums     []*flamegraph.Tree // by tree and portion; none: the dictionary is damaged, or all that is wanted of it
 }
 
 // choose finds the profiles of a query.
@@ -259,9 +260,8 @@ type adder struct {
 	room    []int64     // of sums
 	tree    tree        // the last one that was not in the cache
 	writer  flamegraph.TreeWriter
-	covered covered  // what is not of the portion that is added up
-	blocks  []uint64 // that the portion is of
-	kept    int64    // bytes of room, tree and writer
+	covered covered // what is not of the portion that is added up
+	kept    int64   // bytes of room, tree and writer
 }
 
 func (a *adder) close() {
@@ -293,9 +293,9 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	bad := make(map[int]bool)
 	for again := names != nil; again; {
 		d.symbols, d.sums, again = names, d.sums[:0], false
-		for _, base := range d.bases {
+		for i := range d.bases {
 			var ok bool
-			if ok, again, err = a.addTree(ctx, d, base, names.stacks, bad); !ok {
+			if ok, again, err = a.addTree(ctx, d.treeWork(i, bad), names.stacks); !ok {
 				names = nil
 			}
 			if !ok || again || err != nil {
@@ -317,49 +317,62 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	return err
 }
 
-// addTree makes what a tree of a dictionary, of so many stacks, adds up to: a tree for each portion. Those of blocks are kept
-// for the next query. ok is false when the dictionary is damaged; again as of sum.
-func (a *adder) addTree(ctx context.Context, d *dictionaryWork, base uint32, stacks int, bad map[int]bool) (ok, again bool, err error) {
-	ok = true
-	for of := steady; of <= fresh && ok && !again && err == nil; of++ {
-		ok, again, err = a.addPortion(ctx, d, base, stacks, of, bad)
-	}
-	return ok, again, err
-}
-
-func (a *adder) addPortion(ctx context.Context, d *dictionaryWork, base uint32, stacks int, of portion, bad map[int]bool) (ok, again bool, err error) {
-	key, any := a.cover(d, base, of, bad)
-	defer a.covered.giveBack()
-	if !any {
-		return true, false, nil
-	}
-	if of != fresh {
-		if t := a.v.s.sumsOf(key); t != nil {
-			d.sums = append(d.sums, t)
-			return true, false, a.take(t.Size())
+// addTree makes what one of the trees of a dictionary, of so many stacks, adds up to: a tree for each portion. ok is false
+// when the dictionary is damaged; again as of sum.
+func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (ok, again bool, err error) {
+	var syms *symbols
+	for t.portion = steady; t.portion <= fresh; t.portion++ {
+		if ok, again, err = a.addPortion(ctx, t, &syms, stacks); !ok || again || err != nil {
+			return ok, again, err
 		}
 	}
-	syms, err := a.v.tree(ctx, &d.chosen[0], base, &a.tree)
-	if syms == nil {
-		return false, false, err
+	return true, false, nil
+}
+
+// addPortion reads the tree when it is needed first. What blocks add up to is kept for the next query, as long as all that this
+// one needs can stay.
+func (a *adder) addPortion(ctx context.Context, t *treeWork, syms **symbols, stacks int) (ok, again bool, err error) {
+	some := a.narrow(t)
+	defer a.covered.giveBack()
+	if !some {
+		return true, false, nil
 	}
-	if again, err := a.sum(ctx, d, syms, stacks, of, bad); again || err != nil {
+	var key sumsKey
+	var blocks []uint64
+	if t.portion != fresh {
+		key, blocks = a.sumsKey(t)
+		if found := a.v.s.sumsOf(key); found != nil {
+			return true, false, a.answer(t, found)
+		}
+	}
+	if *syms == nil {
+		if *syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); *syms == nil {
+			return false, false, err
+		}
+		if len((*syms).locations) > len(t.symbols.locations) {
+			t.symbols = *syms // it was added to meanwhile
+		}
+	}
+	if again, err := a.sum(ctx, t, *syms, stacks); again || err != nil {
 		return true, again, err
 	}
-	if len(syms.locations) > len(d.symbols.locations) {
-		d.symbols = syms // it was added to meanwhile
+	sums := a.writer.Write((*syms).callers, (*syms).leaf, a.room, a.unit)
+	if t.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
+		a.v.s.keepSums(key, blocks, sums)
 	}
-	t := a.writer.Write(syms.callers, syms.leaf, a.room, a.unit)
-	if of != fresh {
-		a.v.s.keepSums(key, a.blocks, t)
-	}
-	d.sums = append(d.sums, t)
-	return true, false, a.take(t.Size())
+	return true, false, a.answer(t, sums)
+}
+
+// answer takes a tree into the answer.
+func (a *adder) answer(t *treeWork, sums *flamegraph.Tree) error {
+	t.sums = append(t.sums, sums)
+	a.trees.Add(sums.Size())
+	return a.take(sums.Size())
 }
 
 // take counts memory that the answer needs, and what is kept for the next dictionary.
 func (a *adder) take(bytes int64) error {
-	kept := 8*int64(cap(a.room)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size()
+	kept := 8*int64(cap(a.room)) + 16*int64(cap(a.covered)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size()
 	bytes += kept - a.kept
 	a.kept = kept
 	if a.size.Add(bytes) > a.v.limit {
@@ -368,25 +381,25 @@ func (a *adder) take(bytes int64) error {
 	return nil
 }
 
-// sum adds up the values of each stack of a tree, of a dictionary with so many stacks, over a portion whose weights
-// alone are there. again is true when a part turned out to be damaged, which is noted in bad.
-func (a *adder) sum(ctx context.Context, d *dictionaryWork, syms *symbols, stacks int, of portion, bad map[int]bool) (again bool, err error) {
+// sum adds up the values of each stack of a tree, of a dictionary with so many stacks, over the portion that narrow left.
+// again is true when a part turned out to be damaged, which is noted in bad.
+func (a *adder) sum(ctx context.Context, t *treeWork, syms *symbols, stacks int) (again bool, err error) {
 	a.room = zeroed(a.room, len(syms.callers))
 	if err := a.take(0); err != nil {
 		return false, err
 	}
 	into := newSums(&syms.tree, a.room, stacks)
-	for _, part := range d.parts {
-		if _, is := a.v.parts[part].(*block); is == (of == fresh) || bad[part] {
+	for _, part := range t.parts {
+		if !t.wants(a.v, part) {
 			continue
 		}
-		err := a.sumPart(ctx, d, part, syms, into)
+		err := a.sumPart(ctx, t.dictionaryWork, part, syms, into)
 		if damage := (*damageError)(nil); errors.As(err, &damage) {
 			a.v.s.noteDamage(a.v.parts[part], damage)
 			if b, ok := a.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
 				b.noRollups.Store(true)
 			} else {
-				bad[part] = true
+				t.bad[part] = true
 			}
 			return true, nil
 		}

@@ -140,8 +140,7 @@ func (r *rewriter) frame(id int32, outermost bool) int32 {
 	}
 	if r.renamed[at] == 0 {
 		f := r.frames.frames[id]
-		f.Inlined = f.Inlined && !outermost
-		r.renamed[at] = r.to.Frame(f) + 1
+		r.renamed[at] = r.to.FrameOf(r.to.own(f.Function), r.to.own(f.Binary), r.to.own(f.File), f.Line, f.Inlined && !outermost) + 1
 	}
 	return r.renamed[at] - 1
 }

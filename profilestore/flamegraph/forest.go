@@ -253,7 +253,8 @@ func (f *forest) begin(at start) {
 		for i := range f.sources {
 			count += f.sources[i].count
 		}
-		f.nodes, f.places = make([]node, 0, min(count, 3*most)), make([]place, 0, min(count, 4*most))
+		count = min(count, 3*min(most, 1<<15))
+		f.nodes, f.places = make([]node, 0, count), make([]place, 0, count)
 	}
 	f.places = append(f.places, at.places...)
 	f.nodes = append(f.nodes, node{placeEnd: int32(len(at.places)), totals: at.totals, weight: f.weigh(at.totals)})

@@ -39,8 +39,8 @@ type Stacks struct {
 
 // frameKey is a frame by the numbers of its names.
 type frameKey struct {
-	function, binary, file int32
 	line                   int
+	function, binary, file int32
 	inlined                bool
 }
 
@@ -51,7 +51,7 @@ func (s *Stacks) Frame(f Frame) int32 {
 
 // FrameOf is Frame for who knows the numbers of the names.
 func (s *Stacks) FrameOf(function, binary, file int32, line int, inlined bool) int32 {
-	key := frameKey{function, binary, file, line, inlined}
+	key := frameKey{line, function, binary, file, inlined}
 	id, ok := s.frameIDs[key]
 	if !ok {
 		if s.frameIDs == nil {
@@ -70,11 +70,14 @@ func (s *Stacks) Name(name string) int32 {
 	if id, ok := s.nameIDs[name]; ok {
 		return id
 	}
-	return s.addName(strings.Clone(name))
+	return s.own(strings.Clone(name))
 }
 
-// addName keeps a name that is not there yet.
-func (s *Stacks) addName(name string) int32 {
+// own is Name for a string that is not a part of a larger one.
+func (s *Stacks) own(name string) int32 {
+	if id, ok := s.nameIDs[name]; ok {
+		return id
+	}
 	if s.nameIDs == nil {
 		s.nameIDs = make(map[string]int32)
 	}

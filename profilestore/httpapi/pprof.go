@@ -60,7 +60,7 @@ func (a *api) writePprof(ctx context.Context, out *bytes.Buffer, q profilestore.
 	if err != nil {
 		return err
 	}
-	if err := z.SetConcurrency(packedAtOnce, runtime.GOMAXPROCS(0)); err != nil {
+	if err := z.SetConcurrency(packedAtOnce, min(runtime.GOMAXPROCS(0), 4)); err != nil {
 		return err
 	}
 	if len(filters) == 0 {
