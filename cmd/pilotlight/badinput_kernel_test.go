@@ -54,6 +54,7 @@ func TestKernelBadCommand(t *testing.T) {
 		{name: "frequency 100000", args: "run --data DIR/new --listen 127.0.0.1:0 --frequency 100000", want: []string{"--frequency", `"100000"`, "1 to 1000"}},
 		{name: "retention 0", args: "run --data DIR/new --listen 127.0.0.1:0 --retention 0", want: []string{"--retention", `"0"`, "7d"}},
 		{name: "retention-size of nothing", args: "run --data DIR/new --listen 127.0.0.1:0 --retention-size 0", want: []string{"--retention-size", `"0"`, "10GB"}},
+		{name: "too little memory", args: "run --data DIR/new --listen 127.0.0.1:0 --store-memory 1MB", want: []string{"--store-memory", `"1MB"`, "32MiB"}},
 		{name: "unknown flag", args: "run --data DIR/new --frequenzy 19", want: []string{"--frequenzy", "pilotlight run --help"}},
 		{name: "unknown flag of record", args: "record --frequenzy 19", want: []string{"--frequenzy", "pilotlight record --help"}},
 		{name: "unknown command", args: "rnu", want: []string{"rnu", "pilotlight --help"}},

@@ -37,6 +37,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"record", "--help"}, "--output"},
 		{[]string{"agent", "--help"}, "--off-file"},
 		{[]string{"server", "--help"}, "--retention-size"},
+		{[]string{"run", "--help"}, "--store-memory"},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			cmd, err := pilotlight(t.Context(), tc.args...)

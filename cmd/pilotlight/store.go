@@ -22,11 +22,12 @@ import (
 type storeFlags struct {
 	Retention     lifetime `help:"How long profiles are kept." default:"7d" placeholder:"TIME"`
 	RetentionSize byteSize `help:"How much room profiles may take: the oldest go first." default:"10GB" placeholder:"SIZE"`
+	StoreMemory   memory   `help:"How much memory profiles on their way to disk, names and caches may take. A query may take 512 MB more." default:"256MiB" placeholder:"SIZE"`
 }
 
 // args returns the flags as a command line has them.
 func (f storeFlags) args() []string {
-	return []string{"--retention", model.Duration(f.Retention).String(), "--retention-size", fmt.Sprint(uint64(f.RetentionSize))}
+	return []string{"--retention", model.Duration(f.Retention).String(), "--retention-size", fmt.Sprint(uint64(f.RetentionSize)), "--store-memory", fmt.Sprint(uint64(f.StoreMemory))}
 }
 
 // lifetime is a time above zero, written as 7d or 12h.
@@ -55,6 +56,19 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// memory is a number of bytes that a store can work with.
+type memory byteSize
+
+const leastMemory = 32 << 20
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *memory) UnmarshalText(text []byte) error {
+	if (*byteSize)(m).UnmarshalText(text) != nil || *m < leastMemory {
+		return fmt.Errorf("%.40q: write a size of 32MiB or more, as 256MiB or 1GB", text)
+	}
+	return nil
+}
+
 // storeCmd is the store half of `run`: it keeps what comes over the link and
 // serves it.
 type storeCmd struct {
@@ -74,6 +88,7 @@ func (c *storeCmd) open(g *globals, listener net.Listener) (*half, error) {
 	store, err := profilestore.Open(".", profilestore.Options{
 		Retention:      time.Duration(c.Retention),
 		RetentionBytes: int64(c.RetentionSize),
+		MemoryBytes:    int64(c.StoreMemory),
 		Registerer:     h.registry,
 	})
 	if err != nil {
