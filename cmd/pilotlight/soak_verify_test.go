@@ -50,8 +50,9 @@ func TestVerifySoak(t *testing.T) {
 	if err := os.WriteFile(config, []byte("relabel_configs: [{target_label: team, replacement: soak}]\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Data are kept for a part of the time, so that what is deleted is part of what is looked at.
-	s, err := launch(command(storeArgs(filepath.Join(dir, "store"), "127.0.0.1:0", "--retention", fmt.Sprintf("%dm", max(1, int(soakTime.Minutes()/8))))), servingURL, "")
+	// Data are kept for a part of the time, so that what is deleted is part of what is looked at, and the store has so little
+	// memory that it is full, and dictionaries begin anew, before the first look that counts: at its default that takes an hour.
+	s, err := launch(command(storeArgs(filepath.Join(dir, "store"), "127.0.0.1:0", "--retention", fmt.Sprintf("%dm", max(1, int(soakTime.Minutes()/8))), "--store-memory", "48MiB")), servingURL, "")
 	if err != nil {
 		t.Fatal(err)
 	}
