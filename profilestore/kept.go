@@ -107,6 +107,7 @@ type treeWork struct {
 	first, end int // ids of its stacks
 	portion    portion
 	bad        map[int]bool // parts that turned out to be damaged
+	syms       *symbols     // with the tree; nil until it is needed
 }
 
 // treeWork is about one of the trees of a dictionary.

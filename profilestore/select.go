@@ -320,18 +320,16 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 // addTree makes what one of the trees of a dictionary, of so many stacks, adds up to: a tree for each portion. ok is false
 // when the dictionary is damaged; again as of sum.
 func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (ok, again bool, err error) {
-	var syms *symbols
 	for t.portion = steady; t.portion <= fresh; t.portion++ {
-		if ok, again, err = a.addPortion(ctx, t, &syms, stacks); !ok || again || err != nil {
+		if ok, again, err = a.addPortion(ctx, t, stacks); !ok || again || err != nil {
 			return ok, again, err
 		}
 	}
 	return true, false, nil
 }
 
-// addPortion reads the tree when it is needed first. What blocks add up to is kept for the next query, as long as all that this
-// one needs can stay.
-func (a *adder) addPortion(ctx context.Context, t *treeWork, syms **symbols, stacks int) (ok, again bool, err error) {
+// addPortion has what blocks add up to kept for the next query, as long as all that this one needs can stay.
+func (a *adder) addPortion(ctx context.Context, t *treeWork, stacks int) (ok, again bool, err error) {
 	some := a.narrow(t)
 	defer a.covered.giveBack()
 	if !some {
@@ -345,18 +343,18 @@ func (a *adder) addPortion(ctx context.Context, t *treeWork, syms **symbols, sta
 			return true, false, a.answer(t, found)
 		}
 	}
-	if *syms == nil {
-		if *syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); *syms == nil {
+	if t.syms == nil {
+		if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
 			return false, false, err
 		}
-		if len((*syms).locations) > len(t.symbols.locations) {
-			t.symbols = *syms // it was added to meanwhile
+		if len(t.syms.locations) > len(t.symbols.locations) {
+			t.symbols = t.syms // it was added to meanwhile
 		}
 	}
-	if again, err := a.sum(ctx, t, *syms, stacks); again || err != nil {
+	if again, err := a.sum(ctx, t, stacks); again || err != nil {
 		return true, again, err
 	}
-	sums := a.writer.Write((*syms).callers, (*syms).leaf, a.room, a.unit)
+	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
 	if t.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
 		a.v.s.keepSums(key, blocks, sums)
 	}
@@ -383,17 +381,17 @@ func (a *adder) take(bytes int64) error {
 
 // sum adds up the values of each stack of a tree, of a dictionary with so many stacks, over the portion that narrow left.
 // again is true when a part turned out to be damaged, which is noted in bad.
-func (a *adder) sum(ctx context.Context, t *treeWork, syms *symbols, stacks int) (again bool, err error) {
-	a.room = zeroed(a.room, len(syms.callers))
+func (a *adder) sum(ctx context.Context, t *treeWork, stacks int) (again bool, err error) {
+	a.room = zeroed(a.room, len(t.syms.callers))
 	if err := a.take(0); err != nil {
 		return false, err
 	}
-	into := newSums(&syms.tree, a.room, stacks)
+	into := newSums(&t.syms.tree, a.room, stacks)
 	for _, part := range t.parts {
 		if !t.wants(a.v, part) {
 			continue
 		}
-		err := a.sumPart(ctx, t.dictionaryWork, part, syms, into)
+		err := a.sumPart(ctx, t, part, into)
 		if damage := (*damageError)(nil); errors.As(err, &damage) {
 			a.v.s.noteDamage(a.v.parts[part], damage)
 			if b, ok := a.v.parts[part].(*block); ok && b.isRollup(damage.Path) {
@@ -424,10 +422,10 @@ func newSums(t *tree, values []int64, stacks int) *sums {
 }
 
 // sumPart adds what a part has of a dictionary.
-func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *symbols, sums *sums) error {
+func (a *adder) sumPart(ctx context.Context, t *treeWork, part int, sums *sums) error {
 	add := func(r *rows, passes []*pass) error {
 		for _, p := range passes {
-			if err := p.add(d.id, part, syms, r, sums); err != nil {
+			if err := p.add(t.id, part, t.syms, r, sums); err != nil {
 				return err
 			}
 		}
@@ -435,16 +433,16 @@ func (a *adder) sumPart(ctx context.Context, d *dictionaryWork, part int, syms *
 	}
 	reader, ok := a.reader(part).(*blockReader)
 	if !ok {
-		return a.reader(part).scan(d.id, a.v.q.From, a.v.q.To, func(r *rows) error { return add(r, d.passes) })
+		return a.reader(part).scan(t.id, a.v.q.From, a.v.q.To, func(r *rows) error { return add(r, t.passes) })
 	}
 	var left []*pass
-	return reader.eachSection(d.id, a.v.q.From, a.v.q.To, func(s *section) error {
+	return reader.eachSection(t.id, a.v.q.From, a.v.q.To, func(s *section) error {
 		if s.Stacks <= int(sums.first) || s.Least >= int(sums.first+sums.count) {
 			return nil
 		}
 		defer reader.covered.giveBack()
 		left = left[:0]
-		for _, p := range d.passes {
+		for _, p := range t.passes {
 			more, err := reader.cover(p, part, s, a.tables[part], sums)
 			if err != nil {
 				return err
