@@ -102,6 +102,15 @@ func parseEvent(rec []byte) (ev Event, ok bool, err error) {
 		}
 	case unix.PERF_RECORD_KSYMBOL:
 		ev.Kind = EventKernelCode
+		// The kernel makes the record 16 bytes longer for each event that had it before, of whoever, and does not write them
+		// (perf_event_ksymbol_output keeps the size of one event for the next): what follows the name is the sample_id, not
+		// what stands at the end.
+		name := rec[recordHeaderSize+16:]
+		length := (len(cString(name)) + 8) / 8 * 8 // with at least one 0
+		if len(name) < length+sampleIDSize {
+			return Event{}, false, fmt.Errorf("decode side-band record of type %d: a name of %d bytes or more in %d bytes", kind, length, len(rec))
+		}
+		ev.Time = order.Uint64(name[length+8:])
 	case unix.PERF_RECORD_LOST:
 		ev.Kind, ev.Lost = EventLost, order.Uint64(body[8:])
 	default:

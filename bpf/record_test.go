@@ -89,6 +89,15 @@ func record(kind uint32, misc uint16, body []byte) []byte {
 	return append(rec, body...)
 }
 
+// longer adds bytes that nobody wrote to a record.
+func longer(rec []byte, bytes int) []byte {
+	for range bytes {
+		rec = append(rec, 0x5a)
+	}
+	binary.NativeEndian.PutUint16(rec[6:], uint16(len(rec)))
+	return rec
+}
+
 func u32s(v ...uint32) (b []byte) {
 	for _, x := range v {
 		b = binary.NativeEndian.AppendUint32(b, x)
@@ -129,6 +138,7 @@ var recordTests = []struct {
 	{"exit", record(unix.PERF_RECORD_EXIT, 0, append(u32s(11, 10, 11, 10), u64s(98)...)), Event{Time: 99, Kind: EventExit, PID: 11, PPID: 10, TID: 11}},
 	{"lost", record(unix.PERF_RECORD_LOST, 0, u64s(1, 42)), Event{Time: 99, Kind: EventLost, Lost: 42}},
 	{"BPF program", record(unix.PERF_RECORD_KSYMBOL, 0, slices.Concat(u64s(0xffffffffc0001000), u32s(300, 1), []byte("bpf_prog_a\x00"))), Event{Time: 99, Kind: EventKernelCode}},
+	{"BPF program that others were told of before", longer(record(unix.PERF_RECORD_KSYMBOL, 0, slices.Concat(u64s(0xffffffffc0001000), u32s(300, 1), []byte("bpf_prog_abcdefg\x00"))), 32), Event{Time: 99, Kind: EventKernelCode}},
 	{"something else", record(unix.PERF_RECORD_THROTTLE, 0, u64s(1, 2, 3)), Event{}},
 }
 
@@ -196,7 +206,8 @@ func TestSidebandDamageCountsAsLost(t *testing.T) {
 	for range 2000 {
 		s := ringOf(256, 0, recordTests[0].rec, recordTests[2].rec)
 		s.ring[rng.IntN(int(s.meta.Data_head))] = byte(rng.Uint32())
-		s.read(nil, ^uint64(0))
+		s.read(nil, 99)
+		s.read(nil, 99+tooLate)
 		if s.meta.Data_tail != s.meta.Data_head {
 			t.Fatalf("a damaged ring is not drained: %d of %d", s.meta.Data_tail, s.meta.Data_head)
 		}

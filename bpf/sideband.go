@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -70,8 +71,12 @@ func (s *sideband) enable(on bool) error {
 	return unix.IoctlSetInt(s.fd, request, 0)
 }
 
-// read appends the events up to and including time limit to dst and leaves
-// later ones on the ring. A record that makes no sense counts as lost.
+// tooLate is how much later than the limit of a read nothing can have happened. A record that says otherwise would be waited for,
+// and all that come after it.
+const tooLate = uint64(time.Minute)
+
+// read appends the events up to and including time limit, a moment ago, to dst and
+// leaves later ones on the ring. A record that makes no sense counts as lost.
 func (s *sideband) read(dst []Event, limit uint64) []Event {
 	head := atomic.LoadUint64(&s.meta.Data_head)
 	tail := s.meta.Data_tail // nobody else writes it
@@ -83,7 +88,7 @@ func (s *sideband) read(dst []Event, limit uint64) []Event {
 			break
 		}
 		ev, ok, err := parseEvent(rec)
-		if err != nil {
+		if err != nil || ok && ev.Time > limit && ev.Time-limit > tooLate {
 			ev, ok = Event{Time: limit, Kind: EventLost, Lost: 1}, true
 		}
 		if ok && ev.Time > limit {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestKernelSidebandCountsLost has more happen than a ring has room for while nobody reads it.
-func TestKernelSidebandCountsLost(t *testing.T) {
+// pin has the test run on the first of its CPUs, and what it starts.
+func pin(t *testing.T) {
+	t.Helper()
 	runtime.LockOSThread() // not unlocked: the thread stays on its CPU
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
@@ -27,19 +28,27 @@ func TestKernelSidebandCountsLost(t *testing.T) {
 	if err := unix.SchedSetaffinity(0, &first); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// mapCode has the kernel make a record.
+func mapCode(t *testing.T) {
+	t.Helper()
+	code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err == nil {
+		err = unix.Munmap(code)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestKernelSidebandCountsLost has more happen than a ring has room for while nobody reads it.
+func TestKernelSidebandCountsLost(t *testing.T) {
+	pin(t)
 	s := open(t, Options{Frequency: 1})
 	const records = 20_000
-	mapCode := func() {
-		code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
-		if err == nil {
-			err = unix.Munmap(code)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	for range records {
-		mapCode()
+		mapCode(t)
 	}
 	var b Batch
 	if err := readSoon(s, &b); err != nil {
@@ -51,7 +60,7 @@ func TestKernelSidebandCountsLost(t *testing.T) {
 			seen++
 		}
 	}
-	mapCode() // the next record that there is room for has the number before it
+	mapCode(t) // the next record that there is room for has the number before it
 	_, events := follow(t, s)()
 	var lost uint64
 	for _, ev := range events {
@@ -82,6 +91,45 @@ func TestKernelSidebandTellsOfPrograms(t *testing.T) {
 	_, events := finish()
 	if !slices.ContainsFunc(events, func(ev Event) bool { return ev.Kind == EventKernelCode }) {
 		t.Errorf("no event of it in %d", len(events))
+	}
+}
+
+// TestKernelSidebandBesideOthers has others be told of a BPF program too: what comes after that is still read. The kernel's
+// records of it are longer then than what it wrote, and end in what was on the ring before.
+func TestKernelSidebandBesideOthers(t *testing.T) {
+	pin(t)
+	s := open(t, Options{Frequency: 1})
+	var events []Event
+	read := func() {
+		var b Batch
+		if err := readSoon(s, &b); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, b.Events...)
+	}
+	for range 5 { // more than the ring has room for
+		for range 2000 {
+			mapCode(t)
+		}
+		read()
+	}
+	for range 3 {
+		open(t, Options{Frequency: 1}) // loads programs
+		read()
+	}
+	events = nil
+	run := exec.Command("true")
+	if err := run.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		read()
+	}
+	pid := uint32(run.Process.Pid)
+	for what, kind := range map[string]EventKind{"began": EventFork, "ran a program": EventExec, "ended": EventExit} {
+		if !slices.ContainsFunc(events, func(ev Event) bool { return ev.Kind == kind && ev.PID == pid }) {
+			t.Errorf("nobody told that process %d %s, in %d events", pid, what, len(events))
+		}
 	}
 }
 
