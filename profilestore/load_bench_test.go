@@ -257,7 +257,7 @@ func benchStore(t *testing.T, scale int, news float64) {
 			if err != nil {
 				return err
 			}
-			_, err = flamegraph.Build(ctx, res.Stacks, flamegraph.Options{MaxNodes: 20_000})
+			_, err = flamegraph.Build(ctx, res.Stacks, flamegraph.Options{MaxNodes: 1 << 14})
 			return err
 		}
 	}

@@ -35,7 +35,7 @@
 // by= names labels, separated by commas or given more than once. step= is a duration of at least 1s, 30s or
 // 5m; missing, it is a round multiple of the samplers' 10 s window that gives at most 300 points. root= is the
 // path of functions that the graph shall start from, as flamegraph.ParsePath reads it; max_nodes= is 1 to
-// 1,000,000, missing 20,000. limit= is 1 to 1,000, missing 100. seconds= takes the place of from: the
+// 1,000,000, missing 16,384. limit= is 1 to 1,000, missing 100. seconds= takes the place of from: the
 // last so many seconds before to of which there are profiles; `go tool pprof -seconds` sets it.
 //
 // filter= is kind:expression, where the kind is focus, ignore, hide, show_from or collapse (see flamegraph.Filter);

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	defaultNodes = 20_000
+	defaultNodes = 1 << 14 // as the pages of others ask for: a tenth of a pixel of a wide screen
 	maxNodes     = 1_000_000
 )
 
