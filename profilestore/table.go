@@ -151,15 +151,15 @@ func createColumns(fs fileSystem, path string, schema *parquet.Schema) (*columnW
 
 func writeNumbers[N uint32 | int64](w *columnWriter, column int, numbers []N) error {
 	for chunk := range slices.Chunk(numbers, cap(w.buf)) {
-		w.buf = w.buf[:0]
-		switch chunk := any(chunk).(type) {
+		w.buf = w.buf[:len(chunk)]
+		switch chunk := any(chunk).(type) { // append would take eight times as long
 		case []uint32:
-			for _, v := range chunk {
-				w.buf = append(w.buf, parquet.Int32Value(int32(v)))
+			for i, v := range chunk {
+				w.buf[i] = parquet.Int32Value(int32(v))
 			}
 		case []int64:
-			for _, v := range chunk {
-				w.buf = append(w.buf, parquet.Int64Value(v))
+			for i, v := range chunk {
+				w.buf[i] = parquet.Int64Value(v)
 			}
 		}
 		if _, err := w.columns[column].WriteRowValues(w.buf); err != nil {
