@@ -106,6 +106,7 @@ type treeWork struct {
 	base       uint32
 	first, end int // ids of its stacks
 	portion    portion
+	parts      []int        // that may have something of the portion
 	bad        map[int]bool // parts that turned out to be damaged
 	syms       *symbols     // with the tree; nil until it is needed
 }
@@ -148,11 +149,13 @@ func (t *treeWork) wants(v *view, part int) bool {
 // narrow leaves of the weights of a dictionary those of the portion, until a.covered gives the others back. It says whether
 // there are any.
 func (a *adder) narrow(t *treeWork) (some bool) {
-	for _, part := range t.parts {
-		b, ok := a.v.parts[part].(*block)
+	t.parts = t.parts[:0]
+	for _, part := range t.dictionaryWork.parts {
 		if !t.wants(a.v, part) {
 			continue
 		}
+		t.parts = append(t.parts, part)
+		b, ok := a.v.parts[part].(*block)
 		if !ok {
 			some = true
 			continue
@@ -193,9 +196,6 @@ func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
 	}
 	var blocks []uint64
 	for _, part := range t.parts {
-		if !t.wants(a.v, part) {
-			continue
-		}
 		sequence := a.v.parts[part].(*block).meta.Sequence
 		from, to := a.tables[part].spanOf(t.id)
 		for i, p := range t.passes {

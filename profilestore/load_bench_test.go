@@ -286,7 +286,7 @@ func benchStore(t *testing.T, scale int, news float64) {
 			if err != nil {
 				return err
 			}
-			if err := z.SetConcurrency(256<<10, runtime.GOMAXPROCS(0)); err != nil {
+			if err := z.SetConcurrency(256<<10, min(runtime.GOMAXPROCS(0), 4)); err != nil {
 				return err
 			}
 			return errors.Join(s.WriteMerged(ctx, query(one, time.Hour), z), z.Close())

@@ -388,9 +388,6 @@ func (a *adder) sum(ctx context.Context, t *treeWork, stacks int) (again bool, e
 	}
 	into := newSums(&t.syms.tree, a.room, stacks)
 	for _, part := range t.parts {
-		if !t.wants(a.v, part) {
-			continue
-		}
 		err := a.sumPart(ctx, t, part, into)
 		if damage := (*damageError)(nil); errors.As(err, &damage) {
 			a.v.s.noteDamage(a.v.parts[part], damage)

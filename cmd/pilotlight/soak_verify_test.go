@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -174,8 +175,12 @@ func mapEntries(t *testing.T, pid int) float64 {
 		if m.Type() == ebpf.Hash || m.Type() == ebpf.ArrayOfMaps {
 			maps++
 			var key, value []byte
-			for entries := m.Iterate(); entries.Next(&key, &value); {
+			entries := m.Iterate()
+			for entries.Next(&key, &value) {
 				n++
+			}
+			if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // it changed too much meanwhile, after as many steps as it has room for
+				t.Errorf("count the entries of %v: %v", m, err)
 			}
 		}
 		m.Close()

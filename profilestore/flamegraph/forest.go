@@ -253,7 +253,7 @@ func (f *forest) begin(at start) {
 		for i := range f.sources {
 			count += f.sources[i].count
 		}
-		count = min(count, 3*min(most, 1<<15))
+		count = min(count, 3*min(most, 1<<15)) // about twice as many are found as are wanted; more than that grows by itself
 		f.nodes, f.places = make([]node, 0, count), make([]place, 0, count)
 	}
 	f.places = append(f.places, at.places...)
