@@ -111,7 +111,7 @@ bench: build ## figures: Go benchmarks, then the agent's cost on idle and mix be
 	$(sudo) bin/cost -seconds $(BENCH_SECONDS) bin/pilotlight
 
 .PHONY: bench-store
-bench-store: ## figures of the profile store; BENCH_SCALES=1,4,16 times the pods, BENCH_NEW=1 for 30 % new stacks
+bench-store: ## figures of the profile store; BENCH_SCALES=1,4,16 times the pods, BENCH_LOADS=steady,new,recorded chooses the profiles
 	$(GO) test -tags benchstore -run '^TestBenchStore$$' -v -count=1 -timeout 3h ./profilestore
 
 .PHONY: bench-ui

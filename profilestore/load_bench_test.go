@@ -61,9 +61,34 @@ func peakRSS(t *testing.T) int {
 	return kb >> 10
 }
 
-// loadFile has the profiles of all pods in the order of their times: length and bytes of each.
-func loadFile(t *testing.T, news float64) string {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("pilotlight-load-%d-%.0f.bin", os.Getuid(), news*100))
+// profileSource makes the profiles of one service.
+type profileSource interface {
+	profile(t testing.TB, pod int) []byte
+}
+
+// load is a kind of profiles to store.
+type load struct {
+	name    string
+	what    string
+	thread  string // a selector of some of the samples of service07
+	service func(t testing.TB, number int) profileSource
+}
+
+var benchLoads = []load{
+	{"steady", "made, the same stacks in all", `thread="main"`, func(t testing.TB, number int) profileSource {
+		return newLoadService(t, number, loadPods, 0)
+	}},
+	{"new", "made, 30 % new stacks in each", `thread="main"`, func(t testing.TB, number int) profileSource {
+		return newLoadService(t, number, loadPods, 0.3)
+	}},
+	{"recorded", "recorded, 30 % new stacks in each", `thread="node"`, func(t testing.TB, number int) profileSource {
+		return newRecordedService(t, number, 0.3)
+	}},
+}
+
+// file has the profiles of all pods in the order of their times: length and bytes of each.
+func (l load) file(t *testing.T) string {
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("pilotlight-load-%d-%s.bin", os.Getuid(), l.name))
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
@@ -72,9 +97,9 @@ func loadFile(t *testing.T, news float64) string {
 		t.Fatal(err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	services := make([]*loadService, loadServices)
+	services := make([]profileSource, loadServices)
 	for i := range services {
-		services[i] = newLoadService(t, i, loadPods, news)
+		services[i] = l.service(t, i)
 	}
 	for range sparseProfiles + denseProfiles {
 		for pod := range loadPods {
@@ -133,7 +158,7 @@ func (l *loadReader) window(t *testing.T, fn func(e Encoded)) {
 	l.step++
 }
 
-// TestBenchStore prints the figures of the store beside those to reach. BENCH_SCALES and BENCH_NEW choose.
+// TestBenchStore prints the figures of the store beside those to reach. BENCH_SCALES and BENCH_LOADS choose.
 func TestBenchStore(t *testing.T) {
 	scales := []int{1}
 	if text := os.Getenv("BENCH_SCALES"); text != "" {
@@ -146,19 +171,25 @@ func TestBenchStore(t *testing.T) {
 			scales = append(scales, n)
 		}
 	}
-	news := 0.0
-	if os.Getenv("BENCH_NEW") != "" {
-		news = 0.3
+	names := []string{"steady"}
+	if text := os.Getenv("BENCH_LOADS"); text != "" {
+		names = strings.Split(text, ",")
 	}
-	for _, scale := range scales {
-		benchStore(t, scale, news)
+	for _, name := range names {
+		i := slices.IndexFunc(benchLoads, func(l load) bool { return l.name == name })
+		if i < 0 {
+			t.Fatalf("BENCH_LOADS: %q is none of steady, new and recorded", name)
+		}
+		for _, scale := range scales {
+			benchStore(t, benchLoads[i], scale)
+		}
 	}
 }
 
-func benchStore(t *testing.T, scale int, news float64) {
-	path := loadFile(t, news)
+func benchStore(t *testing.T, load load, scale int) {
+	path := load.file(t)
 	debug.FreeOSMemory()
-	fmt.Printf("\n%d services x %d pods, %.0f %% new stacks a profile\n", loadServices, loadPods*scale, news*100)
+	fmt.Printf("\n%d services x %d pods, profiles %s\n", loadServices, loadPods*scale, load.what)
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +309,7 @@ func benchStore(t *testing.T, scale int, news float64) {
 		{"flame, one service, last hour", "<= 10 ms, cold <= 50", 20, flame(query(one, time.Hour))},
 		{"  each time ten seconds later", "-", 20, moving(query(one, time.Hour))},
 		{"flame, one service, 23 h", "<= 25 ms", 20, flame(query(one, aDay))},
-		{"flame, one pod by a sample label, last hour", "-", 20, flame(query(`{service_name="service07", thread="main"}`, time.Hour))},
+		{"flame, one pod by a sample label, last hour", "-", 20, flame(query(`{service_name="service07", `+load.thread+`}`, time.Hour))},
 		{"flame, all services, 23 h", "<= 150 ms, cold <= 1 s", 7, flame(query(``, aDay))},
 		{"  each time ten seconds later", "-", 7, moving(query(``, aDay))},
 		{"pprof download, one service, last hour", "<= 60 ms", 9, func() error {
