@@ -111,12 +111,16 @@ func (w *work) merge(ctx context.Context, d *dictionaryWork, types []ProfileType
 		return err
 	}
 	var room tree
-	for _, base := range d.bases {
+	for i, base := range d.bases {
 		syms, err := w.v.tree(ctx, &d.chosen[0], base, &room)
 		if syms == nil {
 			return err
 		}
-		out.begin(syms)
+		if i == 0 {
+			out.begin(syms)
+		} else {
+			out.goOn(syms)
+		}
 		if main := d.chosen[0].row.header.mapping; main > 0 && int(main) <= len(syms.mappings) {
 			out.mapping(main - 1) // pprof takes the first mapping for the program
 		}

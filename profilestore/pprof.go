@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"io"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -149,16 +150,35 @@ func (w *pprofWriter) writeTypes(types []ProfileType) {
 	w.writeType(fieldPeriodType, types[0].PeriodType, types[0].PeriodUnit)
 }
 
-// begin takes the dictionary that the next samples are of.
+// begin takes the dictionary that the next samples are of, and one of its trees.
 func (w *pprofWriter) begin(s *symbols) {
+	w.known.strings, w.known.mappings = w.known.strings[:0], w.known.mappings[:0]
+	w.known.functions, w.known.locations = w.known.functions[:0], w.known.locations[:0]
+	w.sets = w.sets[:0]
+	w.goOn(s)
+}
+
+// goOn takes another tree of the dictionary.
+func (w *pprofWriter) goOn(s *symbols) {
 	w.dictionaries++
 	w.symbols = s
-	w.known.strings = zeroed(w.known.strings, len(s.strings))
-	w.known.mappings = zeroed(w.known.mappings, len(s.mappings))
-	w.known.functions = zeroed(w.known.functions, len(s.functions))
-	w.known.locations = zeroed(w.known.locations, len(s.locations))
-	w.sets = zeroed(w.sets, len(s.setEnds))
+	w.known.strings = lengthened(w.known.strings, len(s.strings))
+	w.known.mappings = lengthened(w.known.mappings, len(s.mappings))
+	w.known.functions = lengthened(w.known.functions, len(s.functions))
+	w.known.locations = lengthened(w.known.locations, len(s.locations))
+	w.sets = lengthened(w.sets, len(s.setEnds))
 	w.paths, w.written = zeroed(w.paths, len(s.callers)), w.written[:0]
+}
+
+// lengthened is s with zeros up to n.
+func lengthened[T any](s []T, n int) []T {
+	have := len(s)
+	if n <= have {
+		return s
+	}
+	s = slices.Grow(s, n-have)[:n]
+	clear(s[have:])
+	return s
 }
 
 // add writes the samples of those rows whose stacks are in the tree. proceed is asked now and then whether it may go on.
