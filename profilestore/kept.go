@@ -100,27 +100,54 @@ func (v *view) steadyTimes(m *blockMeta) (from, to int64) {
 	return from, to
 }
 
-// treeWork is what is to be added up of one tree of a dictionary: the portion's profiles are the only ones with a weight.
-type treeWork struct {
+// portionWork is what is to be added up of a portion of a dictionary.
+type portionWork struct {
 	*dictionaryWork
-	base       uint32
-	first, end int // ids of its stacks
-	portion    portion
-	parts      []int        // that may have something of the portion
-	bad        map[int]bool // parts that turned out to be damaged
-	syms       *symbols     // with the tree; nil until it is needed
+	portion portion
+	bad     map[int]bool // parts that turned out to be damaged
+	trees   []*treeWork  // that it has stacks in
+	key     sumsKey      // of what blocks add up to
+	blocks  []uint64
 }
 
-// treeWork is about one of the trees of a dictionary.
-func (d *dictionaryWork) treeWork(i int, bad map[int]bool) *treeWork {
-	t := &treeWork{dictionaryWork: d, base: d.bases[i], end: math.MaxInt, bad: bad}
+func (d *dictionaryWork) portion(p portion, bad map[int]bool) *portionWork {
+	return &portionWork{dictionaryWork: d, portion: p, bad: bad}
+}
+
+// treeWork is the part of it that is in one of the trees: the portion's profiles are the only ones with a weight.
+type treeWork struct {
+	*portionWork
+	base       uint32
+	first, end int      // ids of its stacks
+	parts      []int    // that may have something of it
+	syms       *symbols // with the tree
+}
+
+func (p *portionWork) treeWork(i int) *treeWork {
+	t := &treeWork{portionWork: p, base: p.bases[i], end: math.MaxInt}
 	if t.base > 0 {
 		t.first = int(t.base) + 1
 	}
-	if i+1 < len(d.bases) {
-		t.end = int(d.bases[i+1]) + 1
+	if i+1 < len(p.bases) {
+		t.end = int(p.bases[i+1]) + 1
 	}
 	return t
+}
+
+// findTreesOf finds the trees that a portion has stacks in, and the key of what they add up to.
+func (a *adder) findTreesOf(p *portionWork) {
+	var key []byte
+	for i := range p.bases {
+		t := p.treeWork(i)
+		if some := a.narrow(t); some {
+			p.trees = append(p.trees, t)
+			if p.portion != fresh {
+				key = a.appendKey(key, t)
+			}
+		}
+		a.covered.giveBack()
+	}
+	p.key = sha256.Sum256(key)
 }
 
 // wants says whether a part that is not damaged may have something of the portion in the tree.
@@ -177,9 +204,9 @@ func (a *adder) narrow(t *treeWork) (some bool) {
 	return some
 }
 
-// sumsKey is the key of the sums over what narrow left, and the blocks that this is of.
-func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
-	b := binary.AppendUvarint(nil, uint64(t.id))
+// appendKey appends all that the sums over what narrow left are made from, and takes note of the blocks.
+func (a *adder) appendKey(b []byte, t *treeWork) []byte {
+	b = binary.AppendUvarint(b, uint64(t.id))
 	b = binary.AppendUvarint(b, uint64(t.base))
 	b = binary.AppendVarint(b, a.unit)
 	b = binary.AppendUvarint(b, uint64(len(t.passes)))
@@ -194,7 +221,6 @@ func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
 			b = appendString(b, m.String())
 		}
 	}
-	var blocks []uint64
 	for _, part := range t.parts {
 		sequence := a.v.parts[part].(*block).meta.Sequence
 		from, to := a.tables[part].spanOf(t.id)
@@ -206,12 +232,12 @@ func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
 			b = binary.AppendUvarint(b, sequence)
 			b = binary.AppendUvarint(b, uint64(i))
 			b = appendRuns(b, weights[from:to])
-			if !slices.Contains(blocks, sequence) {
-				blocks = append(blocks, sequence)
+			if !slices.Contains(t.blocks, sequence) {
+				t.blocks = append(t.blocks, sequence)
 			}
 		}
 	}
-	return sha256.Sum256(b), blocks
+	return append(b, 0) // of no block
 }
 
 func isWeight(w int64) bool { return w != 0 }

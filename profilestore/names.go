@@ -72,6 +72,7 @@ func (s *symbols) setBetter(l, than uint32) {
 		s.better = slices.Grow(s.better, n-len(s.better))[:n]
 	}
 	s.better[l] = than + 1
+	s.bettered++
 }
 
 // places finds the location with the best names of each place.

@@ -498,7 +498,7 @@ func mergeStacks(fs fileSystem, path string, dicts []dictionaryMeta, inputs []*s
 
 // loadNames is the content of a dictionary without its stacks, from the segments that have something of it, oldest first.
 func loadNames(segments []*segment, id uint32) (*symbols, error) {
-	s := &symbols{strings: []string{""}}
+	s := &symbols{strings: []string{""}, table: new(functionTable)}
 	l := &loader{symbols: s, ids: map[string]uint32{"": 0}}
 	for _, seg := range segments {
 		m := seg.find(id)

@@ -47,7 +47,7 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 		}
 		names := &namer{symbols: *d.symbols, stacks: res.Stacks}
 		names.tree = tree{} // sums have their own
-		res.Stacks.AddTrees(names.frames, d.sums...)
+		res.Stacks.AddTrees(&flamegraph.Labels{Frames: names.frames, Functions: d.symbols.functionsOf()}, d.sums...)
 	}
 	return res, nil
 }
@@ -260,8 +260,10 @@ type adder struct {
 	room    []int64     // of sums
 	tree    tree        // the last one that was not in the cache
 	writer  flamegraph.TreeWriter
-	covered covered // what is not of the portion that is added up
-	kept    int64   // bytes of room, tree and writer
+	merger  flamegraph.TreeMerger
+	sums    []*flamegraph.Tree // of a portion, by tree
+	covered covered            // what is not of the portion that is added up
+	kept    int64              // bytes of room, tree, writer and merger
 }
 
 func (a *adder) close() {
@@ -293,15 +295,15 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	bad := make(map[int]bool)
 	for again := names != nil; again; {
 		d.symbols, d.sums, again = names, d.sums[:0], false
-		for i := range d.bases {
+		for p := steady; p <= fresh && names != nil && !again && err == nil; p++ {
 			var ok bool
-			if ok, again, err = a.addTree(ctx, d.treeWork(i, bad), names.stacks); !ok {
+			if ok, again, err = a.addPortion(ctx, d.portion(p, bad), names.stacks); !ok {
 				names = nil
 			}
-			if !ok || again || err != nil {
-				break
-			}
 		}
+	}
+	if len(d.sums) > 0 {
+		d.symbols.functionsOf() // while others look for those of other dictionaries
 	}
 	if names == nil {
 		d.damaged, d.sums = len(d.chosen), nil
@@ -317,60 +319,62 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	return err
 }
 
-// addTree makes what one of the trees of a dictionary, of so many stacks, adds up to: a tree for each portion. ok is false
-// when the dictionary is damaged; again as of sum.
-func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (ok, again bool, err error) {
-	for t.portion = steady; t.portion <= fresh; t.portion++ {
-		if ok, again, err = a.addPortion(ctx, t, stacks); !ok || again || err != nil {
-			return ok, again, err
-		}
-	}
-	return true, false, nil
-}
-
-// addPortion has what blocks add up to kept for the next query, as long as all that this one needs can stay.
-func (a *adder) addPortion(ctx context.Context, t *treeWork, stacks int) (ok, again bool, err error) {
-	some := a.narrow(t)
-	defer a.covered.giveBack()
-	if !some {
+// addPortion makes what a portion of a dictionary, of so many stacks, adds up to: one tree of all trees that it has stacks in.
+// What blocks add up to is kept for the next query, as long as all that this one needs can stay. ok is false when the
+// dictionary is damaged; again as of sum.
+func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok, again bool, err error) {
+	a.findTreesOf(p)
+	if len(p.trees) == 0 {
 		return true, false, nil
 	}
-	var key sumsKey
-	var blocks []uint64
-	if t.portion != fresh {
-		key, blocks = a.sumsKey(t)
-		if found := a.v.s.sumsOf(key); found != nil {
-			return true, false, a.answer(t, found)
+	if p.portion != fresh {
+		if found := a.v.s.sumsOf(p.key); found != nil {
+			return true, false, a.answer(p, found)
 		}
 	}
-	if t.syms == nil {
-		if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
-			return false, false, err
+	a.sums = a.sums[:0]
+	for _, t := range p.trees {
+		sums, again, err := a.addTree(ctx, t, stacks)
+		if sums == nil {
+			return again || err != nil, again, err
 		}
-		if len(t.syms.locations) > len(t.symbols.locations) {
-			t.symbols = t.syms // it was added to meanwhile
-		}
+		a.sums = append(a.sums, sums)
+	}
+	sums := a.merger.Merge(a.sums)
+	clear(a.sums)
+	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
+		a.v.s.keepSums(p.key, p.blocks, sums)
+	}
+	return true, false, a.answer(p, sums)
+}
+
+// addTree makes what a portion of one of the trees of a dictionary adds up to. Without an error it is nil when the dictionary
+// is damaged, or again is true, as of sum.
+func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flamegraph.Tree, again bool, err error) {
+	a.narrow(t)
+	defer a.covered.giveBack()
+	if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
+		return nil, false, err
+	}
+	if len(t.syms.locations) > len(t.symbols.locations) {
+		t.symbols = t.syms // it was added to meanwhile
 	}
 	if again, err := a.sum(ctx, t, stacks); again || err != nil {
-		return true, again, err
+		return nil, again, err
 	}
-	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
-	if t.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
-		a.v.s.keepSums(key, blocks, sums)
-	}
-	return true, false, a.answer(t, sums)
+	return a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit), false, nil
 }
 
 // answer takes a tree into the answer.
-func (a *adder) answer(t *treeWork, sums *flamegraph.Tree) error {
-	t.sums = append(t.sums, sums)
+func (a *adder) answer(p *portionWork, sums *flamegraph.Tree) error {
+	p.sums = append(p.sums, sums)
 	a.trees.Add(sums.Size())
 	return a.take(sums.Size())
 }
 
 // take counts memory that the answer needs, and what is kept for the next dictionary.
 func (a *adder) take(bytes int64) error {
-	kept := 8*int64(cap(a.room)) + 16*int64(cap(a.covered)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size()
+	kept := 8*int64(cap(a.room)) + 16*int64(cap(a.covered)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size() + a.merger.Size()
 	bytes += kept - a.kept
 	a.kept = kept
 	if a.size.Add(bytes) > a.v.limit {
@@ -505,16 +509,24 @@ type namer struct {
 	symbols
 	stacks *flamegraph.Stacks
 
-	names  []int32 // of strings in the answer, +1; 0: not there yet
-	known  []int32 // of locations, one after the other, outermost first
-	ends   []int32 // of a location in known; 0: not there yet
+	names  []int32        // of strings in the answer, +1; 0: not there yet
+	last   [2][]lastFrame // of functions, and of those that are inlined
+	known  []int32        // of locations, one after the other, outermost first
+	ends   []int32        // of a location in known; 0: not there yet
 	starts []int32
+}
+
+// lastFrame is the last frame that was made of a function: nearly always it is in one binary alone.
+type lastFrame struct {
+	binary uint32
+	frame  int32 // +1; 0: none
 }
 
 // frames are those of a location, outermost first.
 func (t *namer) frames(l uint32) []int32 {
 	if t.ends == nil {
 		t.starts, t.ends, t.names = make([]int32, len(t.locations)), make([]int32, len(t.locations)), make([]int32, len(t.strings))
+		t.last = [2][]lastFrame{make([]lastFrame, len(t.functions)), make([]lastFrame, len(t.functions))}
 	}
 	if t.ends[l] == 0 {
 		t.starts[l] = int32(len(t.known))
@@ -522,8 +534,7 @@ func (t *namer) frames(l uint32) []int32 {
 		lines := t.linesOf(named)
 		binary := t.binary(l)
 		for i, line := range slices.Backward(lines) {
-			f := &t.functions[line.function]
-			t.known = append(t.known, t.stacks.FrameOf(t.name(f.name), t.name(binary), t.name(f.file), 0, i < len(lines)-1))
+			t.known = append(t.known, t.frame(line.function, binary, i < len(lines)-1))
 		}
 		if len(lines) == 0 {
 			t.known = append(t.known, t.stacks.Frame(flamegraph.Frame{Function: t.address(l), Binary: t.strings[binary]}))
@@ -531,6 +542,19 @@ func (t *namer) frames(l uint32) []int32 {
 		t.ends[l] = int32(len(t.known))
 	}
 	return t.known[t.starts[l]:t.ends[l]]
+}
+
+func (t *namer) frame(function, binary uint32, inlined bool) int32 {
+	kind := 0
+	if inlined {
+		kind = 1
+	}
+	last := &t.last[kind][function]
+	if last.frame == 0 || last.binary != binary {
+		f := &t.functions[function]
+		*last = lastFrame{binary, t.stacks.FrameOf(t.name(f.name), t.name(binary), t.name(f.file), 0, inlined) + 1}
+	}
+	return last.frame - 1
 }
 
 // name is the number of a string in the answer.

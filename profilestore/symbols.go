@@ -19,6 +19,8 @@ type symbols struct {
 	locations []location
 	lines     []line
 	better    []uint32 // of a location the one, +1, that its names are read from, see named; nil: each has its own
+	bettered  int      // how often that was changed
+	table     *functionTable
 
 	tree
 	stacks int // in all trees: ids are below
@@ -109,18 +111,8 @@ func validUTF8(s string) string { return strings.ToValidUTF8(s, "?") }
 
 // size estimates the memory held, in bytes.
 func (s *symbols) size() int64 {
-	return 48*int64(len(s.mappings)) + 24*int64(len(s.functions)+len(s.locations)+len(s.lines)+len(s.labels)) + 40*int64(len(s.strings)) + 8*int64(len(s.callers)) + 4*int64(len(s.setEnds)+len(s.better))
-}
-
-// locationKey tells locations apart: lines holds those of inlined calls.
-type locationKey struct {
-	address  uint64
-	mapping  uint32
-	function uint32 // of the innermost line, +1
-	line     int64
-	column   int64
-	folded   bool
-	lines    string
+	const ofTable = 20 // of a function or location, in all
+	return 48*int64(len(s.mappings)) + 24*int64(len(s.lines)+len(s.labels)) + (24+ofTable)*int64(len(s.functions)+len(s.locations)) + 40*int64(len(s.strings)) + 8*int64(len(s.callers)) + 4*int64(len(s.setEnds)+len(s.better))
 }
 
 // dictionary gives dense ids to what the profiles of one service and day refer to.
@@ -138,22 +130,22 @@ type dictionary struct {
 	bytes int64         // estimate of the memory held, maps and strings included
 	grown *atomic.Int64 // the store's count of what its dictionaries have grown by, in bytes
 
-	stringIDs   map[string]uint32
-	mappingIDs  map[mapping]uint32
-	functionIDs map[function]uint32
-	locationIDs map[locationKey]uint32
-	setIDs      map[string]uint32
+	stringIDs  map[string]uint32
+	mappingIDs map[mapping]uint32
+	setIDs     map[string]uint32
 
 	// known finds a stack by a hash of its locations, and content a location by a hash of all that it says, so that
 	// frames, and functions and their names, need not be looked up one by one. What they find is compared: a
 	// collision costs time, never a wrong answer.
 	known   stackTable
 	content stackTable // of locations, +1
+	names   stackTable // of functions, +1, by their name and where they start
 	seed    maphash.Seed
 	start   uint64 // the hash of the empty stack: nobody can foresee the others
 	places  places
 
-	saved extent // what the segments on disk hold; belongs to the flush
+	saved   extent // what the segments on disk hold; belongs to the flush
+	tableOf [2]int // how many locations the table has, and which better names
 
 	scratch translation
 }
@@ -172,15 +164,13 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 	grown.Add(dictionaryBytes)
 	return &dictionary{
 		id: id, service: service, day: day, grown: grown, bytes: dictionaryBytes,
-		symbols:     symbols{strings: []string{""}, tree: newTree(0), stacks: 1},
-		stringIDs:   map[string]uint32{"": 0},
-		mappingIDs:  make(map[mapping]uint32),
-		functionIDs: make(map[function]uint32),
-		locationIDs: make(map[locationKey]uint32),
-		setIDs:      make(map[string]uint32),
-		seed:        seed,
-		places:      places{seed: seed},
-		start:       maphash.String(seed, service),
+		symbols:    symbols{strings: []string{""}, tree: newTree(0), stacks: 1},
+		stringIDs:  map[string]uint32{"": 0},
+		mappingIDs: make(map[mapping]uint32),
+		setIDs:     make(map[string]uint32),
+		seed:       seed,
+		places:     places{seed: seed},
+		start:      maphash.String(seed, service),
 	}
 }
 
@@ -188,6 +178,9 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 func (d *dictionary) view() *symbols {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if of := [2]int{len(d.locations), d.bettered}; d.table == nil || d.tableOf != of {
+		d.table, d.tableOf = new(functionTable), of
+	}
 	s := d.symbols
 	s.better = slices.Clone(s.better) // the other columns only grow
 	return &s
@@ -354,13 +347,17 @@ func (d *dictionary) function(p *decoded, i uint32) uint32 {
 	}
 	raw := &p.functions[i]
 	f := function{d.string(p, raw.name), d.string(p, raw.systemName), d.string(p, raw.file), raw.startLine}
-	id, ok := d.functionIDs[f]
-	if !ok {
-		id = uint32(len(d.functions))
-		d.functions = append(d.functions, f)
-		d.functionIDs[f] = id
-		d.bytes += 72
+	hash := d.hashFunction(p, i)
+	for known, next := d.names.find(hash, 0); known != 0; known, next = d.names.find(hash, next) {
+		if d.functions[known-1] == f {
+			d.scratch.functions[i] = known
+			return known - 1
+		}
 	}
+	id := uint32(len(d.functions))
+	d.functions = append(d.functions, f)
+	d.names.add(hash, id+1)
+	d.bytes += 68
 	d.scratch.functions[i] = id + 1
 	return id
 }
@@ -372,10 +369,8 @@ func (d *dictionary) location(p *decoded, raw *rawLocation) uint32 {
 			return known - 1
 		}
 	}
-	id, fresh := d.internLocation(p, raw)
-	if fresh {
-		d.content.add(hash, id+1)
-	}
+	id := d.addLocation(p, raw)
+	d.content.add(hash, id+1)
 	return id
 }
 
@@ -394,14 +389,18 @@ func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) uint64 {
 	}
 	for i := raw.line; i < raw.end; i++ {
 		l := &p.lines[i]
-		known := &d.scratch.hashes[l.function]
-		if *known == 0 {
-			f := &p.functions[l.function]
-			*known = mix(maphash.String(d.seed, p.str(f.name)), uint64(f.startLine))
-		}
-		hash = mix(mix(hash, *known), uint64(l.line))
+		hash = mix(mix(hash, d.hashFunction(p, l.function)), uint64(l.line))
 	}
 	return hash
+}
+
+func (d *dictionary) hashFunction(p *decoded, i uint32) uint64 {
+	known := &d.scratch.hashes[i]
+	if *known == 0 {
+		f := &p.functions[i]
+		*known = mix(maphash.String(d.seed, p.str(f.name)), uint64(f.startLine))
+	}
+	return *known
 }
 
 // says compares what a profile says of a location with what is known.
@@ -446,37 +445,21 @@ func (d *dictionary) isString(p *decoded, i, id uint32) bool {
 	return true
 }
 
-func (d *dictionary) internLocation(p *decoded, raw *rawLocation) (id uint32, fresh bool) {
-	key := locationKey{address: raw.address, folded: raw.folded}
+func (d *dictionary) addLocation(p *decoded, raw *rawLocation) (id uint32) {
+	at := location{address: raw.address, folded: raw.folded}
 	if raw.mapping > 0 {
-		key.mapping = d.mapping(p, raw.mapping-1) + 1
+		at.mapping = d.mapping(p, raw.mapping-1) + 1
 	}
-	lines := p.lines[raw.line:raw.end]
-	if len(lines) > 0 {
-		key.function, key.line, key.column = d.function(p, lines[0].function)+1, lines[0].line, lines[0].column
-	}
-	if len(lines) > 1 {
-		b := d.scratch.key[:0]
-		for _, l := range lines[1:] {
-			b = binary.AppendUvarint(b, uint64(d.function(p, l.function)))
-			b = binary.AppendVarint(b, l.line)
-			b = binary.AppendVarint(b, l.column)
-		}
-		d.scratch.key = b
-		key.lines = string(b)
-	}
-	if id, ok := d.locationIDs[key]; ok {
-		return id, false
-	}
-	for _, l := range lines {
+	for _, l := range p.lines[raw.line:raw.end] {
 		d.lines = append(d.lines, line{d.function(p, l.function), l.line, l.column})
+		d.bytes += 32
 	}
+	at.end = uint32(len(d.lines))
 	id = uint32(len(d.locations))
-	d.locations = append(d.locations, location{raw.address, key.mapping, uint32(len(d.lines)), raw.folded})
-	d.locationIDs[key] = id
+	d.locations = append(d.locations, at)
 	d.places.add(&d.symbols, id)
-	d.bytes += 200 + int64(len(key.lines)) + 24*int64(len(lines))
-	return id, true
+	d.bytes += 90 // columns and slots of two tables, with what they hold in reserve
+	return id
 }
 
 // child takes the hash of the stack that it returns.

@@ -19,13 +19,11 @@ type forest struct {
 	o     *Options
 	whole []*Stacks // what is weighed: A, and B in a diff
 
-	functions []function            // the first is that of node 0, and no other node has it
-	isNamed   bool                  // node 0 is a function that was found
-	of        [2][]int32            // by side and frame; 0: not known yet
-	named     [2]map[namePair]int32 // by side
-	ids       map[function]int32    // in a diff: of both sides, whose names have other numbers
+	functions []function // the first is that of node 0, and no other node has it
+	isNamed   bool       // node 0 is a function that was found
+	ids       functionIDs
+	of        [2][]int32 // by side and frame; 0: not known yet
 	sources   []source
-	chains    [][]int32 // functions of labels with several
 
 	nodes  []node
 	places []place
@@ -40,12 +38,15 @@ type forest struct {
 // source is one tree.
 type source struct {
 	*prefixes
-	side  int
-	codes *codes // which trees with the same names share
+	side int
+	*meanings
 }
 
-// codes are for each label its function, or if it has several -1-(index of chains); 0: not known yet.
-type codes struct{ of []int32 }
+// meanings are what labels mean that several trees have in common.
+type meanings struct {
+	*Functions         // nil: labels are frames
+	ids        []int32 // in the forest, by function; 0: not known yet
+}
 
 // place is a prefix in a tree.
 type place struct {
@@ -114,33 +115,26 @@ func (c *cut) rise() {
 }
 
 func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *forest {
-	f := &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, slot: []int32{0}}
-	for side := range whole {
-		f.named[side] = make(map[namePair]int32)
-	}
-	if len(whole) > 1 {
-		f.ids = make(map[function]int32)
-	}
-	return f
+	return &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, slot: []int32{0}}
 }
 
 // addSides takes all trees that are weighed.
 func (f *forest) addSides() {
-	shared := make(map[*labelNames]*codes)
+	shared := make(map[*Labels]*meanings)
 	for side, s := range f.whole {
 		for _, p := range s.all() {
-			own := shared[p.names]
-			if own == nil || p.names == nil {
-				own = new(codes)
-				shared[p.names] = own
+			own := shared[p.meaning]
+			if own == nil {
+				own = new(meanings)
+				if p.meaning != nil {
+					own.Functions = p.meaning.Functions
+					shared[p.meaning] = own
+				}
 			}
-			f.sources = append(f.sources, source{prefixes: p, side: side, codes: own})
+			f.sources = append(f.sources, source{prefixes: p, side: side, meanings: own})
 		}
 	}
 }
-
-// namePair is the numbers of the names of a function and its binary.
-type namePair struct{ function, binary int32 }
 
 // function is that of a frame.
 func (f *forest) function(side int, frame int32) int32 {
@@ -149,58 +143,72 @@ func (f *forest) function(side int, frame int32) int32 {
 	}
 	known := &f.of[side][frame]
 	if *known == 0 {
-		key := &f.whole[side].keys[frame]
-		pair := namePair{key.function, key.binary}
-		if *known = f.named[side][pair]; *known == 0 {
-			own := &f.whole[side].frames[frame]
-			*known = f.intern(function{own.Function, own.Binary})
-			f.named[side][pair] = *known
-		}
+		own := &f.whole[side].frames[frame]
+		*known = f.intern(function{own.Function, own.Binary}, Hash(own.Function, own.Binary))
 	}
 	return *known
 }
 
-// intern takes a function that its side does not have yet.
-func (f *forest) intern(fn function) int32 {
-	if id := f.ids[fn]; id > 0 {
-		return id
+func (f *forest) intern(fn function, hash uint64) int32 {
+	f.ids.grow()
+	mask := uint64(len(f.ids.slots) - 1)
+	at := hash & mask
+	for ; f.ids.slots[at].id != 0; at = (at + 1) & mask {
+		if slot := &f.ids.slots[at]; slot.hash == hash && f.functions[slot.id] == fn {
+			return slot.id
+		}
 	}
 	id := int32(len(f.functions))
+	f.ids.slots[at] = functionSlot{hash, id}
+	f.ids.count++
 	f.functions = append(f.functions, fn)
 	f.slot = append(f.slot, 0)
-	if f.ids != nil {
-		f.ids[fn] = id
-	}
 	return id
 }
 
-// code is what source.codes says of a label.
-func (f *forest) code(src *source, label uint32) int32 {
-	if of := src.codes.of; int(label) < len(of) && of[label] != 0 {
-		return of[label]
-	}
-	return f.findCode(src, label)
+// functionIDs finds functions by their hash, of which there may be hundreds of thousands, each asked for once by each that
+// has labels: a map would take longer than all else.
+type functionIDs struct {
+	slots []functionSlot
+	count int
 }
 
-func (f *forest) findCode(src *source, label uint32) int32 {
-	of := src.codes.of
-	if missing := int(label) + 1 - len(of); missing > 0 {
-		of = append(of, make([]int32, missing)...)
-		src.codes.of = of
+type functionSlot struct {
+	hash uint64
+	id   int32 // 0: the slot is free
+}
+
+// grow sees to it that there is room for another one.
+func (t *functionIDs) grow() {
+	if 2*t.count < len(t.slots) {
+		return
 	}
-	var one [1]int32
-	frames := src.framesOf(label, &one)
-	if len(frames) == 1 {
-		of[label] = f.function(src.side, frames[0])
-		return of[label]
+	old := t.slots
+	t.slots = make([]functionSlot, max(1<<10, 2*len(old)))
+	mask := uint64(len(t.slots) - 1)
+	for _, slot := range old {
+		if slot.id == 0 {
+			continue
+		}
+		at := slot.hash & mask
+		for t.slots[at].id != 0 {
+			at = (at + 1) & mask
+		}
+		t.slots[at] = slot
 	}
-	chain := make([]int32, len(frames))
-	for i, frame := range frames {
-		chain[i] = f.function(src.side, frame)
+}
+
+// functionOf is one of those of a source.
+func (f *forest) functionOf(src *source, own int32) int32 {
+	if ids := src.ids; int(own) < len(ids) && ids[own] != 0 {
+		return ids[own]
 	}
-	f.chains = append(f.chains, chain)
-	of[label] = -int32(len(f.chains))
-	return of[label]
+	if missing := int(own) + 1 - len(src.ids); missing > 0 {
+		src.ids = append(src.ids, make([]int32, missing)...)
+	}
+	name, binary := src.Name(own)
+	src.ids[own] = f.intern(function{name, binary}, src.Hashes[own])
+	return src.ids[own]
 }
 
 // below calls fn for the places that are one frame further.
@@ -222,13 +230,18 @@ func (f *forest) below(p place, fn func(function int32, next place, side int, to
 
 // further is the place one frame further in a run, and the function of that frame.
 func (f *forest) further(p place, label uint32) (function int32, _ place) {
-	code := f.code(&f.sources[p.source], label)
-	if code >= 0 {
+	src := &f.sources[p.source]
+	if src.Functions == nil {
 		p.labels++
-		return code, p
+		return f.function(src.side, int32(label)), p
 	}
-	chain := f.chains[-1-code]
-	function = chain[p.frames]
+	own := src.Of[label]
+	if own >= 0 {
+		p.labels++
+		return f.functionOf(src, own), p
+	}
+	chain := src.Chains[-1-own]
+	function = f.functionOf(src, chain[p.frames])
 	if p.frames++; int(p.frames) == len(chain) {
 		p.labels, p.frames = p.labels+1, 0
 	}

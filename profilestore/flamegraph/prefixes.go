@@ -25,12 +25,7 @@ type prefixes struct {
 	total int64  // value of all stacks
 	count int    // of stacks, without the empty one
 
-	names *labelNames // nil: a label is the number of a frame
-}
-
-// labelNames says which frames a label stands for, in one tree or in several.
-type labelNames struct {
-	frames func(label uint32) []int32
+	meaning *Labels // nil: a label is the number of a frame
 }
 
 // longestRun bounds what it costs to find a stack in the middle of one.
@@ -64,15 +59,20 @@ func (p *prefixes) read(at uint32) run {
 	}
 	r.labels = to
 	if head&more != 0 {
-		for range r.count {
-			for p.bytes[to] >= 0x80 {
-				to++
-			}
-			to++
-		}
-		r.next = to
+		r.next = p.skip(to, r.count)
 	}
 	return r
+}
+
+// skip is where n labels end that begin at a place.
+func (p *prefixes) skip(to uint32, n int) uint32 {
+	for range n {
+		for p.bytes[to] >= 0x80 {
+			to++
+		}
+		to++
+	}
+	return to
 }
 
 // label is that of one of the stacks of a run.
@@ -182,21 +182,33 @@ func (w *TreeWriter) place(first uint32, labels []uint32, values []int64) (total
 }
 
 func (r *unwritten) append(dst []byte, labels []uint32, values []int64) []byte {
+	self := r.total
+	if r.below > 0 {
+		self = values[r.last]
+	}
+	dst = appendHead(dst, int(r.last+1-r.first), r.next > 0, r.total, self, r.below)
+	return appendLabels(dst, labels[r.first:r.last+1])
+}
+
+// appendHead appends all of a run but its labels.
+func appendHead(dst []byte, count int, others bool, total, self int64, below uint32) []byte {
 	at := uint32(len(dst))
-	head := 4 * uint64(r.last+1-r.first)
-	if r.next > 0 {
+	head := 4 * uint64(count)
+	if others {
 		head += more
 	}
-	if r.below == 0 {
+	if below == 0 {
 		dst = appendVarint(dst, head)
-		dst = appendVarint(dst, uint64(r.total))
-	} else {
-		dst = appendVarint(dst, head+forks)
-		dst = appendVarint(dst, uint64(r.total))
-		dst = appendVarint(dst, uint64(values[r.last]))
-		dst = appendVarint(dst, uint64(at-r.below))
+		return appendVarint(dst, uint64(total))
 	}
-	for _, l := range labels[r.first : r.last+1] {
+	dst = appendVarint(dst, head+forks)
+	dst = appendVarint(dst, uint64(total))
+	dst = appendVarint(dst, uint64(self))
+	return appendVarint(dst, uint64(at-below))
+}
+
+func appendLabels(dst []byte, labels []uint32) []byte {
+	for _, l := range labels {
 		if l < 1<<14 {
 			dst = append(dst, byte(l)|0x80, byte(l>>7)) // the few that need one byte would cost more time than they take
 		} else {
@@ -218,11 +230,11 @@ func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
 
 // framesOf are the frames of a label.
 func (p *prefixes) framesOf(label uint32, one *[1]int32) []int32 {
-	if p.names == nil {
+	if p.meaning == nil {
 		one[0] = int32(label)
 		return one[:]
 	}
-	return p.names.frames(label)
+	return p.meaning.Frames(label)
 }
 
 // stacksBetween is how many stacks are walked until it is looked whether the context has ended: some milliseconds.

@@ -29,6 +29,7 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 		}
 		return frames
 	}
+	var several []*Tree
 	for range r.IntN(4) {
 		n := 1 + r.IntN(60)
 		callers, labels, values := make([]uint32, n), make([]uint32, n), make([]int64, n)
@@ -46,14 +47,45 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 			}
 			flat.Add(stacks[i], values[i])
 		}
-		trees.AddTrees(named, new(TreeWriter).Write(callers, labels, values, 1))
+		several = append(several, new(TreeWriter).Write(callers, labels, values, 1))
 	}
+	if len(several) > 0 && r.IntN(2) == 0 {
+		several = []*Tree{new(TreeMerger).Merge(several)}
+	}
+	trees.AddTrees(meaning(trees, named, len(chains)), several...)
 	if r.IntN(3) == 0 {
 		f := Frame{Function: "f1", File: "src1"}
 		trees.Add([]int32{trees.Frame(f)}, 3)
 		flat.Add([]int32{flat.Frame(f)}, 3)
 	}
 	return trees, flat
+}
+
+// meaning is what labels mean that stand for frames of s.
+func meaning(s *Stacks, frames func(label uint32) []int32, labels int) *Labels {
+	var list []function
+	f := &Functions{Name: func(n int32) (name, binary string) { return list[n].name, list[n].binary }}
+	number := func(frame int32) int32 {
+		own := function{s.frames[frame].Function, s.frames[frame].Binary}
+		if !slices.Contains(list, own) {
+			list = append(list, own)
+			f.Hashes = append(f.Hashes, Hash(own.name, own.binary))
+		}
+		return int32(slices.Index(list, own))
+	}
+	for l := range labels {
+		var chain []int32
+		for _, frame := range frames(uint32(l)) {
+			chain = append(chain, number(frame))
+		}
+		if len(chain) == 1 {
+			f.Of = append(f.Of, chain[0])
+			continue
+		}
+		f.Chains = append(f.Chains, chain)
+		f.Of = append(f.Of, -int32(len(f.Chains)))
+	}
+	return &Labels{frames, f}
 }
 
 func TestTreesEqualStacks(t *testing.T) {
@@ -218,7 +250,7 @@ func TestCanceled(t *testing.T) {
 	for i := range 7 {
 		s.Frame(Frame{Function: fmt.Sprint("f", i)})
 	}
-	s.AddTrees(func(label uint32) []int32 { return []int32{int32(label)} }, new(TreeWriter).Write(callers, labels, values, 1))
+	s.AddTrees(meaning(s, func(label uint32) []int32 { return []int32{int32(label)} }, len(s.frames)), new(TreeWriter).Write(callers, labels, values, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, run := range map[string]func() error{

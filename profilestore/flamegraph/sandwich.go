@@ -199,15 +199,16 @@ func (c *callers) forest(o *Options) *forest {
 	f := newForest(c.of.ctx, c.name.name, o, c.of.whole)
 	f.functions = append([]function{c.name}, c.of.functions[1:]...)
 	f.slot = make([]int32, len(f.functions))
-	labels, own := make([]uint32, len(c.parent)), &codes{make([]int32, len(f.functions))}
+	labels, own := make([]uint32, len(c.parent)), make([]int32, len(f.functions))
 	for i, fn := range c.children.labels {
 		labels[i+1] = uint32(fn)
 	}
-	for fn := range own.of {
-		own.of[fn] = int32(fn)
+	for fn := range own {
+		own[fn] = int32(fn)
 	}
+	functions := &meanings{Functions: &Functions{Of: own}, ids: own}
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, codes: own})
+		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, meanings: functions})
 	}
 	f.begin(f.roots())
 	return f

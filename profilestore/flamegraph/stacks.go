@@ -2,7 +2,11 @@
 // nodes, and a table of functions. It knows nothing of storage or HTTP.
 package flamegraph
 
-import "strings"
+import (
+	"hash/maphash"
+	"math/bits"
+	"strings"
+)
 
 // Frame is one line of a stack: a function, or a call inlined into one.
 type Frame struct {
@@ -18,7 +22,6 @@ type Frame struct {
 // trees get their names when they are first needed.
 type Stacks struct {
 	frames   []Frame
-	keys     []frameKey // of frames
 	frameIDs map[frameKey]int32
 
 	names     []string
@@ -59,7 +62,6 @@ func (s *Stacks) FrameOf(function, binary, file int32, line int, inlined bool) i
 		}
 		id = int32(len(s.frames))
 		s.frames = append(s.frames, Frame{s.names[function], s.names[binary], s.names[file], line, inlined})
-		s.keys = append(s.keys, key)
 		s.frameIDs[key] = id
 	}
 	return id
@@ -101,13 +103,35 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	s.addAt(node, value)
 }
 
-// AddTrees adds stacks that are kept as trees already. frames says which frames a label of them stands for, numbers of
-// Frame, outermost first and at least one; it is called when the label is needed, once or again.
-func (s *Stacks) AddTrees(frames func(label uint32) []int32, trees ...*Tree) {
-	names := &labelNames{frames}
+// Labels say what the labels of trees mean.
+type Labels struct {
+	// Frames are what a label stands for, numbers of Frame, outermost first and at least one. It is called when they are
+	// needed, once or again.
+	Frames func(label uint32) []int32
+	*Functions
+}
+
+// Functions are those of the frames of labels, by numbers of their own. They never change: what many graphs are made with.
+type Functions struct {
+	Of     []int32   // by label: its function, or -1-index of Chains
+	Chains [][]int32 // functions of a label that stands for several frames, outermost first
+	// Name is what a function is called, and its binary. Those that have both in common are one.
+	Name   func(function int32) (name, binary string)
+	Hashes []uint64 // of functions, see Hash
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// Hash is a hash of a function.
+func Hash(name, binary string) uint64 {
+	return maphash.String(hashSeed, name) ^ bits.RotateLeft64(maphash.String(hashSeed, binary), 1)
+}
+
+// AddTrees adds stacks that are kept as trees already.
+func (s *Stacks) AddTrees(labels *Labels, trees ...*Tree) {
 	for _, t := range trees {
 		p := t.prefixes
-		p.names = names
+		p.meaning = labels
 		s.trees = append(s.trees, &p)
 		s.total += p.total
 	}
