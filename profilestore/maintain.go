@@ -170,7 +170,7 @@ func (s *Store) retire(h *head) {
 		open = append(open, d)
 		total += d.size()
 	}
-	most := s.o.MemoryBytes / 6
+	most := s.o.MemoryBytes / 4
 	largestFirst := func(a, b *dictionary) int { return cmp.Compare(b.size(), a.size()) }
 	slices.SortFunc(open, largestFirst)
 	for _, d := range open {

@@ -737,7 +737,7 @@ func (s *Store) fits(stacks int) bool {
 	return int64(stacks) <= s.cacheLimit()/2/each
 }
 
-func (s *Store) cacheLimit() int64 { return s.o.MemoryBytes / 2 }
+func (s *Store) cacheLimit() int64 { return s.o.MemoryBytes * 3 / 8 }
 
 // trim gives back the caches that were used longest ago, until they are within their share of the memory.
 func (s *Store) trim() {

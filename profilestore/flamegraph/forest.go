@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // function is what makes two frames the same node.
@@ -25,6 +26,7 @@ type forest struct {
 	of        [2][]int32 // by side and frame; 0: not known yet
 	sources   []source
 
+	room   *room
 	nodes  []node
 	places []place
 	slot   []int32 // by function: the child that has it, of the node that is being expanded
@@ -261,16 +263,31 @@ func (s *start) add(p place, side int, total int64) {
 
 // begin makes node 0.
 func (f *forest) begin(at start) {
-	if most := f.o.MaxNodes; most > 0 {
-		count := 1
-		for i := range f.sources {
-			count += f.sources[i].count
-		}
-		count = min(count, 3*min(most, 1<<15)) // about twice as many are found as are wanted; more than that grows by itself
-		f.nodes, f.places = make([]node, 0, count), make([]place, 0, count)
+	if f.o.MaxNodes > 0 {
+		f.room = rooms.Get().(*room)
+		f.nodes, f.places, f.next = f.room.nodes[:0], f.room.places[:0], f.room.next[:0]
 	}
 	f.places = append(f.places, at.places...)
 	f.nodes = append(f.nodes, node{placeEnd: int32(len(at.places)), totals: at.totals, weight: f.weigh(at.totals)})
+}
+
+// room is memory of forests, megabytes for milliseconds each: those that are cut have about as many nodes.
+type room struct {
+	nodes  []node
+	places []place
+	next   []step
+}
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
+
+// leave gives the memory to another forest, unless it is rarely so much.
+func (f *forest) leave() {
+	const most = 1 << 18
+	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most {
+		*f.room = room{f.nodes, f.places, f.next}
+		rooms.Put(f.room)
+	}
+	f.room, f.nodes, f.places, f.next = nil, nil, nil, nil
 }
 
 // roots are the empty stacks.

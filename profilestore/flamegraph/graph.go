@@ -69,6 +69,7 @@ func Build(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
 
 // graph writes the tree in columns, unless the context has ended or there are too many nodes.
 func (f *forest) graph() (*Graph, error) {
+	defer f.leave()
 	order := f.preorder(f.o.MaxNodes)
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
