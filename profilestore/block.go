@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 const blocksDir = "blocks"
@@ -90,6 +92,23 @@ type (
 		MainMapping uint32   `parquet:"main_mapping,delta"` // +1, 0: none
 	}
 )
+
+var profileColumns = map[string]func(*profileFileRow, *parquet.Value){
+	"profile":               func(r *profileFileRow, v *parquet.Value) { r.Profile = v.Uint32() },
+	"id":                    func(r *profileFileRow, v *parquet.Value) { copy(r.ID[:], v.ByteArray()) },
+	"series":                func(r *profileFileRow, v *parquet.Value) { r.Series = v.Uint32() },
+	"dictionary":            func(r *profileFileRow, v *parquet.Value) { r.Dictionary = v.Uint32() },
+	"time":                  func(r *profileFileRow, v *parquet.Value) { r.Time = v.Int64() },
+	"duration":              func(r *profileFileRow, v *parquet.Value) { r.Duration = v.Int64() },
+	"bytes":                 func(r *profileFileRow, v *parquet.Value) { r.Bytes = v.Uint32() },
+	"period":                func(r *profileFileRow, v *parquet.Value) { r.Period = v.Int64() },
+	"comments.list.element": func(r *profileFileRow, v *parquet.Value) { r.Comments = append(r.Comments, string(v.ByteArray())) },
+	"drop_frames":           func(r *profileFileRow, v *parquet.Value) { r.DropFrames = string(v.ByteArray()) },
+	"keep_frames":           func(r *profileFileRow, v *parquet.Value) { r.KeepFrames = string(v.ByteArray()) },
+	"default_sample_type":   func(r *profileFileRow, v *parquet.Value) { r.DefaultType = string(v.ByteArray()) },
+	"doc_url":               func(r *profileFileRow, v *parquet.Value) { r.DocURL = string(v.ByteArray()) },
+	"main_mapping":          func(r *profileFileRow, v *parquet.Value) { r.MainMapping = v.Uint32() },
+}
 
 // Columns of samples and totals, in the order of their names, which is that of the files.
 const (
@@ -280,7 +299,7 @@ func (b *block) readProfiles() (*profileTable, error) {
 	t := &profileTable{values: make([][]int64, b.meta.Width), sorted: true}
 	headers := make(map[header]*header)
 	for g := range b.profilesTable.groups() {
-		rows, err := readRows[profileFileRow](&b.profilesTable, g)
+		rows, err := readColumns(&b.profilesTable, g, profileColumns)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 const symbolsDir = "symbols"
@@ -121,6 +123,27 @@ type (
 		Unit       string  `parquet:"unit,dict"`
 	}
 )
+
+var functionColumns = map[string]func(*functionFileRow, *parquet.Value){
+	"dictionary":  func(r *functionFileRow, v *parquet.Value) { r.Dictionary = v.Uint32() },
+	"function":    func(r *functionFileRow, v *parquet.Value) { r.Function = v.Uint32() },
+	"name":        func(r *functionFileRow, v *parquet.Value) { r.Name = string(v.ByteArray()) },
+	"system_name": func(r *functionFileRow, v *parquet.Value) { r.SystemName = new(string(v.ByteArray())) },
+	"file":        func(r *functionFileRow, v *parquet.Value) { r.File = string(v.ByteArray()) },
+	"start_line":  func(r *functionFileRow, v *parquet.Value) { r.StartLine = v.Int64() },
+}
+
+var locationColumns = map[string]func(*locationFileRow, *parquet.Value){
+	"dictionary": func(r *locationFileRow, v *parquet.Value) { r.Dictionary = v.Uint32() },
+	"location":   func(r *locationFileRow, v *parquet.Value) { r.Location = v.Uint32() },
+	"mapping":    func(r *locationFileRow, v *parquet.Value) { r.Mapping = new(v.Uint32()) },
+	"address":    func(r *locationFileRow, v *parquet.Value) { r.Address = v.Uint64() },
+	"folded":     func(r *locationFileRow, v *parquet.Value) { r.Folded = v.Boolean() },
+	"inlined":    func(r *locationFileRow, v *parquet.Value) { r.Inlined = v.Uint32() },
+	"function":   func(r *locationFileRow, v *parquet.Value) { r.Function = new(v.Uint32()) },
+	"line":       func(r *locationFileRow, v *parquet.Value) { r.Line = v.Int64() },
+	"column":     func(r *locationFileRow, v *parquet.Value) { r.Column = v.Int64() },
+}
 
 // Columns of stacks, in the order of their names.
 const (
@@ -639,7 +662,7 @@ func (l *loader) readFunctions(seg *segment, m *dictionaryMeta) error {
 	if m.Functions.Count == 0 {
 		return nil
 	}
-	rows, err := readRows[functionFileRow](&seg.functions, m.Functions.Group)
+	rows, err := readColumns(&seg.functions, m.Functions.Group, functionColumns)
 	for _, r := range rows {
 		f := function{name: l.string(r.Name), file: l.string(r.File), startLine: r.StartLine}
 		f.systemName = f.name
@@ -655,7 +678,7 @@ func (l *loader) readLocations(seg *segment, m *dictionaryMeta) error {
 	if m.Locations.Count == 0 {
 		return nil
 	}
-	rows, err := readRows[locationFileRow](&seg.locations, m.Locations.Group)
+	rows, err := readColumns(&seg.locations, m.Locations.Group, locationColumns)
 	for _, r := range rows {
 		switch n := len(l.locations); {
 		case int(r.Location) == n:

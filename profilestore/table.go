@@ -9,6 +9,7 @@ import (
 	"iter"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/parquet-go/parquet-go"
@@ -326,6 +327,68 @@ func readRows[T any](t *table, group int) ([]T, error) {
 	}
 	return rows, r.Close()
 }
+
+// readColumns is readRows for large tables: set says for the path of each column how a value gets into a row. It takes a third
+// of the time, as it looks at no row with reflection.
+func readColumns[T any](t *table, group int, set map[string]func(*T, *parquet.Value)) (_ []T, err error) {
+	g, err := t.group(group)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]T, g.NumRows())
+	for i, path := range t.parquet.Schema().Columns() {
+		if err := readColumn(g.ColumnChunks()[i], rows, set[strings.Join(path, ".")]); err != nil {
+			return nil, fmt.Errorf("read %s, column %v: %w", t.path, path, err)
+		}
+	}
+	return rows, nil
+}
+
+func readColumn[T any](c parquet.ColumnChunk, rows []T, set func(*T, *parquet.Value)) (err error) {
+	if set == nil {
+		return errColumn
+	}
+	pages := c.Pages()
+	defer func() { err = errors.Join(err, pages.Close()) }()
+	var values [256]parquet.Value
+	row := -1
+	for {
+		page, err := pages.ReadPage()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		r := page.Values()
+		for more := true; more; {
+			n, err := r.ReadValues(values[:])
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			more = err == nil
+			for i := range values[:n] {
+				v := &values[i]
+				if v.RepetitionLevel() == 0 {
+					row++
+				}
+				if row < 0 || row >= len(rows) {
+					return errColumn
+				}
+				if !v.IsNull() {
+					set(&rows[row], v)
+				}
+			}
+		}
+		parquet.Release(page)
+	}
+	if row != len(rows)-1 {
+		return errColumn
+	}
+	return nil
+}
+
+var errColumn = errors.New("it is not the column of each row that it should be")
 
 // readNumbers appends a column of a row group to dst.
 func readNumbers[N uint32 | int64](t *table, group parquet.RowGroup, column int, dst []N) (_ []N, err error) {

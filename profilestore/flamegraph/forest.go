@@ -265,6 +265,7 @@ func (s *start) add(p place, side int, total int64) {
 func (f *forest) begin(at start) {
 	if f.o.MaxNodes > 0 {
 		f.room = rooms.Get().(*room)
+		f.room.grow(f.expected())
 		f.nodes, f.places, f.next = f.room.nodes[:0], f.room.places[:0], f.room.next[:0]
 	}
 	f.places = append(f.places, at.places...)
@@ -279,6 +280,20 @@ type room struct {
 }
 
 var rooms = sync.Pool{New: func() any { return new(room) }}
+
+// grow sees to it that a room that is new is not made larger again and again.
+func (r *room) grow(nodes int) {
+	r.nodes, r.places = slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes)
+}
+
+// expected is how many nodes are found, or fewer: about three times as many as are wanted.
+func (f *forest) expected() int {
+	count := 1
+	for i := range f.sources {
+		count += f.sources[i].count
+	}
+	return min(count, 3*min(f.o.MaxNodes, 1<<15))
+}
 
 // leave gives the memory to another forest, unless it is rarely so much.
 func (f *forest) leave() {
