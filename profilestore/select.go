@@ -47,7 +47,7 @@ func (s *Store) Select(ctx context.Context, q Query) (_ *Result, err error) {
 		}
 		names := &namer{symbols: *d.symbols, stacks: res.Stacks}
 		names.tree = tree{} // sums have their own
-		res.Stacks.AddTrees(&flamegraph.Labels{Frames: names.frames, Functions: d.symbols.functionsOf()}, d.sums...)
+		res.Stacks.AddTrees(&flamegraph.Legend{Frames: names.frames, Functions: d.symbols.functionsOf()}, d.sums...)
 	}
 	return res, nil
 }
@@ -263,7 +263,8 @@ type adder struct {
 	merger  flamegraph.TreeMerger
 	sums    []*flamegraph.Tree // of a portion, by tree
 	covered covered            // what is not of the portion that is added up
-	kept    int64              // bytes of room, tree, writer and merger
+	waiting int64              // bytes of sums
+	kept    int64              // bytes of all these
 }
 
 func (a *adder) close() {
@@ -332,16 +333,18 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 			return true, false, a.answer(p, found)
 		}
 	}
-	a.sums = a.sums[:0]
+	a.sums, a.waiting = a.sums[:0], 0
 	for _, t := range p.trees {
 		sums, again, err := a.addTree(ctx, t, stacks)
 		if sums == nil {
 			return again || err != nil, again, err
 		}
 		a.sums = append(a.sums, sums)
+		a.waiting += sums.Size()
 	}
 	sums := a.merger.Merge(a.sums)
 	clear(a.sums)
+	a.waiting = 0
 	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
@@ -374,7 +377,7 @@ func (a *adder) answer(p *portionWork, sums *flamegraph.Tree) error {
 
 // take counts memory that the answer needs, and what is kept for the next dictionary.
 func (a *adder) take(bytes int64) error {
-	kept := 8*int64(cap(a.room)) + 16*int64(cap(a.covered)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size() + a.merger.Size()
+	kept := 8*int64(cap(a.room)) + 16*int64(cap(a.covered)) + 4*int64(cap(a.tree.callers)+cap(a.tree.leaf)) + a.writer.Size() + a.merger.Size() + a.waiting
 	bytes += kept - a.kept
 	a.kept = kept
 	if a.size.Add(bytes) > a.v.limit {

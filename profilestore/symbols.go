@@ -241,7 +241,7 @@ func (d *dictionary) setSaved(to extent) {
 // translation is from the indexes of one profile to ids, +1; 0 is not looked up yet.
 type translation struct {
 	strings, mappings, functions, locations []uint32
-	hashes                                  []uint64 // of functions; 0 is not known yet
+	hashes                                  struct{ strings, mappings, functions []uint64 } // 0 is not known yet
 	key                                     []byte
 	sets                                    map[string]uint32
 }
@@ -258,7 +258,9 @@ func (t *translation) reset(p *decoded) {
 	t.mappings = zeroed(t.mappings, len(p.mappings))
 	t.functions = zeroed(t.functions, len(p.functions))
 	t.locations = zeroed(t.locations, len(p.locations))
-	t.hashes = zeroed(t.hashes, len(p.functions))
+	t.hashes.strings = zeroed(t.hashes.strings, len(p.strings))
+	t.hashes.mappings = zeroed(t.hashes.mappings, len(p.mappings))
+	t.hashes.functions = zeroed(t.hashes.functions, len(p.functions))
 	if t.sets == nil {
 		t.sets = make(map[string]uint32)
 	}
@@ -381,24 +383,45 @@ func mix(hash, v uint64) uint64 {
 	return hash ^ hash>>29
 }
 
+// hashLocation is a hash of all that a profile says of a location: of what it left out there could be as many as one likes.
 func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) uint64 {
 	hash := mix(raw.address, uint64(raw.end-raw.line))
+	if raw.folded {
+		hash = mix(hash, 1)
+	}
 	if raw.mapping > 0 {
-		m := &p.mappings[raw.mapping-1]
-		hash = mix(mix(hash, m.start), m.offset)
+		hash = mix(hash, d.hashMapping(p, raw.mapping-1))
 	}
 	for i := raw.line; i < raw.end; i++ {
 		l := &p.lines[i]
-		hash = mix(mix(hash, d.hashFunction(p, l.function)), uint64(l.line))
+		hash = mix(mix(mix(hash, d.hashFunction(p, l.function)), uint64(l.line)), uint64(l.column))
 	}
 	return hash
 }
 
+func (d *dictionary) hashMapping(p *decoded, i uint32) uint64 {
+	known := &d.scratch.hashes.mappings[i]
+	if *known == 0 {
+		m := &p.mappings[i]
+		*known = mix(mix(mix(d.hashString(p, m.file), m.start), m.limit), m.offset)
+		*known = mix(mix(*known, d.hashString(p, m.buildID)), uint64(m.flags))
+	}
+	return *known
+}
+
 func (d *dictionary) hashFunction(p *decoded, i uint32) uint64 {
-	known := &d.scratch.hashes[i]
+	known := &d.scratch.hashes.functions[i]
 	if *known == 0 {
 		f := &p.functions[i]
-		*known = mix(maphash.String(d.seed, p.str(f.name)), uint64(f.startLine))
+		*known = mix(mix(d.hashString(p, f.name), d.hashString(p, f.systemName)), d.hashString(p, f.file)+uint64(f.startLine))
+	}
+	return *known
+}
+
+func (d *dictionary) hashString(p *decoded, i uint32) uint64 {
+	known := &d.scratch.hashes.strings[i]
+	if *known == 0 {
+		*known = maphash.String(d.seed, p.str(i))
 	}
 	return *known
 }

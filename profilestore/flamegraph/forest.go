@@ -122,15 +122,15 @@ func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *f
 
 // addSides takes all trees that are weighed.
 func (f *forest) addSides() {
-	shared := make(map[*Labels]*meanings)
+	shared := make(map[*Legend]*meanings)
 	for side, s := range f.whole {
 		for _, p := range s.all() {
-			own := shared[p.meaning]
+			own := shared[p.legend]
 			if own == nil {
 				own = new(meanings)
-				if p.meaning != nil {
-					own.Functions = p.meaning.Functions
-					shared[p.meaning] = own
+				if p.legend != nil {
+					own.Functions = p.legend.Functions
+					shared[p.legend] = own
 				}
 			}
 			f.sources = append(f.sources, source{prefixes: p, side: side, meanings: own})

@@ -25,7 +25,7 @@ type prefixes struct {
 	total int64  // value of all stacks
 	count int    // of stacks, without the empty one
 
-	meaning *Labels // nil: a label is the number of a frame
+	legend *Legend // nil: a label is the number of a frame
 }
 
 // longestRun bounds what it costs to find a stack in the middle of one.
@@ -230,11 +230,11 @@ func (p *prefixes) size() int64 { return int64(len(p.bytes)) }
 
 // framesOf are the frames of a label.
 func (p *prefixes) framesOf(label uint32, one *[1]int32) []int32 {
-	if p.meaning == nil {
+	if p.legend == nil {
 		one[0] = int32(label)
 		return one[:]
 	}
-	return p.meaning.Frames(label)
+	return p.legend.Frames(label)
 }
 
 // stacksBetween is how many stacks are walked until it is looked whether the context has ended: some milliseconds.

@@ -52,7 +52,7 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 	if len(several) > 0 && r.IntN(2) == 0 {
 		several = []*Tree{new(TreeMerger).Merge(several)}
 	}
-	trees.AddTrees(meaning(trees, named, len(chains)), several...)
+	trees.AddTrees(legend(trees, named, len(chains)), several...)
 	if r.IntN(3) == 0 {
 		f := Frame{Function: "f1", File: "src1"}
 		trees.Add([]int32{trees.Frame(f)}, 3)
@@ -61,8 +61,8 @@ func forests(r *rand.Rand) (trees, flat *Stacks) {
 	return trees, flat
 }
 
-// meaning is what labels mean that stand for frames of s.
-func meaning(s *Stacks, frames func(label uint32) []int32, labels int) *Labels {
+// legend is what labels mean that stand for frames of s.
+func legend(s *Stacks, frames func(label uint32) []int32, labels int) *Legend {
 	var list []function
 	f := &Functions{Name: func(n int32) (name, binary string) { return list[n].name, list[n].binary }}
 	number := func(frame int32) int32 {
@@ -85,7 +85,7 @@ func meaning(s *Stacks, frames func(label uint32) []int32, labels int) *Labels {
 		f.Chains = append(f.Chains, chain)
 		f.Of = append(f.Of, -int32(len(f.Chains)))
 	}
-	return &Labels{frames, f}
+	return &Legend{frames, f}
 }
 
 func TestTreesEqualStacks(t *testing.T) {
@@ -250,7 +250,7 @@ func TestCanceled(t *testing.T) {
 	for i := range 7 {
 		s.Frame(Frame{Function: fmt.Sprint("f", i)})
 	}
-	s.AddTrees(meaning(s, func(label uint32) []int32 { return []int32{int32(label)} }, len(s.frames)), new(TreeWriter).Write(callers, labels, values, 1))
+	s.AddTrees(legend(s, func(label uint32) []int32 { return []int32{int32(label)} }, len(s.frames)), new(TreeWriter).Write(callers, labels, values, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, run := range map[string]func() error{

@@ -103,8 +103,8 @@ func (s *Stacks) Add(stack []int32, value int64) {
 	s.addAt(node, value)
 }
 
-// Labels say what the labels of trees mean.
-type Labels struct {
+// Legend says what the labels of trees mean.
+type Legend struct {
 	// Frames are what a label stands for, numbers of Frame, outermost first and at least one. It is called when they are
 	// needed, once or again.
 	Frames func(label uint32) []int32
@@ -128,10 +128,10 @@ func Hash(name, binary string) uint64 {
 }
 
 // AddTrees adds stacks that are kept as trees already.
-func (s *Stacks) AddTrees(labels *Labels, trees ...*Tree) {
+func (s *Stacks) AddTrees(legend *Legend, trees ...*Tree) {
 	for _, t := range trees {
 		p := t.prefixes
-		p.meaning = labels
+		p.legend = legend
 		s.trees = append(s.trees, &p)
 		s.total += p.total
 	}
