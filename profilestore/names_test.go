@@ -98,6 +98,7 @@ func TestBetterNames(t *testing.T) {
 			s := open(t, t.TempDir(), testOptions())
 			for n, d := range test.profiles {
 				mustAppend(t, s, describe(t, n, d))
+				shown(t, s, n) // what is known so far must not answer what is asked later
 			}
 			check := func(where string) {
 				t.Helper()
