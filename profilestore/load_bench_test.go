@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -135,23 +136,35 @@ func (l *loadReader) time(pod int) time.Time {
 	return l.start.Add(sparseProfiles*10*time.Minute + time.Duration(l.step-sparseProfiles)*30*time.Second + stagger)
 }
 
-// window calls fn for the profiles of the next step.
-func (l *loadReader) window(t *testing.T, fn func(e Encoded)) {
+// loadBodies are read into again when their profiles are stored: the load is to cost as little as a socket that is read from.
+var loadBodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// window calls fn for the profiles of the next step, which calls stored when they are.
+func (l *loadReader) window(t *testing.T, fn func(e Encoded, stored func())) {
 	for pod := range loadPods {
 		for service := range loadServices {
 			var length [4]byte
 			if _, err := io.ReadFull(l.r, length[:]); err != nil {
 				t.Fatal(err)
 			}
-			body := make([]byte, binary.LittleEndian.Uint32(length[:]))
-			if _, err := io.ReadFull(l.r, body); err != nil {
+			body := loadBodies.Get().(*[]byte)
+			size := int(binary.LittleEndian.Uint32(length[:]))
+			*body = slices.Grow((*body)[:0], size)[:size]
+			if _, err := io.ReadFull(l.r, *body); err != nil {
 				t.Fatal(err)
 			}
+			var left atomic.Int32
+			left.Store(int32(l.scale))
+			stored := func() {
+				if left.Add(-1) == 0 {
+					loadBodies.Put(body)
+				}
+			}
 			for k := range l.scale {
-				e := Encoded{Name: "process_cpu", Labels: loadLabels(service, pod+loadPods*k), Time: l.time(pod).UnixNano(), Duration: 10 * time.Second, Pprof: body}
+				e := Encoded{Name: "process_cpu", Labels: loadLabels(service, pod+loadPods*k), Time: l.time(pod).UnixNano(), Duration: 10 * time.Second, Pprof: *body}
 				binary.BigEndian.PutUint64(e.ID[:], uint64(l.step+1))
 				binary.BigEndian.PutUint64(e.ID[8:], uint64(service)<<32|uint64(pod+loadPods*k))
-				fn(e)
+				fn(e, stored)
 			}
 		}
 	}
@@ -208,19 +221,28 @@ func benchStore(t *testing.T, load load, scale int) {
 	count, sent := 0, int64(0)
 	cpu, began := cpuTime(t), time.Now()
 	ingest := func(steps int) {
-		jobs := make(chan Encoded)
+		type job struct {
+			Encoded
+			stored func()
+		}
+		jobs := make(chan job)
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				for e := range jobs {
-					if err := s.Append(context.Background(), []Encoded{e}); err != nil {
+				for j := range jobs {
+					if err := s.Append(context.Background(), []Encoded{j.Encoded}); err != nil {
 						t.Error(err)
 					}
+					j.stored()
 				}
 			})
 		}
 		for range steps {
-			l.window(t, func(e Encoded) { count++; sent += int64(len(e.Pprof)); jobs <- e })
+			l.window(t, func(e Encoded, stored func()) {
+				count++
+				sent += int64(len(e.Pprof))
+				jobs <- job{e, stored}
+			})
 		}
 		close(jobs)
 		wg.Wait()
@@ -244,9 +266,10 @@ func benchStore(t *testing.T, load load, scale int) {
 	var wg sync.WaitGroup
 	ticker := time.NewTicker(time.Second / 200)
 	for range 4 {
-		l.window(t, func(e Encoded) {
+		l.window(t, func(e Encoded, stored func()) {
 			<-ticker.C
 			wg.Go(func() {
+				defer stored()
 				start := time.Now()
 				if err := s.Append(context.Background(), []Encoded{e}); err != nil {
 					t.Error(err)
