@@ -7,11 +7,15 @@ import (
 	"pilotlight/profilestore/flamegraph"
 )
 
-// functionTable says which functions the locations of a dictionary are in: for all queries until there are more locations, or
-// better names.
+// functionTable says which functions the locations of a dictionary are in. It goes on with the dictionary, for all queries,
+// until there are better names of what it has.
 type functionTable struct {
-	once sync.Once
+	mu sync.Mutex
 	flamegraph.Functions
+	list   []namedFunction
+	first  []int32                 // by name in the list, +1: nearly always a function is in one binary alone
+	others map[namedFunction]int32 // in the list
+	chains []int32                 // memory for chains
 }
 
 // namedFunction is the name of a function and a binary, both strings; or a location without a name, whose function is noFunction.
@@ -21,64 +25,75 @@ const noFunction = ^uint32(0)
 
 // functionsOf are the functions of all locations.
 func (s *symbols) functionsOf() *flamegraph.Functions {
-	s.table.once.Do(func() {
+	t := s.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.Of) < len(s.locations) {
 		own := *s
 		own.tree = tree{}
-		own.findFunctions(&s.table.Functions)
-	})
-	return &s.table.Functions
+		t.extend(&own)
+	}
+	now := t.Functions
+	return &now
 }
 
-func (s *symbols) findFunctions(f *flamegraph.Functions) {
-	var list []namedFunction
-	first := make([]int32, len(s.strings)) // by name in the list, +1: nearly always a function is in one binary alone
-	others := make(map[namedFunction]int32)
-	add := func(function, binary uint32) int32 {
-		key := namedFunction{s.functions[function].name, binary}
-		at := &first[key.function]
-		if *at == 0 {
-			list = append(list, key)
-			*at = int32(len(list))
-			return *at - 1
-		}
-		if list[*at-1] == key {
-			return *at - 1
-		}
-		other, ok := others[key]
-		if !ok {
-			other = int32(len(list))
-			list = append(list, key)
-			others[key] = other
-		}
-		return other
-	}
-	f.Of = make([]int32, len(s.locations))
-	for l := range uint32(len(s.locations)) {
+// extend takes the locations that are new.
+func (t *functionTable) extend(s *symbols) {
+	t.first = lengthened(t.first, len(s.strings))
+	t.Of = slices.Grow(t.Of, len(s.locations)-len(t.Of))
+	for l := uint32(len(t.Of)); l < uint32(len(s.locations)); l++ {
 		lines := s.linesOf(s.named(l))
 		switch len(lines) {
 		case 0:
-			f.Of[l] = int32(len(list))
-			list = append(list, namedFunction{noFunction, l})
+			t.Of = append(t.Of, int32(len(t.list)))
+			t.list = append(t.list, namedFunction{noFunction, l})
 		case 1:
-			f.Of[l] = add(lines[0].function, s.binary(l))
+			t.Of = append(t.Of, t.function(s, lines[0].function, s.binary(l)))
 		default:
-			chain := make([]int32, 0, len(lines))
-			for _, line := range slices.Backward(lines) {
-				chain = append(chain, add(line.function, s.binary(l)))
+			if cap(t.chains)-len(t.chains) < len(lines) {
+				t.chains = make([]int32, 0, max(1<<10, len(lines)))
 			}
-			f.Chains = append(f.Chains, chain)
-			f.Of[l] = -int32(len(f.Chains))
+			from := len(t.chains)
+			for _, line := range slices.Backward(lines) {
+				t.chains = append(t.chains, t.function(s, line.function, s.binary(l)))
+			}
+			t.Chains = append(t.Chains, t.chains[from:len(t.chains):len(t.chains)])
+			t.Of = append(t.Of, -int32(len(t.Chains)))
 		}
 	}
-	f.Name = func(n int32) (name, binary string) {
+	list := t.list
+	t.Name = func(n int32) (name, binary string) {
 		if own := list[n]; own.function != noFunction {
 			return s.strings[own.function], s.strings[own.binary]
 		}
 		l := list[n].binary
 		return s.address(l), s.strings[s.binary(l)]
 	}
-	f.Hashes = make([]uint64, len(list))
-	for n := range f.Hashes {
-		f.Hashes[n] = flamegraph.Hash(f.Name(int32(n)))
+	for n := len(t.Hashes); n < len(list); n++ {
+		t.Hashes = append(t.Hashes, flamegraph.Hash(t.Name(int32(n))))
 	}
+}
+
+// function is the number of a function in a binary.
+func (t *functionTable) function(s *symbols, function, binary uint32) int32 {
+	key := namedFunction{s.functions[function].name, binary}
+	first := &t.first[key.function]
+	if *first > 0 && t.list[*first-1] == key {
+		return *first - 1
+	}
+	n, known := t.others[key]
+	if known {
+		return n
+	}
+	n = int32(len(t.list))
+	t.list = append(t.list, key)
+	if *first == 0 {
+		*first = n + 1
+		return n
+	}
+	if t.others == nil {
+		t.others = make(map[namedFunction]int32)
+	}
+	t.others[key] = n
+	return n
 }

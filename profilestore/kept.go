@@ -121,6 +121,8 @@ type treeWork struct {
 	first, end int      // ids of its stacks
 	parts      []int    // that may have something of it
 	syms       *symbols // with the tree
+	key        sumsKey  // as of the portion
+	blocks     []uint64
 }
 
 func (p *portionWork) treeWork(i int) *treeWork {
@@ -136,19 +138,28 @@ func (p *portionWork) treeWork(i int) *treeWork {
 
 // findTreesOf finds the trees that a portion has stacks in, and the key of what they add up to.
 func (a *adder) findTreesOf(p *portionWork) {
-	var key []byte
+	var keys []byte
 	for i := range p.bases {
 		t := p.treeWork(i)
 		if some := a.narrow(t); some {
 			p.trees = append(p.trees, t)
 			if p.portion != fresh {
-				key = a.appendKey(key, t)
+				t.key, t.blocks = a.sumsKey(t)
+				keys = append(keys, t.key[:]...)
+				p.blocks = append(p.blocks, t.blocks...)
 			}
 		}
 		a.covered.giveBack()
 	}
-	p.key = sha256.Sum256(key)
+	if p.key = sha256.Sum256(keys); len(p.trees) == 1 {
+		p.key = p.trees[0].key
+	}
+	slices.Sort(p.blocks)
+	p.blocks = slices.Compact(p.blocks)
 }
+
+// overlaps says whether a section may have stacks of the tree.
+func (t *treeWork) overlaps(s *section) bool { return s.Least < t.end && s.Stacks > t.first }
 
 // wants says whether a part that is not damaged may have something of the portion in the tree.
 func (t *treeWork) wants(v *view, part int) bool {
@@ -161,7 +172,7 @@ func (t *treeWork) wants(v *view, part int) bool {
 			return false
 		}
 		for s := range p.sections(t.id, v.q.From, v.q.To) {
-			if s.Least < t.end && s.Stacks > t.first {
+			if t.overlaps(s) {
 				return true
 			}
 		}
@@ -188,25 +199,37 @@ func (a *adder) narrow(t *treeWork) (some bool) {
 			continue
 		}
 		table := a.tables[part]
-		from, to := table.spanOf(t.id)
 		least, end := a.v.steadyTimes(&b.meta)
-		for _, p := range t.passes {
-			weights := p.weights[part]
-			for n := from; n < to && weights != nil; n++ {
-				if time := table.rows[n].time; (time >= least && time < end) != (t.portion == steady) {
-					a.covered.take(&weights[n])
-				} else if weights[n] != 0 {
-					some = true
+		cover := func(from, to int, all bool) {
+			for _, p := range t.passes {
+				weights := p.weights[part]
+				for n := from; n < to && weights != nil; n++ {
+					if time := table.rows[n].time; all || (time >= least && time < end) != (t.portion == steady) {
+						a.covered.take(&weights[n])
+					} else if weights[n] != 0 {
+						some = true
+					}
 				}
 			}
 		}
+		next, to := table.spanOf(t.id)
+		for s := range b.sections(t.id, math.MinInt64, math.MaxInt64) {
+			if !t.overlaps(s) {
+				continue
+			}
+			from, to := table.span(t.id, s.Hour)
+			cover(next, from, true) // these have nothing in the tree
+			cover(max(next, from), to, false)
+			next = max(next, to)
+		}
+		cover(next, to, true)
 	}
 	return some
 }
 
-// appendKey appends all that the sums over what narrow left are made from, and takes note of the blocks.
-func (a *adder) appendKey(b []byte, t *treeWork) []byte {
-	b = binary.AppendUvarint(b, uint64(t.id))
+// sumsKey is the key of the sums over what narrow left, and the blocks that this is of.
+func (a *adder) sumsKey(t *treeWork) (sumsKey, []uint64) {
+	b := binary.AppendUvarint(nil, uint64(t.id))
 	b = binary.AppendUvarint(b, uint64(t.base))
 	b = binary.AppendVarint(b, a.unit)
 	b = binary.AppendUvarint(b, uint64(len(t.passes)))
@@ -221,6 +244,7 @@ func (a *adder) appendKey(b []byte, t *treeWork) []byte {
 			b = appendString(b, m.String())
 		}
 	}
+	var blocks []uint64
 	for _, part := range t.parts {
 		sequence := a.v.parts[part].(*block).meta.Sequence
 		from, to := a.tables[part].spanOf(t.id)
@@ -232,12 +256,12 @@ func (a *adder) appendKey(b []byte, t *treeWork) []byte {
 			b = binary.AppendUvarint(b, sequence)
 			b = binary.AppendUvarint(b, uint64(i))
 			b = appendRuns(b, weights[from:to])
-			if !slices.Contains(t.blocks, sequence) {
-				t.blocks = append(t.blocks, sequence)
+			if !slices.Contains(blocks, sequence) {
+				blocks = append(blocks, sequence)
 			}
 		}
 	}
-	return append(b, 0) // of no block
+	return sha256.Sum256(b), blocks
 }
 
 func isWeight(w int64) bool { return w != 0 }

@@ -87,9 +87,26 @@ var benchLoads = []load{
 	}},
 }
 
+// recordedSum is a checksum of what was recorded.
+func recordedSum(t *testing.T) uint32 {
+	files, err := filepath.Glob("testdata/recorded/*.pb.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := uint32(0)
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum = crc32Update(sum, b)
+	}
+	return sum
+}
+
 // file has the profiles of all pods in the order of their times: length and bytes of each.
 func (l load) file(t *testing.T) string {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("pilotlight-load-%d-%s.bin", os.Getuid(), l.name))
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("pilotlight-load-%d-%s-%08x.bin", os.Getuid(), l.name, recordedSum(t)))
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}

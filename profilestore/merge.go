@@ -38,7 +38,7 @@ func (s *Store) Merge(ctx context.Context, q Query) (*profile.Profile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read merged profile: %w", err)
 	}
-	if w.dictionaries > 1 {
+	if w.trees > 1 {
 		p = p.Compact()
 	}
 	return p, nil

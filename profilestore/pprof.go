@@ -23,7 +23,7 @@ type pprofWriter struct {
 
 	empty int64 // where the string table has "" once more; 0: it does not
 
-	dictionaries, samples, depths int64 // written; depths are the locations of all samples
+	trees, samples, depths int64 // written; depths are the locations of all samples
 
 	// Of the dictionary whose samples are written.
 	*symbols
@@ -152,17 +152,16 @@ func (w *pprofWriter) writeTypes(types []ProfileType) {
 
 // begin takes the dictionary that the next samples are of, and one of its trees.
 func (w *pprofWriter) begin(s *symbols) {
-	w.known.strings, w.known.mappings = w.known.strings[:0], w.known.mappings[:0]
-	w.known.functions, w.known.locations = w.known.functions[:0], w.known.locations[:0]
+	w.known.mappings, w.known.functions, w.known.locations = w.known.mappings[:0], w.known.functions[:0], w.known.locations[:0]
 	w.sets = w.sets[:0]
 	w.goOn(s)
 }
 
 // goOn takes another tree of the dictionary.
 func (w *pprofWriter) goOn(s *symbols) {
-	w.dictionaries++
+	w.trees++
 	w.symbols = s
-	w.known.strings = lengthened(w.known.strings, len(s.strings))
+	w.known.strings = zeroed(w.known.strings, len(s.strings)) // the dictionary may have been read anew, and has other numbers for them
 	w.known.mappings = lengthened(w.known.mappings, len(s.mappings))
 	w.known.functions = lengthened(w.known.functions, len(s.functions))
 	w.known.locations = lengthened(w.known.locations, len(s.locations))

@@ -57,6 +57,7 @@ type work struct {
 	v       *view
 	size    atomic.Int64 // bytes
 	trees   atomic.Int64 // those of them that are trees of the answer
+	pieces  atomic.Int64 // bytes of the trees that those were made of
 	byID    map[uint32]*dictionaryWork
 	passes  []*pass
 	tables  []*profileTable // by part; of those that something was chosen from
@@ -84,7 +85,7 @@ type dictionaryWork struct {
 	profiles int // with a matching sample
 	damaged  int
 	symbols  *symbols
-	sums     []*flamegraph.Tree // by tree and portion; none: the dictionary is damaged, or all that is wanted of it
+	sums     []*flamegraph.Tree // by portion; none: the dictionary is damaged, or all that is wanted of it
 }
 
 // choose finds the profiles of a query.
@@ -303,7 +304,7 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 			}
 		}
 	}
-	if len(d.sums) > 0 {
+	if names != nil && err == nil && len(d.sums) > 0 {
 		d.symbols.functionsOf() // while others look for those of other dictionaries
 	}
 	if names == nil {
@@ -333,7 +334,7 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 			return true, false, a.answer(p, found)
 		}
 	}
-	a.sums, a.waiting = a.sums[:0], 0
+	defer func() { clear(a.sums); a.sums, a.waiting = a.sums[:0], 0 }()
 	for _, t := range p.trees {
 		sums, again, err := a.addTree(ctx, t, stacks)
 		if sums == nil {
@@ -343,9 +344,7 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 		a.waiting += sums.Size()
 	}
 	sums := a.merger.Merge(a.sums)
-	clear(a.sums)
-	a.waiting = 0
-	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*3/4 {
+	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()/2 {
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
 	return true, false, a.answer(p, sums)
@@ -354,6 +353,12 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 // addTree makes what a portion of one of the trees of a dictionary adds up to. Without an error it is nil when the dictionary
 // is damaged, or again is true, as of sum.
 func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flamegraph.Tree, again bool, err error) {
+	kept := t.portion != fresh && len(t.trees) > 1 // or it is what the portion adds up to
+	if kept {
+		if found := a.v.s.sumsOf(t.key); found != nil {
+			return found, false, nil
+		}
+	}
 	a.narrow(t)
 	defer a.covered.giveBack()
 	if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
@@ -365,7 +370,11 @@ func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flameg
 	if again, err := a.sum(ctx, t, stacks); again || err != nil {
 		return nil, again, err
 	}
-	return a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit), false, nil
+	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
+	if kept && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/4 {
+		a.v.s.keepSums(t.key, t.blocks, sums)
+	}
+	return sums, false, nil
 }
 
 // answer takes a tree into the answer.

@@ -634,9 +634,19 @@ func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbo
 		return nil, err
 	}
 	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
-	return s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {
-		return loadTree(segments, names, id, base, room)
+	found, err := s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {
+		loaded, err := loadTree(segments, names, id, base, room)
+		if err != nil {
+			return nil, err
+		}
+		return &symbols{tree: loaded.tree}, nil // names that are read another time may have other numbers
 	})
+	if err != nil || found.strings != nil {
+		return found, err
+	}
+	own := *names
+	own.tree = found.tree
+	return &own, nil
 }
 
 // cachedOr looks for a part of a dictionary in memory, then in the cache, and has it loaded if it is in neither.

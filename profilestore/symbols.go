@@ -145,7 +145,7 @@ type dictionary struct {
 	places  places
 
 	saved   extent // what the segments on disk hold; belongs to the flush
-	tableOf [2]int // how many locations the table has, and which better names
+	tableOf int    // bettered, when the table was begun
 
 	scratch translation
 }
@@ -178,8 +178,8 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 func (d *dictionary) view() *symbols {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if of := [2]int{len(d.locations), d.bettered}; d.table == nil || d.tableOf != of {
-		d.table, d.tableOf = new(functionTable), of
+	if d.table == nil || d.tableOf != d.bettered {
+		d.table, d.tableOf = new(functionTable), d.bettered
 	}
 	s := d.symbols
 	s.better = slices.Clone(s.better) // the other columns only grow
@@ -285,7 +285,7 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
 	}
 	d.grown.Add(d.bytes - before)
-	if len(t.locations) > 1<<14 { // of a rare large profile
+	if len(t.locations) > 1<<14 || len(t.strings) > 1<<16 { // of a rare large profile
 		d.scratch = translation{}
 	}
 	return stacks, sets, main
@@ -359,7 +359,7 @@ func (d *dictionary) function(p *decoded, i uint32) uint32 {
 	id := uint32(len(d.functions))
 	d.functions = append(d.functions, f)
 	d.names.add(hash, id+1)
-	d.bytes += 68
+	d.bytes += 88
 	d.scratch.functions[i] = id + 1
 	return id
 }
@@ -385,7 +385,7 @@ func mix(hash, v uint64) uint64 {
 
 // hashLocation is a hash of all that a profile says of a location: of what it left out there could be as many as one likes.
 func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) uint64 {
-	hash := mix(raw.address, uint64(raw.end-raw.line))
+	hash := mix(mix(d.start, raw.address), uint64(raw.end-raw.line))
 	if raw.folded {
 		hash = mix(hash, 1)
 	}
@@ -481,7 +481,7 @@ func (d *dictionary) addLocation(p *decoded, raw *rawLocation) (id uint32) {
 	id = uint32(len(d.locations))
 	d.locations = append(d.locations, at)
 	d.places.add(&d.symbols, id)
-	d.bytes += 90 // columns and slots of two tables, with what they hold in reserve
+	d.bytes += 110 // columns and slots of two tables, with what they hold in reserve
 	return id
 }
 

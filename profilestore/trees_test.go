@@ -12,11 +12,17 @@ import (
 // TestTreesOfADictionary: with little memory a dictionary begins trees of stacks again and again, and goes on with its
 // names. Answers are those of a store with much memory, before and after merges and a restart.
 func TestTreesOfADictionary(t *testing.T) {
+	t.Run("made", func(t *testing.T) { treesOfADictionary(t, newLoadService(t, 1, 1, 0.3), 3<<20) })
+	t.Run("recorded", func(t *testing.T) { treesOfADictionary(t, newRecordedService(t, 2, 0.3), 11<<20) })
+}
+
+func treesOfADictionary(t *testing.T, load interface {
+	profile(t testing.TB, pod int) []byte
+}, memory int64) {
 	o := testOptions()
-	o.MemoryBytes = 3 << 20
+	o.MemoryBytes = memory
 	dir := t.TempDir()
 	little, much := open(t, dir, o), open(t, t.TempDir(), testOptions())
-	load := newLoadService(t, 1, 1, 0.3)
 	for i := range 12 {
 		e := Encoded{ID: ID{1, byte(i)}, Name: "process_cpu", Labels: loadLabels(1, 0), Time: start.Add(time.Duration(i*7-90) * time.Minute).UnixNano(), Pprof: load.profile(t, 0)}
 		mustAppend(t, little, e)
@@ -39,6 +45,16 @@ func TestTreesOfADictionary(t *testing.T) {
 	if len(ids) != 1 || trees < 3 {
 		t.Errorf("%d dictionaries, %d trees", len(ids), trees)
 	}
+	equalAnswers(t, little, much)
+	// Trees that are cached and names that are read anew have other numbers for strings.
+	little.mu.Lock()
+	clear(little.open)
+	little.forgetDictionaries()
+	if len(little.inMemory) > 0 {
+		t.Errorf("%d dictionaries in memory", len(little.inMemory))
+	}
+	little.mu.Unlock()
+	equalAnswers(t, little, much)
 	if err := little.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +101,12 @@ func byStack(t *testing.T, s *Store, q Query) map[string]int64 {
 	for _, sample := range p.Sample {
 		var key []byte
 		for _, l := range sample.Location {
-			key = appendString(key, l.Line[0].Function.Name)
+			for _, line := range l.Line {
+				key = appendString(appendString(key, line.Function.Name), line.Function.Filename)
+			}
+			if l.Mapping != nil {
+				key = appendString(key, l.Mapping.File)
+			}
 			key = appendVarint(key, l.Address)
 		}
 		sums[string(appendString(key, sample.Label["thread"][0]))] += sample.Value[1]

@@ -298,7 +298,7 @@ func (f *forest) expected() int {
 // leave gives the memory to another forest, unless it is rarely so much.
 func (f *forest) leave() {
 	const most = 1 << 18
-	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most {
+	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most && cap(f.next) <= 2*most {
 		*f.room = room{f.nodes, f.places, f.next}
 		rooms.Put(f.room)
 	}

@@ -43,7 +43,7 @@ type copiedRun struct {
 
 // Size is the memory that is kept for the next trees, in bytes.
 func (m *TreeMerger) Size() int64 {
-	return 48*int64(cap(m.heads)) + 48*int64(cap(m.runs)) + 56*int64(cap(m.copied)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
+	return 48*int64(cap(m.heads)+cap(m.runs)+cap(m.copied)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
 }
 
 // Merge makes the tree of all stacks of some trees, at least one, whose labels mean the same and whose values have the same

@@ -26,30 +26,41 @@ func grown(r *rand.Rand, n int) (callers, labels []uint32, values []int64) {
 	return callers, labels, values
 }
 
-// The trees of the same stacks with other values each, and the tree of all of them: byte by byte as one is that was written of
-// the sums, but for the order of runs, so that it is compared when it is merged itself.
+// Trees of the same stacks with other values each, and some stacks that only one has, become the tree that is written of all
+// their stacks and the sums of their values.
 func TestMerge(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	m := new(TreeMerger)
 	for round := range 300 {
 		n, unit := 1+r.IntN(2000), int64(1+r.IntN(3))
 		callers, labels, sum := grown(r, n)
+		all := slices.Clone(callers)
+		allLabels := slices.Clone(labels)
 		var trees []*Tree
 		for range 1 + r.IntN(6) {
-			values := make([]int64, n)
+			own, ownLabels, values := slices.Clone(callers), slices.Clone(labels), make([]int64, n)
 			for range r.IntN(n) {
 				i := r.IntN(n)
 				v := r.Int64N(300)
 				values[i] += v
 				sum[i] += v
 			}
-			trees = append(trees, new(TreeWriter).Write(callers, labels, values, unit))
+			first := len(all) - n // of its own stacks: how much later they come in the tree of all
+			for range r.IntN(20) {
+				at, label, value := r.IntN(len(own)), uint32(300+len(all)), r.Int64N(3)
+				own, ownLabels, values = append(own, uint32(at)), append(ownLabels, label), append(values, value)
+				if at >= n {
+					at += first
+				}
+				all, allLabels, sum = append(all, uint32(at)), append(allLabels, label), append(sum, value)
+			}
+			trees = append(trees, new(TreeWriter).Write(own, ownLabels, values, unit))
 		}
 		var before [][]byte
 		for _, tree := range trees {
 			before = append(before, slices.Clone(tree.bytes))
 		}
-		got, want := m.Merge(trees), new(TreeWriter).Write(callers, labels, sum, unit)
+		got, want := m.Merge(trees), new(TreeWriter).Write(all, allLabels, sum, unit)
 		if got.total != want.total || got.count != want.count || got.unit != want.unit && got.total > 0 {
 			t.Fatalf("round %d: total %d of %d stacks, want %d of %d", round, got.total, got.count, want.total, want.count)
 		}
