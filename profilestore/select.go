@@ -371,7 +371,7 @@ func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flameg
 		return nil, again, err
 	}
 	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
-	if kept && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/4 {
+	if kept && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/8 {
 		a.v.s.keepSums(t.key, t.blocks, sums)
 	}
 	return sums, false, nil
