@@ -344,7 +344,7 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 		a.waiting += sums.Size()
 	}
 	sums := a.merger.Merge(a.sums)
-	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()/2 {
+	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*5/8 {
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
 	return true, false, a.answer(p, sums)
