@@ -121,7 +121,7 @@ type treeWork struct {
 	first, end int      // ids of its stacks
 	parts      []int    // that may have something of it
 	syms       *symbols // with the tree
-	key        sumsKey  // as of the portion
+	key        sumsKey  // of what blocks add up to
 	blocks     []uint64
 }
 

@@ -62,11 +62,6 @@ func peakRSS(t *testing.T) int {
 	return kb >> 10
 }
 
-// profileSource makes the profiles of one service.
-type profileSource interface {
-	profile(t testing.TB, pod int) []byte
-}
-
 // load is a kind of profiles to store.
 type load struct {
 	name    string

@@ -24,7 +24,12 @@ var loadWords = []string{
 	"token", "session", "worker", "queue", "batch", "record", "segment", "cursor", "schema", "filter", "render", "fetch", "store", "load", "lock",
 }
 
-// loadService makes the profiles of one service.
+// profileSource makes the profiles of one service.
+type profileSource interface {
+	profile(t testing.TB, pod int) []byte
+}
+
+// loadService makes up the profiles of one service.
 type loadService struct {
 	r      *rand.Rand
 	tables message    // all of a profile but its samples and times

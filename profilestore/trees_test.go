@@ -16,9 +16,7 @@ func TestTreesOfADictionary(t *testing.T) {
 	t.Run("recorded", func(t *testing.T) { treesOfADictionary(t, newRecordedService(t, 2, 0.3), 11<<20) })
 }
 
-func treesOfADictionary(t *testing.T, load interface {
-	profile(t testing.TB, pod int) []byte
-}, memory int64) {
+func treesOfADictionary(t *testing.T, load profileSource, memory int64) {
 	o := testOptions()
 	o.MemoryBytes = memory
 	dir := t.TempDir()

@@ -168,8 +168,8 @@ func (f *forest) intern(fn function, hash uint64) int32 {
 	return id
 }
 
-// functionIDs finds functions by their hash, of which there may be hundreds of thousands, each asked for once by each that
-// has labels: a map would take longer than all else.
+// functionIDs finds functions by their hashes, which are known: a map would hash the names of a hundred thousand functions
+// anew for each graph.
 type functionIDs struct {
 	slots []functionSlot
 	count int
@@ -286,7 +286,7 @@ func (r *room) grow(nodes int) {
 	r.nodes, r.places = slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes)
 }
 
-// expected is how many nodes are found, or fewer: about three times as many as are wanted.
+// expected is how many nodes may be found, of all that there are: often three times as many as are wanted.
 func (f *forest) expected() int {
 	count := 1
 	for i := range f.sources {
