@@ -264,7 +264,7 @@ func outage(t *testing.T, away time.Duration, flags ...string) {
 	t.Logf("spooled: %v batches, %v bytes", second.metric(t, "pilotlight_spool_batches", ""), second.metric(t, "pilotlight_spool_bytes", ""))
 
 	s = startStore(t, filepath.Join(dir, "store"), address)
-	t.Logf("drained %v after the server was back", second.waitDrained(t, max(time.Minute, away/10)))
+	t.Logf("drained %v after the server was back", second.waitDrained(t, time.Minute))
 	if err := second.stop(); err != nil {
 		t.Errorf("the agent ended with %v\n%s", err, second.log)
 	}

@@ -36,7 +36,7 @@ func (s *Spool) drain() {
 		if !s.sendFile(f) {
 			last-- // it is next again
 		}
-		rest = max(drainPause, time.Since(begun))
+		rest = time.Since(begun) // the other half of the time is for what is live, here and on the server
 	}
 }
 

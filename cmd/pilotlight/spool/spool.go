@@ -41,8 +41,6 @@ const (
 	// that agents do not come all at once. The longest bounds for how long a server that is back is not noticed.
 	shortestPause = time.Second
 	longestPause  = 20 * time.Second
-	// drainPause is the least time between two files.
-	drainPause = 50 * time.Millisecond
 )
 
 // Appender takes a batch, all of it or none. Errors are as those of [pilotlight/profilestore/httpapi.Client.Append].
