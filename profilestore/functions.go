@@ -70,7 +70,7 @@ func (t *functionTable) extend(s *symbols) {
 		return s.address(l), s.strings[s.binary(l)]
 	}
 	for n := len(t.Hashes); n < len(list); n++ {
-		t.Hashes = append(t.Hashes, flamegraph.Hash(t.Name(int32(n))))
+		t.Hashes = append(t.Hashes, flamegraph.HashFunction(t.Name(int32(n))))
 	}
 }
 

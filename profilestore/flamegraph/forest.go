@@ -20,8 +20,9 @@ type forest struct {
 	o     *Options
 	whole []*Stacks // what is weighed: A, and B in a diff
 
-	functions []function // the first is that of node 0, and no other node has it
-	isNamed   bool       // node 0 is a function that was found
+	functions []origin // the first is that of node 0, and no other node has it
+	names     []function
+	isNamed   bool // node 0 is a function that was found
 	ids       functionIDs
 	of        [2][]int32 // by side and frame; 0: not known yet
 	sources   []source
@@ -29,12 +30,20 @@ type forest struct {
 	room   *room
 	nodes  []node
 	places []place
-	slot   []int32 // by function: the child that has it, of the node that is being expanded
-	next   []step
-	kept   []int32 // of its children, which node each became, -1: none; empty: all are the nodes that they were
+	slot   []int32  // by function: the child that has it, of the node that is being expanded
+	steps  []step   // from its places
+	kept   []int32  // of its children, which node each became, -1: none; empty: all are the nodes that they were
+	runs   []cursor // in which its places are
 
 	cut     cut
 	dropped []dropped
+}
+
+// origin is where the names of a function are found: they are of no use for those that are pruned, nearly all.
+type origin struct {
+	of   *Functions
+	own  int32 // its number there
+	name int32 // index of forest.names, +1; 0: not asked for yet
 }
 
 // source is one tree.
@@ -50,27 +59,46 @@ type meanings struct {
 	ids        []int32 // in the forest, by function; 0: not known yet
 }
 
-// place is a prefix in a tree.
+// place is a prefix in a tree. A graph has many: four of them are a cache line.
 type place struct {
-	source, at     uint32 // tree, and where its bytes have the run
-	labels, frames int32  // how many labels of the run belong to it, and how many of the frames of the next label
+	source, at uint32 // tree, and where its bytes have the run
+	frames     int32  // how many of the frames of the next label belong to it
+	inRun
+}
+
+// inRun is how much of a run belongs to a place. It is a type so that places have few enough fields to be kept in registers.
+type inRun struct {
+	labels int8  // how many labels, or atEnd
+	next   uint8 // how far behind the run's beginning the next one begins: longestRun of them take less
 }
 
 // atEnd stands for all labels of a run: at is then where the runs are that go on from it, 0: nowhere.
 const atEnd = -1
 
+// begin is the place in a run before its first label.
+func (r *run) begin(source, at uint32) place {
+	return place{source, at, 0, inRun{next: uint8(r.labels - at)}}.in(r)
+}
+
 // in is a place of a run, of which all labels may belong to it.
 func (p place) in(r *run) place {
-	if int(p.labels) == r.count {
+	if int32(p.labels) == r.count {
 		p.at, p.labels = r.below, atEnd
 	}
 	return p
 }
 
-// step is a place and the child that it belongs to.
+// step leads to a place that is one frame further.
 type step struct {
 	place
-	child int32
+	function, child int32
+	total           int64
+}
+
+// cursor is a place in the middle of a run, and the one that is a frame further.
+type cursor struct {
+	place, next place
+	run         run
 }
 
 // node is one of the call tree.
@@ -117,7 +145,9 @@ func (c *cut) rise() {
 }
 
 func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *forest {
-	return &forest{ctx: ctx, o: o, whole: whole, functions: []function{{name: name}}, slot: []int32{0}}
+	return &forest{
+		ctx: ctx, o: o, whole: whole, functions: []origin{{name: 1}}, names: []function{{name: name}}, ids: functionIDs{hashes: make([]FunctionHash, 1)}, slot: []int32{0},
+	}
 }
 
 // addSides takes all trees that are weighed.
@@ -146,58 +176,13 @@ func (f *forest) function(side int, frame int32) int32 {
 	known := &f.of[side][frame]
 	if *known == 0 {
 		own := &f.whole[side].frames[frame]
-		*known = f.intern(function{own.Function, own.Binary}, Hash(own.Function, own.Binary))
+		*known = f.intern(origin{own: frame}, HashFunction(own.Function, own.Binary))
+		if o := &f.functions[*known]; o.name == 0 && o.of == nil {
+			f.names = append(f.names, function{own.Function, own.Binary})
+			o.name = int32(len(f.names))
+		}
 	}
 	return *known
-}
-
-func (f *forest) intern(fn function, hash uint64) int32 {
-	f.ids.grow()
-	mask := uint64(len(f.ids.slots) - 1)
-	at := hash & mask
-	for ; f.ids.slots[at].id != 0; at = (at + 1) & mask {
-		if slot := &f.ids.slots[at]; slot.hash == hash && f.functions[slot.id] == fn {
-			return slot.id
-		}
-	}
-	id := int32(len(f.functions))
-	f.ids.slots[at] = functionSlot{hash, id}
-	f.ids.count++
-	f.functions = append(f.functions, fn)
-	f.slot = append(f.slot, 0)
-	return id
-}
-
-// functionIDs finds functions by their hashes, which are known: a map would hash the names of a hundred thousand functions
-// anew for each graph.
-type functionIDs struct {
-	slots []functionSlot
-	count int
-}
-
-type functionSlot struct {
-	hash uint64
-	id   int32 // 0: the slot is free
-}
-
-// grow sees to it that there is room for another one.
-func (t *functionIDs) grow() {
-	if 2*t.count < len(t.slots) {
-		return
-	}
-	old := t.slots
-	t.slots = make([]functionSlot, max(1<<10, 2*len(old)))
-	mask := uint64(len(t.slots) - 1)
-	for _, slot := range old {
-		if slot.id == 0 {
-			continue
-		}
-		at := slot.hash & mask
-		for t.slots[at].id != 0 {
-			at = (at + 1) & mask
-		}
-		t.slots[at] = slot
-	}
 }
 
 // functionOf is one of those of a source.
@@ -208,44 +193,64 @@ func (f *forest) functionOf(src *source, own int32) int32 {
 	if missing := int(own) + 1 - len(src.ids); missing > 0 {
 		src.ids = append(src.ids, make([]int32, missing)...)
 	}
-	name, binary := src.Name(own)
-	src.ids[own] = f.intern(function{name, binary}, src.Hashes[own])
+	src.ids[own] = f.intern(origin{of: src.Functions, own: own}, src.Hashes[own])
 	return src.ids[own]
 }
 
-// below calls fn for the places that are one frame further.
-func (f *forest) below(p place, fn func(function int32, next place, side int, total int64)) {
+func (f *forest) intern(o origin, hash FunctionHash) int32 {
+	id, added := f.ids.number(hash)
+	if added {
+		f.functions = append(f.functions, o)
+		f.slot = append(f.slot, 0)
+	}
+	return id
+}
+
+// named is a function with its names.
+func (f *forest) named(fn int32) *function {
+	o := &f.functions[fn]
+	if o.name == 0 {
+		name, binary := o.of.Name(o.own)
+		f.names = append(f.names, function{name, binary})
+		o.name = int32(len(f.names))
+	}
+	return &f.names[o.name-1]
+}
+
+// below appends to f.steps those from a place to the ones that are one frame further.
+func (f *forest) below(p place) {
 	src := &f.sources[p.source]
 	if p.labels != atEnd {
 		r := src.read(p.at)
-		function, next := f.further(p, src.label(&r, int(p.labels)))
-		fn(function, next.in(&r), src.side, r.total)
+		function, next := f.further(p)
+		f.steps = append(f.steps, step{place: next.in(&r), function: function, total: r.total})
 		return
 	}
 	for at := p.at; at != 0; {
 		r := src.read(at)
-		function, next := f.further(place{source: p.source, at: at}, src.label(&r, 0))
-		fn(function, next.in(&r), src.side, r.total)
+		function, next := f.further(r.begin(p.source, at))
+		f.steps = append(f.steps, step{place: next.in(&r), function: function, total: r.total})
 		at = r.next
 	}
 }
 
-// further is the place one frame further in a run, and the function of that frame.
-func (f *forest) further(p place, label uint32) (function int32, _ place) {
+// further is the place one frame further in a run, which may be its end, and the function of that frame.
+func (f *forest) further(p place) (function int32, _ place) {
 	src := &f.sources[p.source]
+	label, end := src.varint(p.at + uint32(p.next))
 	if src.Functions == nil {
-		p.labels++
+		p.labels, p.next = p.labels+1, uint8(end-p.at)
 		return f.function(src.side, int32(label)), p
 	}
 	own := src.Of[label]
 	if own >= 0 {
-		p.labels++
+		p.labels, p.next = p.labels+1, uint8(end-p.at)
 		return f.functionOf(src, own), p
 	}
 	chain := src.Chains[-1-own]
 	function = f.functionOf(src, chain[p.frames])
 	if p.frames++; int(p.frames) == len(chain) {
-		p.labels, p.frames = p.labels+1, 0
+		p.labels, p.next, p.frames = p.labels+1, uint8(end-p.at), 0
 	}
 	return function, p
 }
@@ -266,7 +271,7 @@ func (f *forest) begin(at start) {
 	if f.o.MaxNodes > 0 {
 		f.room = rooms.Get().(*room)
 		f.room.grow(f.expected())
-		f.nodes, f.places, f.next = f.room.nodes[:0], f.room.places[:0], f.room.next[:0]
+		f.nodes, f.places, f.steps = f.room.nodes[:0], f.room.places[:0], f.room.steps[:0]
 	}
 	f.places = append(f.places, at.places...)
 	f.nodes = append(f.nodes, node{placeEnd: int32(len(at.places)), totals: at.totals, weight: f.weigh(at.totals)})
@@ -276,7 +281,7 @@ func (f *forest) begin(at start) {
 type room struct {
 	nodes  []node
 	places []place
-	next   []step
+	steps  []step
 }
 
 var rooms = sync.Pool{New: func() any { return new(room) }}
@@ -298,11 +303,11 @@ func (f *forest) expected() int {
 // leave gives the memory to another forest, unless it is rarely so much.
 func (f *forest) leave() {
 	const most = 1 << 18
-	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most && cap(f.next) <= 2*most {
-		*f.room = room{f.nodes, f.places, f.next}
+	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most && cap(f.steps) <= 2*most {
+		*f.room = room{f.nodes, f.places, f.steps}
 		rooms.Put(f.room)
 	}
-	f.room, f.nodes, f.places, f.next = nil, nil, nil, nil
+	f.room, f.nodes, f.places, f.steps = nil, nil, nil, nil
 }
 
 // roots are the empty stacks.
@@ -311,7 +316,7 @@ func (f *forest) roots() start {
 	for i := range f.sources {
 		src := &f.sources[i]
 		r := src.read(src.root)
-		all.add(place{source: uint32(i)}.in(&r), src.side, r.total)
+		all.add(r.begin(uint32(i), src.root), src.side, r.total)
 	}
 	return all
 }
@@ -322,15 +327,17 @@ func (f *forest) follow(path []string) start {
 	for i, name := range path {
 		var found start
 		for _, p := range at.places {
-			f.below(p, func(fn int32, next place, side int, total int64) {
-				if f.functions[fn].name != name {
-					return
+			f.steps = f.steps[:0]
+			f.below(p)
+			for _, s := range f.steps {
+				if f.named(s.function).name != name {
+					continue
 				}
 				if i == len(path)-1 {
-					f.found(fn)
+					f.found(s.function)
 				}
-				found.add(next, side, total)
-			})
+				found.add(s.place, f.sources[p.source].side, s.total)
+			}
 		}
 		at = found
 	}
@@ -339,8 +346,8 @@ func (f *forest) follow(path []string) start {
 
 // found gives node 0 the function that was looked for by its name, of the first binary by name that has it.
 func (f *forest) found(fn int32) {
-	if binary := f.functions[fn].binary; !f.isNamed || binary < f.functions[0].binary {
-		f.isNamed, f.functions[0].binary = true, binary
+	if binary := f.named(fn).binary; !f.isNamed || binary < f.names[0].binary {
+		f.isNamed, f.names[0].binary = true, binary
 	}
 }
 
@@ -370,29 +377,29 @@ func share(value, total int64) int64 {
 
 // expand finds the children of a node.
 func (f *forest) expand(n int32) {
-	if f.nodes[n].child > 0 {
-		return
-	}
-	if own := &f.nodes[n]; own.placeEnd == own.place+1 && f.places[own.place].labels != atEnd {
-		f.expandRun(n)
+	if f.nodes[n].child > 0 || f.expandRuns(n) {
 		return
 	}
 	first := int32(len(f.nodes))
-	f.next = f.next[:0]
+	f.steps = f.steps[:0]
 	for i := f.nodes[n].place; i < f.nodes[n].placeEnd; i++ {
-		f.below(f.places[i], func(fn int32, next place, side int, total int64) {
-			child := f.slot[fn]
-			if child == 0 {
-				child = int32(len(f.nodes))
-				f.slot[fn] = child
-				f.nodes = append(f.nodes, node{parent: n, function: fn})
+		from, side := len(f.steps), f.sources[f.places[i].source].side
+		f.below(f.places[i])
+		steps := f.steps[from:]
+		for i := range steps {
+			s := &steps[i]
+			s.child = f.slot[s.function]
+			if s.child == 0 {
+				s.child = int32(len(f.nodes))
+				f.slot[s.function] = s.child
+				f.nodes = append(f.nodes, node{parent: n, function: s.function})
 			}
-			f.nodes[child].totals[side] += total
-			if next.at > 0 { // something goes on from there
-				f.nodes[child].placeEnd++
-				f.next = append(f.next, step{next, child})
+			child := &f.nodes[s.child]
+			child.totals[side] += s.total
+			if s.at > 0 { // something goes on from there
+				child.placeEnd++
 			}
-		})
+		}
 	}
 	f.keep(n, first)
 	at := int32(len(f.places))
@@ -401,7 +408,11 @@ func (f *forest) expand(n int32) {
 		own.place, own.placeEnd, at = at, at, at+own.placeEnd
 	}
 	f.places = slices.Grow(f.places, int(at)-len(f.places))[:at]
-	for _, s := range f.next {
+	for i := range f.steps {
+		s := &f.steps[i]
+		if s.at == 0 {
+			continue
+		}
 		child := s.child
 		if len(f.kept) > 0 {
 			if child = f.kept[child-first]; child < 0 {
@@ -414,43 +425,71 @@ func (f *forest) expand(n int32) {
 	}
 }
 
-// expandRun is expand for a node that is one place in the middle of a run, and for the nodes below it up to the run's end:
-// each has one child, and all have the same value.
-func (f *forest) expandRun(n int32) {
-	p := f.places[f.nodes[n].place]
-	src := &f.sources[p.source]
-	r := src.read(p.at)
-	to := r.labels
-	for range p.labels {
-		_, to = src.varint(to)
+// expandRuns is expand for a node that is in the middle of runs which go on with the same function, and for the nodes below
+// it as far as they do: each has one child, and all have the same value. It returns false if it is not so.
+func (f *forest) expandRuns(n int32) bool {
+	var own node
+	f.runs = f.runs[:0]
+	places := f.places[f.nodes[n].place:f.nodes[n].placeEnd]
+	for _, p := range places {
+		if p.labels == atEnd {
+			return false
+		}
 	}
-	own := node{}
-	own.totals[src.side] = r.total
+	for _, p := range places {
+		src := &f.sources[p.source]
+		r := src.read(p.at)
+		own.totals[src.side] += r.total
+		f.runs = append(f.runs, cursor{place: p, run: r})
+	}
 	own.weight = f.weigh(own.totals)
-	for int(p.labels) < r.count {
-		label, next := src.varint(to)
-		before := p.labels
-		own.parent = n
-		if own.function, p = f.further(p, uint32(label)); p.labels > before {
-			to = next
+	begun := n
+	for goesOn := len(places) > 0; goesOn; {
+		if own.function, goesOn = f.ahead(); !goesOn {
+			break
+		}
+		for i := range f.runs {
+			r := &f.runs[i]
+			r.place = r.next.in(&r.run)
+			goesOn = goesOn && r.place.labels != atEnd
 		}
 		child := int32(len(f.nodes))
 		f.nodes[n].child, f.nodes[n].childEnd = child, child
 		if f.cut.most > 0 && !f.cut.admits(rank(own.weight)) {
 			f.drop(n, dropped{1, own.totals})
-			return
+			return true
 		}
+		own.parent = n
 		f.nodes[n].childEnd++
 		f.nodes = append(f.nodes, own)
 		f.cut.rise()
 		n = child
 	}
-	last := &f.nodes[n]
-	last.place, last.placeEnd = int32(len(f.places)), int32(len(f.places))
-	if p = p.in(&r); p.at > 0 {
-		f.places = append(f.places, p)
-		last.placeEnd++
+	if n == begun {
+		return false
 	}
+	last := &f.nodes[n]
+	last.place = int32(len(f.places))
+	for i := range f.runs {
+		if p := f.runs[i].place; p.at > 0 {
+			f.places = append(f.places, p)
+		}
+	}
+	last.placeEnd = int32(len(f.places))
+	return true
+}
+
+// ahead looks one frame further in all of f.runs: ok says whether that is the same function in all of them.
+func (f *forest) ahead() (function int32, ok bool) {
+	for i := range f.runs {
+		r := &f.runs[i]
+		fn, next := f.further(r.place)
+		if i > 0 && fn != function {
+			return 0, false
+		}
+		function, r.next = fn, next
+	}
+	return function, true
 }
 
 // keep leaves of the children of a node, which are the last nodes, those that may survive.
@@ -607,6 +646,6 @@ func (f *forest) later(a, b int32) int {
 	if c := cmp.Compare(x.weight, y.weight); c != 0 {
 		return c
 	}
-	fx, fy := &f.functions[x.function], &f.functions[y.function]
+	fx, fy := *f.named(x.function), *f.named(y.function)
 	return cmp.Or(strings.Compare(fy.name, fx.name), strings.Compare(fy.binary, fx.binary))
 }

@@ -94,7 +94,7 @@ func (f *forest) graph() (*Graph, error) {
 			g.Depth[i] = g.Depth[f.nodes[n.parent].order-1] + 1
 		}
 		if names[n.function] == unseen {
-			fn := &f.functions[n.function]
+			fn := f.named(n.function)
 			file, ok := files[fn.binary]
 			if !ok {
 				file = int32(len(g.FileNames))

@@ -44,7 +44,7 @@ func (c *callers) endsIn(path []int32, end []string) bool {
 		return false
 	}
 	for i, name := range end {
-		if c.of.functions[path[len(path)-1-i]].name != name {
+		if c.of.named(path[len(path)-1-i]).name != name {
 			return false
 		}
 	}

@@ -84,7 +84,7 @@ func (m *TreeMerger) addHeads(tree int32, at uint32) {
 	for at > 0 {
 		r := p.read(at)
 		label, to := p.varint(r.labels)
-		m.heads = append(m.heads, head{total: r.total, self: r.self, label: uint32(label), to: to, left: int32(r.count) - 1, below: r.below, tree: tree})
+		m.heads = append(m.heads, head{total: r.total, self: r.self, label: uint32(label), to: to, left: r.count - 1, below: r.below, tree: tree})
 		at = r.next
 	}
 }
@@ -192,14 +192,14 @@ func (m *TreeMerger) copy(p *prefixes, at uint32) uint32 {
 	for at > 0 {
 		r := p.read(at)
 		at = r.next
-		c := copiedRun{run: r, end: p.skip(r.labels, r.count), below: m.copy(p, r.below)}
+		c := copiedRun{run: r, end: p.skip(r.labels, int(r.count)), below: m.copy(p, r.below)}
 		m.copied = append(m.copied, c)
 	}
 	at = uint32(len(m.bytes))
 	for i, c := range m.copied[begin:] {
-		m.bytes = appendHead(m.bytes, c.count, begin+i < len(m.copied)-1, c.total, c.self, c.below)
+		m.bytes = appendHead(m.bytes, int(c.count), begin+i < len(m.copied)-1, c.total, c.self, c.below)
 		m.bytes = append(m.bytes, p.bytes[c.labels:c.end]...)
-		m.count += c.count
+		m.count += int(c.count)
 	}
 	m.copied = m.copied[:begin]
 	return at

@@ -39,17 +39,25 @@ const (
 
 // run is some stacks as they stand in the bytes of a tree.
 type run struct {
-	count       int    // of stacks
-	labels      uint32 // where those of the stacks begin
-	total, self int64  // of all that begins with one of the stacks, of the last one alone
-	below, next uint32 // runs that go on from this one, and from what this one goes on from; 0: none
+	total, self int64 // of all that begins with one of the stacks, of the last one alone
+	span
+	links
 }
+
+// span is the labels of a run. It and links are types so that a run has few enough fields to be kept in registers.
+type span struct {
+	count  int32  // of stacks
+	labels uint32 // where those of the stacks begin
+}
+
+// links are runs that go on from one, and from what that one goes on from; 0: none.
+type links struct{ below, next uint32 }
 
 // read gives the run that begins at a place in the bytes.
 func (p *prefixes) read(at uint32) run {
 	head, to := p.varint(at)
 	total, to := p.varint(to)
-	r := run{count: int(head >> 2), total: int64(total) * p.unit}
+	r := run{total: int64(total) * p.unit, span: span{count: int32(head >> 2)}}
 	r.self = r.total
 	if head&forks != 0 {
 		var self, below uint64
@@ -59,7 +67,7 @@ func (p *prefixes) read(at uint32) run {
 	}
 	r.labels = to
 	if head&more != 0 {
-		r.next = p.skip(to, r.count)
+		r.next = p.skip(to, int(r.count))
 	}
 	return r
 }
@@ -73,15 +81,6 @@ func (p *prefixes) skip(to uint32, n int) uint32 {
 		to++
 	}
 	return to
-}
-
-// label is that of one of the stacks of a run.
-func (p *prefixes) label(r *run, i int) uint32 {
-	label, to := p.varint(r.labels)
-	for range i {
-		label, to = p.varint(to)
-	}
-	return uint32(label)
 }
 
 func (p *prefixes) varint(at uint32) (v uint64, next uint32) {
@@ -264,14 +263,14 @@ func (p *prefixes) walk(ctx context.Context, enter func(frame int32, self, total
 			at = last.next
 		}
 		r := p.read(at)
-		if count += r.count; count >= stacksBetween {
+		if count += int(r.count); count >= stacksBetween {
 			count = 0
 			if ctx.Err() != nil {
 				return
 			}
 		}
 		before := len(path)
-		for i, to := 0, r.labels; i < r.count; i++ {
+		for i, to := int32(0), r.labels; i < r.count; i++ {
 			var label uint64
 			label, to = p.varint(to)
 			frames := p.framesOf(uint32(label), &one)

@@ -69,7 +69,7 @@ func legend(s *Stacks, frames func(label uint32) []int32, labels int) *Legend {
 		own := function{s.frames[frame].Function, s.frames[frame].Binary}
 		if !slices.Contains(list, own) {
 			list = append(list, own)
-			f.Hashes = append(f.Hashes, Hash(own.name, own.binary))
+			f.Hashes = append(f.Hashes, HashFunction(own.name, own.binary))
 		}
 		return int32(slices.Index(list, own))
 	}

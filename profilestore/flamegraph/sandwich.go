@@ -100,7 +100,7 @@ func (f *forest) calls(name string) start {
 			}
 			r := src.read(at)
 			runs = append(runs, r.next)
-			if p, ok := f.call(place{source: uint32(i), at: at}, &r, name); ok {
+			if p, ok := f.call(r.begin(uint32(i), at), &r, name); ok {
 				all.add(p.in(&r), src.side, r.total)
 			} else {
 				runs = append(runs, r.below)
@@ -112,11 +112,10 @@ func (f *forest) calls(name string) start {
 
 // call is the place of the outermost call of a function in a run, which p is the beginning of.
 func (f *forest) call(p place, r *run, name string) (_ place, ok bool) {
-	src := &f.sources[p.source]
-	for int(p.labels) < r.count {
+	for int32(p.labels) < r.count {
 		var function int32
-		function, p = f.further(p, src.label(r, int(p.labels)))
-		if f.functions[function].name == name {
+		function, p = f.further(p)
+		if f.named(function).name == name {
 			f.found(function)
 			return p, true
 		}
@@ -146,7 +145,7 @@ func (c *callers) addCalls() error {
 		inside := 0
 		src.walk(c.of.ctx, func(frame int32, _, total int64) {
 			fn := c.of.function(src.side, frame)
-			if inside > 0 || c.of.functions[fn].name == c.name.name {
+			if inside > 0 || c.of.named(fn).name == c.name.name {
 				if inside == 0 {
 					c.found(fn)
 					c.add(path, src.side, total)
@@ -169,7 +168,7 @@ func (c *callers) addCalls() error {
 
 // found tells of a function that node 0 may be; of several the first by its binary is.
 func (c *callers) found(fn int32) {
-	if binary := c.of.functions[fn].binary; !c.named || binary < c.name.binary {
+	if binary := c.of.named(fn).binary; !c.named || binary < c.name.binary {
 		c.named, c.name.binary = true, binary
 	}
 }
@@ -197,7 +196,7 @@ func (c *callers) add(path []int32, side int, value int64) {
 
 func (c *callers) forest(o *Options) *forest {
 	f := newForest(c.of.ctx, c.name.name, o, c.of.whole)
-	f.functions = append([]function{c.name}, c.of.functions[1:]...)
+	f.functions, f.names = append(f.functions, c.of.functions[1:]...), append([]function{c.name}, c.of.names[1:]...)
 	f.slot = make([]int32, len(f.functions))
 	labels, own := make([]uint32, len(c.parent)), make([]int32, len(f.functions))
 	for i, fn := range c.children.labels {

@@ -2,11 +2,7 @@
 // nodes, and a table of functions. It knows nothing of storage or HTTP.
 package flamegraph
 
-import (
-	"hash/maphash"
-	"math/bits"
-	"strings"
-)
+import "strings"
 
 // Frame is one line of a stack: a function, or a call inlined into one.
 type Frame struct {
@@ -117,14 +113,7 @@ type Functions struct {
 	Chains [][]int32 // functions of a label that stands for several frames, outermost first
 	// Name is what a function is called, and its binary. Those that have both in common are one.
 	Name   func(function int32) (name, binary string)
-	Hashes []uint64 // of functions, see Hash
-}
-
-var hashSeed = maphash.MakeSeed()
-
-// Hash is a hash of a function.
-func Hash(name, binary string) uint64 {
-	return maphash.String(hashSeed, name) ^ bits.RotateLeft64(maphash.String(hashSeed, binary), 1)
+	Hashes []FunctionHash // of functions
 }
 
 // AddTrees adds stacks that are kept as trees already.

@@ -87,7 +87,7 @@ func (n *byName) id(f *forest, fn int32) int32 {
 		n.of = append(n.of, make([]int32, missing)...)
 	}
 	if n.of[fn] == 0 {
-		name := f.functions[fn].name
+		name := f.named(fn).name
 		id, ok := n.ids[name]
 		if !ok {
 			if n.ids == nil {
@@ -148,7 +148,7 @@ func (f *forest) table() []Row {
 func (f *forest) origins(rows []Row, n *byName, inBinary [][2]int64) {
 	heaviest := slices.Repeat([]int64{-1}, len(rows))
 	for fn := 1; fn < len(inBinary); fn++ {
-		row, value, binary := n.id(f, int32(fn)), f.weigh(inBinary[fn]), f.functions[fn].binary
+		row, value, binary := n.id(f, int32(fn)), f.weigh(inBinary[fn]), f.named(int32(fn)).binary
 		if r := &rows[row]; value > heaviest[row] || value == heaviest[row] && binary != "" && (r.Binary == "" || binary < r.Binary) {
 			r.Binary, heaviest[row] = binary, value
 		}
