@@ -134,15 +134,16 @@ type dictionary struct {
 	mappingIDs map[mapping]uint32
 	setIDs     map[string]uint32
 
-	// known finds a stack by a hash of its locations, and content a location by a hash of all that it says, so that
-	// frames, and functions and their names, need not be looked up one by one. What they find is compared: a
-	// collision costs time, never a wrong answer.
-	known   stackTable
-	content stackTable // of locations, +1
-	names   stackTable // of functions, +1, by their name and where they start
-	seed    maphash.Seed
-	start   uint64 // the hash of the empty stack: nobody can foresee the others
-	places  places
+	// known finds a stack by a hash of its locations, which are then compared. content finds a location by the hash of all
+	// that it says: it would take most of the time of adding a profile to look up its functions and their names, each in
+	// another place in memory, to find that they are what they were.
+	known          stackTable
+	content        stackTable    // of locations, +1
+	locationHashes []contentHash // by location
+	names          stackTable    // of functions, +1
+	seeds          contentSeeds
+	start          uint64 // the hash of the empty stack: nobody can foresee the others
+	places         places
 
 	saved   extent // what the segments on disk hold; belongs to the flush
 	tableOf int    // bettered, when the table was begun
@@ -160,7 +161,7 @@ func (s *symbols) extent() extent {
 const dictionaryBytes = 2 << 10 // of an empty one: its maps, and what its columns hold in reserve
 
 func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *dictionary {
-	seed := maphash.MakeSeed()
+	seeds := newContentSeeds()
 	grown.Add(dictionaryBytes)
 	return &dictionary{
 		id: id, service: service, day: day, grown: grown, bytes: dictionaryBytes,
@@ -168,9 +169,9 @@ func newDictionary(id uint32, service string, day int64, grown *atomic.Int64) *d
 		stringIDs:  map[string]uint32{"": 0},
 		mappingIDs: make(map[mapping]uint32),
 		setIDs:     make(map[string]uint32),
-		seed:       seed,
-		places:     places{seed: seed},
-		start:      maphash.String(seed, service),
+		seeds:      seeds,
+		places:     places{seed: seeds[0]},
+		start:      maphash.String(seeds[0], service),
 	}
 }
 
@@ -241,9 +242,17 @@ func (d *dictionary) setSaved(to extent) {
 // translation is from the indexes of one profile to ids, +1; 0 is not looked up yet.
 type translation struct {
 	strings, mappings, functions, locations []uint32
-	hashes                                  struct{ strings, mappings, functions []uint64 } // 0 is not known yet
-	key                                     []byte
+	hashes                                  struct{ strings, mappings, functions []contentHash } // 0 is not known yet
+	wanted                                  []wantedLocation
+	key, content                            []byte
 	sets                                    map[string]uint32
+}
+
+// wantedLocation is one of a profile.
+type wantedLocation struct {
+	hash  contentHash
+	slot  stackSlot // where the search for it begins
+	index int
 }
 
 // zeroed is n zeros, in the memory of s if that is enough.
@@ -295,12 +304,26 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 // common is found in the order in which it came first, one place in memory after the other.
 func (d *dictionary) addLocations(p *decoded) {
 	const wanted = math.MaxUint32
+	t := &d.scratch
 	for _, l := range p.stack {
-		d.scratch.locations[l] = wanted
+		t.locations[l] = wanted
 	}
-	for i, id := range d.scratch.locations {
+	t.wanted = t.wanted[:0]
+	for i, id := range t.locations {
 		if id == wanted {
-			d.scratch.locations[i] = d.location(p, &p.locations[i]) + 1
+			t.wanted = append(t.wanted, wantedLocation{hash: d.hashLocation(p, &p.locations[i]), index: i})
+		}
+	}
+	for i := range t.wanted { // the processor waits for many of these at once, if it has nothing to decide
+		w := &t.wanted[i]
+		w.slot = d.content.first(w.hash[0])
+	}
+	for i := range t.wanted {
+		w := &t.wanted[i]
+		if known := d.content.from(w.slot, w.hash[0]); known > 0 && d.locationHashes[known-1] == w.hash {
+			t.locations[w.index] = known
+		} else {
+			t.locations[w.index] = d.location(p, w) + 1
 		}
 	}
 }
@@ -350,7 +373,7 @@ func (d *dictionary) function(p *decoded, i uint32) uint32 {
 	raw := &p.functions[i]
 	f := function{d.string(p, raw.name), d.string(p, raw.systemName), d.string(p, raw.file), raw.startLine}
 	hash := d.hashFunction(p, i)
-	for known, next := d.names.find(hash, 0); known != 0; known, next = d.names.find(hash, next) {
+	for known, next := d.names.find(hash[0], 0); known != 0; known, next = d.names.find(hash[0], next) {
 		if d.functions[known-1] == f {
 			d.scratch.functions[i] = known
 			return known - 1
@@ -358,21 +381,21 @@ func (d *dictionary) function(p *decoded, i uint32) uint32 {
 	}
 	id := uint32(len(d.functions))
 	d.functions = append(d.functions, f)
-	d.names.add(hash, id+1)
+	d.names.add(hash[0], id+1)
 	d.bytes += 88
 	d.scratch.functions[i] = id + 1
 	return id
 }
 
-func (d *dictionary) location(p *decoded, raw *rawLocation) uint32 {
-	hash := d.hashLocation(p, raw)
-	for known, next := d.content.find(hash, 0); known != 0; known, next = d.content.find(hash, next) {
-		if d.says(p, raw, known-1) {
+func (d *dictionary) location(p *decoded, w *wantedLocation) uint32 {
+	for known, next := d.content.find(w.hash[0], 0); known != 0; known, next = d.content.find(w.hash[0], next) {
+		if d.locationHashes[known-1] == w.hash {
 			return known - 1
 		}
 	}
-	id := d.addLocation(p, raw)
-	d.content.add(hash, id+1)
+	id := d.addLocation(p, &p.locations[w.index])
+	d.locationHashes = append(d.locationHashes, w.hash)
+	d.content.add(w.hash[0], id+1)
 	return id
 }
 
@@ -383,89 +406,58 @@ func mix(hash, v uint64) uint64 {
 	return hash ^ hash>>29
 }
 
-// hashLocation is a hash of all that a profile says of a location: of what it left out there could be as many as one likes.
-func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) uint64 {
-	hash := mix(mix(d.start, raw.address), uint64(raw.end-raw.line))
-	if raw.folded {
-		hash = mix(hash, 1)
-	}
+// hashLocation is the hash of all that a profile says of a location.
+func (d *dictionary) hashLocation(p *decoded, raw *rawLocation) contentHash {
+	content := d.scratch.content[:0]
 	if raw.mapping > 0 {
-		hash = mix(hash, d.hashMapping(p, raw.mapping-1))
+		content = d.hashMapping(p, raw.mapping-1).appendTo(content)
 	}
+	content = append(content, flag(raw.mapping > 0), flag(raw.folded))
+	content = binary.NativeEndian.AppendUint64(content, raw.address)
 	for i := raw.line; i < raw.end; i++ {
 		l := &p.lines[i]
-		hash = mix(mix(mix(hash, d.hashFunction(p, l.function)), uint64(l.line)), uint64(l.column))
+		content = d.hashFunction(p, l.function).appendTo(content)
+		content = binary.NativeEndian.AppendUint64(content, uint64(l.line))
+		content = binary.NativeEndian.AppendUint64(content, uint64(l.column))
 	}
-	return hash
+	d.scratch.content = content
+	return d.seeds.hash(content)
 }
 
-func (d *dictionary) hashMapping(p *decoded, i uint32) uint64 {
+func (d *dictionary) hashMapping(p *decoded, i uint32) contentHash {
 	known := &d.scratch.hashes.mappings[i]
-	if *known == 0 {
+	if *known == (contentHash{}) {
 		m := &p.mappings[i]
-		*known = mix(mix(mix(d.hashString(p, m.file), m.start), m.limit), m.offset)
-		*known = mix(mix(*known, d.hashString(p, m.buildID)), uint64(m.flags))
+		var room [64]byte
+		content := d.hashString(p, m.file).appendTo(room[:0])
+		content = d.hashString(p, m.buildID).appendTo(content)
+		content = binary.NativeEndian.AppendUint64(content, m.start)
+		content = binary.NativeEndian.AppendUint64(content, m.limit)
+		content = binary.NativeEndian.AppendUint64(content, m.offset)
+		*known = d.seeds.hash(append(content, m.flags))
 	}
 	return *known
 }
 
-func (d *dictionary) hashFunction(p *decoded, i uint32) uint64 {
+func (d *dictionary) hashFunction(p *decoded, i uint32) contentHash {
 	known := &d.scratch.hashes.functions[i]
-	if *known == 0 {
+	if *known == (contentHash{}) {
 		f := &p.functions[i]
-		*known = mix(mix(d.hashString(p, f.name), d.hashString(p, f.systemName)), d.hashString(p, f.file)+uint64(f.startLine))
+		var room [64]byte
+		content := d.hashString(p, f.name).appendTo(room[:0])
+		content = d.hashString(p, f.systemName).appendTo(content)
+		content = d.hashString(p, f.file).appendTo(content)
+		*known = d.seeds.hash(binary.NativeEndian.AppendUint64(content, uint64(f.startLine)))
 	}
 	return *known
 }
 
-func (d *dictionary) hashString(p *decoded, i uint32) uint64 {
+func (d *dictionary) hashString(p *decoded, i uint32) contentHash {
 	known := &d.scratch.hashes.strings[i]
-	if *known == 0 {
-		*known = maphash.String(d.seed, p.str(i))
+	if *known == (contentHash{}) {
+		*known = d.seeds.hash(p.strings[i])
 	}
 	return *known
-}
-
-// says compares what a profile says of a location with what is known.
-func (d *dictionary) says(p *decoded, raw *rawLocation, id uint32) bool {
-	at := &d.locations[id]
-	lines := d.linesOf(id)
-	if at.address != raw.address || at.folded != raw.folded || (at.mapping > 0) != (raw.mapping > 0) || len(lines) != int(raw.end-raw.line) {
-		return false
-	}
-	if raw.mapping > 0 && d.mapping(p, raw.mapping-1)+1 != at.mapping {
-		return false
-	}
-	for i, known := range lines {
-		l := &p.lines[raw.line+uint32(i)]
-		if known.line != l.line || known.column != l.column {
-			return false
-		}
-		if id := d.scratch.functions[l.function]; id > 0 {
-			if id-1 != known.function {
-				return false
-			}
-			continue
-		}
-		f, is := &p.functions[l.function], &d.functions[known.function]
-		if is.startLine != f.startLine || !d.isString(p, f.file, is.file) || !d.isString(p, f.name, is.name) || !d.isString(p, f.systemName, is.systemName) {
-			return false
-		}
-		d.scratch.functions[l.function] = known.function + 1
-	}
-	return true
-}
-
-// isString compares a string of a profile with one that is known, once.
-func (d *dictionary) isString(p *decoded, i, id uint32) bool {
-	if known := d.scratch.strings[i]; known > 0 {
-		return known-1 == id
-	}
-	if d.strings[id] != p.str(i) {
-		return false
-	}
-	d.scratch.strings[i] = id + 1
-	return true
 }
 
 func (d *dictionary) addLocation(p *decoded, raw *rawLocation) (id uint32) {
@@ -481,7 +473,7 @@ func (d *dictionary) addLocation(p *decoded, raw *rawLocation) (id uint32) {
 	id = uint32(len(d.locations))
 	d.locations = append(d.locations, at)
 	d.places.add(&d.symbols, id)
-	d.bytes += 110 // columns and slots of two tables, with what they hold in reserve
+	d.bytes += 134 // columns and slots of two tables, with what they hold in reserve
 	return id
 }
 

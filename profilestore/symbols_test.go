@@ -53,10 +53,10 @@ func TestLocationsHaveHashesOfTheirOwn(t *testing.T) {
 	}
 	d := newDictionary(1, "", 0, new(atomic.Int64))
 	stacks, _, _ := d.add(&r.decoded, nil, nil)
-	hashes, seen := make(map[uint32]int), make(map[uint32]bool)
+	hashes, seen := make(map[contentHash]int), make(map[uint32]bool)
 	d.scratch.reset(&r.decoded)
 	for i := range r.locations {
-		hash := slotOf(d.hashLocation(&r.decoded, &r.locations[i]))
+		hash := d.hashLocation(&r.decoded, &r.locations[i])
 		if other, double := hashes[hash]; double {
 			t.Errorf("locations %d and %d have the same hash", other, i)
 		}

@@ -1,0 +1,22 @@
+package profilestore
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+)
+
+// contentHash stands for content: it has 128 bits, made with seeds that nobody knows, so that no two contents have the same.
+type contentHash [2]uint64
+
+type contentSeeds [2]maphash.Seed
+
+func newContentSeeds() contentSeeds { return contentSeeds{maphash.MakeSeed(), maphash.MakeSeed()} }
+
+func (s *contentSeeds) hash(content []byte) contentHash {
+	return contentHash{maphash.Bytes(s[0], content), maphash.Bytes(s[1], content)}
+}
+
+// appendTo appends h to content that is made of others.
+func (h contentHash) appendTo(content []byte) []byte {
+	return binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(content, h[0]), h[1])
+}
