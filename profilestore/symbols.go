@@ -294,7 +294,7 @@ func (d *dictionary) add(p *decoded, stacks, sets []uint32) (_, _ []uint32, main
 		sets = append(sets, d.labelSet(p, p.labels[s.labels:s.labelEnd]))
 	}
 	d.grown.Add(d.bytes - before)
-	if len(t.locations) > 1<<14 || len(t.strings) > 1<<16 { // of a rare large profile
+	if len(t.locations)+len(t.functions)+len(t.mappings) > 1<<15 || len(t.strings) > 1<<16 { // of a rare large profile
 		d.scratch = translation{}
 	}
 	return stacks, sets, main
@@ -323,7 +323,7 @@ func (d *dictionary) addLocations(p *decoded) {
 		if known := d.content.from(w.slot, w.hash[0]); known > 0 && d.locationHashes[known-1] == w.hash {
 			t.locations[w.index] = known
 		} else {
-			t.locations[w.index] = d.location(p, w) + 1
+			t.locations[w.index] = d.location(p, w) + 1 // which searches anew: others came meanwhile
 		}
 	}
 }

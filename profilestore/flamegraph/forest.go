@@ -3,6 +3,7 @@ package flamegraph
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"math"
 	"math/bits"
 	"slices"
@@ -41,9 +42,9 @@ type forest struct {
 
 // origin is where the names of a function are found: they are of no use for those that are pruned, nearly all.
 type origin struct {
-	of   *Functions
-	own  int32 // its number there
-	name int32 // index of forest.names, +1; 0: not asked for yet
+	of   *Functions // nil: the names are known
+	own  int32      // its number there
+	name int32      // index of forest.names, +1; 0: not asked for yet
 }
 
 // source is one tree.
@@ -69,8 +70,10 @@ type place struct {
 // inRun is how much of a run belongs to a place. It is a type so that places have few enough fields to be kept in registers.
 type inRun struct {
 	labels int8  // how many labels, or atEnd
-	next   uint8 // how far behind the run's beginning the next one begins: longestRun of them take less
+	next   uint8 // how far behind the run's beginning the next one begins
 }
+
+const _ = uint8(longestHead + longestRun*binary.MaxVarintLen32) // next can be as much
 
 // atEnd stands for all labels of a run: at is then where the runs are that go on from it, 0: nowhere.
 const atEnd = -1
@@ -146,7 +149,9 @@ func (c *cut) rise() {
 
 func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *forest {
 	return &forest{
-		ctx: ctx, o: o, whole: whole, functions: []origin{{name: 1}}, names: []function{{name: name}}, ids: functionIDs{hashes: make([]FunctionHash, 1)}, slot: []int32{0},
+		ctx: ctx, o: o, whole: whole,
+		functions: []origin{{name: 1}}, names: []function{{name: name}}, slot: []int32{0},
+		ids: functionIDs{hashes: make([]FunctionHash, 1)},
 	}
 }
 
@@ -176,10 +181,9 @@ func (f *forest) function(side int, frame int32) int32 {
 	known := &f.of[side][frame]
 	if *known == 0 {
 		own := &f.whole[side].frames[frame]
-		*known = f.intern(origin{own: frame}, HashFunction(own.Function, own.Binary))
-		if o := &f.functions[*known]; o.name == 0 && o.of == nil {
-			f.names = append(f.names, function{own.Function, own.Binary})
-			o.name = int32(len(f.names))
+		var added bool
+		if *known, added = f.intern(HashFunction(own.Function, own.Binary), origin{}); added {
+			f.name(*known, own.Function, own.Binary)
 		}
 	}
 	return *known
@@ -193,28 +197,32 @@ func (f *forest) functionOf(src *source, own int32) int32 {
 	if missing := int(own) + 1 - len(src.ids); missing > 0 {
 		src.ids = append(src.ids, make([]int32, missing)...)
 	}
-	src.ids[own] = f.intern(origin{of: src.Functions, own: own}, src.Hashes[own])
+	src.ids[own], _ = f.intern(src.Hashes[own], origin{of: src.Functions, own: own})
 	return src.ids[own]
 }
 
-func (f *forest) intern(o origin, hash FunctionHash) int32 {
-	id, added := f.ids.number(hash)
+// intern numbers a function, which comes from o if it is new.
+func (f *forest) intern(hash FunctionHash, o origin) (fn int32, added bool) {
+	fn, added = f.ids.number(hash)
 	if added {
 		f.functions = append(f.functions, o)
 		f.slot = append(f.slot, 0)
 	}
-	return id
+	return fn, added
+}
+
+func (f *forest) name(fn int32, name, binary string) {
+	f.names = append(f.names, function{name, binary})
+	f.functions[fn].name = int32(len(f.names))
 }
 
 // named is a function with its names.
 func (f *forest) named(fn int32) *function {
-	o := &f.functions[fn]
-	if o.name == 0 {
+	if o := &f.functions[fn]; o.name == 0 {
 		name, binary := o.of.Name(o.own)
-		f.names = append(f.names, function{name, binary})
-		o.name = int32(len(f.names))
+		f.name(fn, name, binary)
 	}
-	return &f.names[o.name-1]
+	return &f.names[f.functions[fn].name-1]
 }
 
 // below appends to f.steps those from a place to the ones that are one frame further.
@@ -386,8 +394,8 @@ func (f *forest) expand(n int32) {
 		from, side := len(f.steps), f.sources[f.places[i].source].side
 		f.below(f.places[i])
 		steps := f.steps[from:]
-		for i := range steps {
-			s := &steps[i]
+		for j := range steps {
+			s := &steps[j]
 			s.child = f.slot[s.function]
 			if s.child == 0 {
 				s.child = int32(len(f.nodes))
@@ -428,14 +436,12 @@ func (f *forest) expand(n int32) {
 // expandRuns is expand for a node that is in the middle of runs which go on with the same function, and for the nodes below
 // it as far as they do: each has one child, and all have the same value. It returns false if it is not so.
 func (f *forest) expandRuns(n int32) bool {
+	places := f.places[f.nodes[n].place:f.nodes[n].placeEnd]
+	if len(places) == 0 || slices.ContainsFunc(places, func(p place) bool { return p.labels == atEnd }) {
+		return false
+	}
 	var own node
 	f.runs = f.runs[:0]
-	places := f.places[f.nodes[n].place:f.nodes[n].placeEnd]
-	for _, p := range places {
-		if p.labels == atEnd {
-			return false
-		}
-	}
 	for _, p := range places {
 		src := &f.sources[p.source]
 		r := src.read(p.at)
@@ -444,14 +450,15 @@ func (f *forest) expandRuns(n int32) bool {
 	}
 	own.weight = f.weigh(own.totals)
 	begun := n
-	for goesOn := len(places) > 0; goesOn; {
-		if own.function, goesOn = f.ahead(); !goesOn {
+	for ended := false; !ended; {
+		var alike bool
+		if own.function, alike = f.ahead(); !alike {
 			break
 		}
 		for i := range f.runs {
 			r := &f.runs[i]
 			r.place = r.next.in(&r.run)
-			goesOn = goesOn && r.place.labels != atEnd
+			ended = ended || r.place.labels == atEnd
 		}
 		child := int32(len(f.nodes))
 		f.nodes[n].child, f.nodes[n].childEnd = child, child
@@ -479,8 +486,8 @@ func (f *forest) expandRuns(n int32) bool {
 	return true
 }
 
-// ahead looks one frame further in all of f.runs: ok says whether that is the same function in all of them.
-func (f *forest) ahead() (function int32, ok bool) {
+// ahead looks one frame further in all of f.runs, and says whether that is the same function in all of them.
+func (f *forest) ahead() (function int32, alike bool) {
 	for i := range f.runs {
 		r := &f.runs[i]
 		fn, next := f.further(r.place)

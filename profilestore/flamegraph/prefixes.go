@@ -28,8 +28,11 @@ type prefixes struct {
 	legend *Legend // nil: a label is the number of a frame
 }
 
-// longestRun bounds what it costs to find a stack in the middle of one.
-const longestRun = 16
+// longestRun bounds the stacks in a run, so that a place in it takes little memory, and longestHead the bytes before its labels.
+const (
+	longestRun  = 16
+	longestHead = 1 + 2*binary.MaxVarintLen64 + binary.MaxVarintLen32
+)
 
 // What is added to 4 times the number of stacks in a run.
 const (

@@ -205,7 +205,7 @@ func (c *callers) forest(o *Options) *forest {
 	for fn := range own {
 		own[fn] = int32(fn)
 	}
-	functions := &meanings{Functions: &Functions{Of: own}, ids: own} // all ids are known: nothing asks for names
+	functions := &meanings{Functions: &Functions{Of: own}, ids: own} // all ids are known, and their names
 	for side := range c.of.whole {
 		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, meanings: functions})
 	}

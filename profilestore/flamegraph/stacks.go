@@ -113,7 +113,7 @@ type Functions struct {
 	Chains [][]int32 // functions of a label that stands for several frames, outermost first
 	// Name is what a function is called, and its binary. Those that have both in common are one.
 	Name   func(function int32) (name, binary string)
-	Hashes []FunctionHash // of functions
+	Hashes []FunctionHash // by function, of HashFunction: two that have the same are one
 }
 
 // AddTrees adds stacks that are kept as trees already.

@@ -180,6 +180,9 @@ func TestOutage(t *testing.T) {
 		if took > time.Minute || noticed > 30*time.Second {
 			t.Errorf("drained in %v", took)
 		}
+		if busy := 59 * srv.slow; took-noticed < 3*busy/2 {
+			t.Errorf("drained %v after it was noticed: the server was to have as much rest as it was busy, %v", took-noticed, busy)
+		}
 		mustClose(t, s)
 		got := srv.has()
 		if !slices.Equal(sorted(got), numbers(0, n)) {
