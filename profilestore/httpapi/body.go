@@ -228,6 +228,10 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request, sent, inflated in
 	if err == nil {
 		err = b.readFrom(rd, inflated, held)
 	}
+	if err != nil || b.size > inflated {
+		// What is not read when a connection is closed takes the answer with it. This ends when any other body does.
+		_, _ = io.Copy(io.Discard, raw)
+	}
 	var tooMany *http.MaxBytesError
 	var own *profilestore.Error
 	switch {

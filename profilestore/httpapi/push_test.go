@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -369,5 +370,32 @@ func TestPushStoreError(t *testing.T) {
 	}
 	if resp, b := get(t, s, "/api/v1/top"); resp.StatusCode != 503 {
 		t.Errorf("query of a closed store: %s: %s", resp.Status, b)
+	}
+}
+
+// A client that waits for "100 Continue" gets the answer too when the server refuses what it sent then before all of it has come:
+// net/http closes such a connection at once, and what the server has not read by then takes back what it wrote.
+func TestPushRefusedHalfway(t *testing.T) {
+	s := newTestServer(t, newTestStore(t), Options{})
+	body := make([]byte, 8<<20)
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 10 * time.Second}}
+	defer client.CloseIdleConnections()
+	for range 20 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+pushProcedure, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = http.Header{"Content-Type": {"application/proto"}, "Content-Encoding": {"gzip"}, "Expect": {"100-continue"}}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != 400 || !strings.Contains(string(b), "read gzip body") {
+			t.Fatalf("%s: %s", resp.Status, b)
+		}
 	}
 }
