@@ -335,6 +335,9 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 		}
 	}
 	defer func() { clear(a.sums); a.sums, a.waiting = a.sums[:0], 0 }()
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	ahead.Go(func() { a.loadAhead(ctx, p) })
 	for _, t := range p.trees {
 		sums, again, err := a.addTree(ctx, t, stacks)
 		if sums == nil {
@@ -348,6 +351,17 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
 	return true, false, a.answer(p, sums)
+}
+
+// loadAhead has the trees of a portion, but for the first, in the cache by the time that they are added up. What goes wrong is
+// found again then.
+func (a *adder) loadAhead(ctx context.Context, p *portionWork) {
+	for _, t := range p.trees[1:] {
+		if a.v.passing || p.portion != fresh && a.v.s.sumsOf(t.key) != nil {
+			continue
+		}
+		_, _ = a.v.s.treeOf(ctx, t.chosen[0].row.dictionary, t.base, nil)
+	}
 }
 
 // addTree makes what a portion of one of the trees of a dictionary adds up to. Without an error it is nil when the dictionary

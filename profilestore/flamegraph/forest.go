@@ -299,13 +299,13 @@ func (r *room) grow(nodes int) {
 	r.nodes, r.places = slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes)
 }
 
-// expected is how many nodes may be found, of all that there are: often three times as many as are wanted.
+// expected is how many nodes may be found, of all that there are: often more than three times as many as are wanted.
 func (f *forest) expected() int {
 	count := 1
 	for i := range f.sources {
 		count += f.sources[i].count
 	}
-	return min(count, 3*min(f.o.MaxNodes, 1<<15))
+	return min(count, 4*min(f.o.MaxNodes, 1<<15))
 }
 
 // leave gives the memory to another forest, unless it is rarely so much.

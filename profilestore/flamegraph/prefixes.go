@@ -40,6 +40,8 @@ const (
 	more
 )
 
+const _ = uint(0x7f - (4*longestRun + forks + more)) // the sum takes one byte, see read
+
 // run is some stacks as they stand in the bytes of a tree.
 type run struct {
 	total, self int64 // of all that begins with one of the stacks, of the last one alone
@@ -58,8 +60,8 @@ type links struct{ below, next uint32 }
 
 // read gives the run that begins at a place in the bytes.
 func (p *prefixes) read(at uint32) run {
-	head, to := p.varint(at)
-	total, to := p.varint(to)
+	head := p.bytes[at] // one byte, for no run is longer than longestRun
+	total, to := p.varint(at + 1)
 	r := run{total: int64(total) * p.unit, span: span{count: int32(head >> 2)}}
 	r.self = r.total
 	if head&forks != 0 {
@@ -137,7 +139,8 @@ func (w *TreeWriter) write(callers, labels []uint32, values []int64, unit int64)
 	w.below = slices.Grow(w.below[:0], len(callers))[:len(callers)]
 	clear(w.below)
 	w.runs = append(w.runs[:0], unwritten{})
-	w.bytes = append(w.bytes[:0], 0) // so that no run begins at 0
+	const perStack = 4                                                   // bytes, roughly: growing bit by bit would take several times as much
+	w.bytes = append(slices.Grow(w.bytes[:0], perStack*len(callers)), 0) // so that no run begins at 0
 	p := &prefixes{unit: unit}
 	below := w.below
 	for i := len(callers) - 1; i > 0; i-- {
