@@ -360,7 +360,7 @@ func (a *adder) loadAhead(ctx context.Context, p *portionWork) {
 		if a.v.passing || p.portion != fresh && a.v.s.sumsOf(t.key) != nil {
 			continue
 		}
-		_, _ = a.v.s.treeOf(ctx, t.chosen[0].row.dictionary, t.base, nil)
+		_, _ = a.v.s.treeOf(ctx, p.id, t.base, nil)
 	}
 }
 

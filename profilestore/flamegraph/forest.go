@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"iter"
 	"math"
 	"math/bits"
 	"slices"
@@ -106,19 +107,24 @@ type cursor struct {
 
 // node is one of the call tree.
 type node struct {
-	parent, function int32
-	totals           [2]int64 // by side
-	weight           int64    // what nodes are ordered and pruned by: no parent has less than its child
-	place, placeEnd  int32
-	child, childEnd  int32 // 0: not expanded
-	order            int32 // place in the graph, +1; 0: it has none
-	dropped          int32 // index of forest.dropped, +1; 0: all its children are nodes
+	totals          [2]int64 // by side
+	weight          int64    // what nodes are ordered and pruned by: no parent has less than its child
+	function        int32
+	place, placeEnd int32
+	child, childEnd int32 // 0: not expanded
+	dropped         int32 // index of forest.dropped, +1; 0: all its children are nodes
 }
 
 // dropped is the children of a node that cannot survive.
 type dropped struct {
 	count  int32
 	totals [2]int64
+}
+
+func (d *dropped) add(totals [2]int64) {
+	d.count++
+	d.totals[0] += totals[0]
+	d.totals[1] += totals[1]
 }
 
 // cut tells while nodes are found which cannot be among the heaviest ones: as many as are wanted are heavier. Without
@@ -400,7 +406,7 @@ func (f *forest) expand(n int32) {
 			if s.child == 0 {
 				s.child = int32(len(f.nodes))
 				f.slot[s.function] = s.child
-				f.nodes = append(f.nodes, node{parent: n, function: s.function})
+				f.nodes = append(f.nodes, node{function: s.function})
 			}
 			child := &f.nodes[s.child]
 			child.totals[side] += s.total
@@ -466,7 +472,6 @@ func (f *forest) expandRuns(n int32) bool {
 			f.drop(n, dropped{1, own.totals})
 			return true
 		}
-		own.parent = n
 		f.nodes[n].childEnd++
 		f.nodes = append(f.nodes, own)
 		f.cut.rise()
@@ -514,9 +519,7 @@ func (f *forest) keep(n, first int32) {
 		}
 		if !f.cut.admits(rank(own.weight)) {
 			f.kept = append(f.kept, -1)
-			none.count++
-			none.totals[0] += own.totals[0]
-			none.totals[1] += own.totals[1]
+			none.add(own.totals)
 			continue
 		}
 		f.kept = append(f.kept, kept)
@@ -612,36 +615,49 @@ func (f *forest) heaviest(most int) limit {
 	return all
 }
 
-// preorder lists the nodes that survive, in the order of Graph. So a parent always survives when its child does, and
-// the order of Add does not matter.
-func (f *forest) preorder(most int) []int32 {
-	l := f.heaviest(most)
-	var order, children []int32
-	stack := []int32{0}
-	for len(stack) > 0 && f.ctx.Err() == nil && !f.tooLarge() {
-		n := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if n != 0 && f.nodes[n].weight == l.lightest {
-			if l.ties == 0 {
-				continue // its children are no heavier and come later
+// survivor is a node of the graph.
+type survivor struct {
+	node
+	parent   int32   // which one of the graph is, -1: none
+	children dropped // all of them, also those that survive
+}
+
+// preorder yields the nodes that survive, in the order of Graph, until the context ends or there are too many. So a parent
+// always survives when its child does, and the order of Add does not matter.
+func (f *forest) preorder(most int) iter.Seq[survivor] {
+	return func(yield func(survivor) bool) {
+		l := f.heaviest(most)
+		type waiting struct{ node, parent int32 }
+		stack := []waiting{{0, -1}}
+		for count := int32(0); len(stack) > 0 && f.ctx.Err() == nil && !f.tooLarge(); {
+			next := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if next.node != 0 && f.nodes[next.node].weight == l.lightest {
+				if l.ties == 0 {
+					continue // its children are no heavier and come later
+				}
+				l.ties--
 			}
-			l.ties--
-		}
-		order = append(order, n)
-		f.nodes[n].order = int32(len(order))
-		f.expand(n)
-		children = children[:0]
-		for c := f.nodes[n].child; c < f.nodes[n].childEnd; c++ {
-			if f.nodes[c].weight >= l.lightest {
-				children = append(children, c)
+			f.expand(next.node)
+			s := survivor{node: f.nodes[next.node], parent: next.parent}
+			s.children = f.droppedOf(&s.node)
+			first := len(stack)
+			for c := s.child; c < s.childEnd; c++ {
+				own := &f.nodes[c]
+				s.children.add(own.totals)
+				if own.weight >= l.lightest {
+					stack = append(stack, waiting{c, count})
+				}
+			}
+			if children := stack[first:]; len(children) > 1 {
+				slices.SortFunc(children, func(a, b waiting) int { return f.later(a.node, b.node) })
+			}
+			count++
+			if !yield(s) {
+				return
 			}
 		}
-		if len(children) > 1 {
-			slices.SortFunc(children, f.later)
-		}
-		stack = append(stack, children...)
 	}
-	return order
 }
 
 // tooLarge says whether the tree has too many nodes. One that is cut has few more than are wanted.

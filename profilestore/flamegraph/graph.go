@@ -1,9 +1,6 @@
 package flamegraph
 
-import (
-	"context"
-	"slices"
-)
+import "context"
 
 // Options say what is wanted. The zero value is all of one thing.
 type Options struct {
@@ -70,30 +67,18 @@ func Build(ctx context.Context, s *Stacks, o Options) (*Graph, error) {
 // graph writes the tree in columns, unless the context has ended or there are too many nodes.
 func (f *forest) graph() (*Graph, error) {
 	defer f.leave()
-	order := f.preorder(f.o.MaxNodes)
-	if err := f.ctx.Err(); err != nil {
-		return nil, err
+	g := &Graph{Unit: f.o.Unit, Total: f.nodes[0].totals[0], FileNames: []string{""}}
+	if len(f.whole) > 1 {
+		g.GraphB = &GraphB{TotalB: f.nodes[0].totals[1]}
 	}
-	if f.tooLarge() {
-		return nil, ErrTooLarge
-	}
-	g := &Graph{
-		Unit:        f.o.Unit,
-		Total:       f.nodes[0].totals[0],
-		FileNames:   []string{""},
-		Depth:       make([]int32, len(order)),
-		Name:        make([]int32, len(order)),
-		PrunedCount: make([]int32, len(order)),
-	}
-	const unseen = -1
-	names := slices.Repeat([]int32{unseen}, len(f.functions))
+	var names []int32 // by function: index of g.Names, +1; 0: not there yet
 	files := map[string]int32{"": 0}
-	for i, id := range order {
-		n := &f.nodes[id]
-		if i > 0 {
-			g.Depth[i] = g.Depth[f.nodes[n.parent].order-1] + 1
+	for n := range f.preorder(f.o.MaxNodes) {
+		if missing := len(f.functions) - len(names); missing > 0 {
+			names = append(names, make([]int32, missing)...)
 		}
-		if names[n.function] == unseen {
+		name := &names[n.function]
+		if *name == 0 {
 			fn := f.named(n.function)
 			file, ok := files[fn.binary]
 			if !ok {
@@ -101,39 +86,40 @@ func (f *forest) graph() (*Graph, error) {
 				files[fn.binary] = file
 				g.FileNames = append(g.FileNames, fn.binary)
 			}
-			names[n.function] = int32(len(g.Names))
 			g.Names = append(g.Names, fn.name)
 			g.Files = append(g.Files, file)
+			*name = int32(len(g.Names))
 		}
-		g.Name[i] = names[n.function]
-		g.PrunedCount[i] = f.droppedOf(n).count
-		for c := n.child; c < n.childEnd; c++ {
-			if f.nodes[c].order == 0 {
-				g.PrunedCount[i]++
-			}
-		}
+		g.add(&n, *name-1)
 	}
-	g.Self, g.PrunedValue = f.values(0, order)
-	if len(f.whole) > 1 {
-		g.GraphB = &GraphB{TotalB: f.nodes[0].totals[1]}
-		g.SelfB, g.PrunedValueB = f.values(1, order)
+	if err := f.ctx.Err(); err != nil {
+		return nil, err
+	}
+	if f.tooLarge() {
+		return nil, ErrTooLarge
 	}
 	return g, nil
 }
 
-// values are the columns of one side.
-func (f *forest) values(side int, order []int32) (self, pruned []int64) {
-	self, pruned = make([]int64, len(order)), make([]int64, len(order))
-	for i, id := range order {
-		n := &f.nodes[id]
-		pruned[i] = f.droppedOf(n).totals[side]
-		self[i] = n.totals[side] - pruned[i]
-		for c := n.child; c < n.childEnd; c++ {
-			self[i] -= f.nodes[c].totals[side]
-			if f.nodes[c].order == 0 {
-				pruned[i] += f.nodes[c].totals[side]
-			}
-		}
+// add appends a node, whose children are all pruned until they come.
+func (g *Graph) add(n *survivor, name int32) {
+	depth, parent := int32(0), n.parent
+	if parent >= 0 {
+		depth = g.Depth[parent] + 1
+		g.PrunedCount[parent]--
+		g.PrunedValue[parent] -= n.totals[0]
 	}
-	return self, pruned
+	g.Depth = append(g.Depth, depth)
+	g.Name = append(g.Name, name)
+	g.Self = append(g.Self, n.totals[0]-n.children.totals[0])
+	g.PrunedCount = append(g.PrunedCount, n.children.count)
+	g.PrunedValue = append(g.PrunedValue, n.children.totals[0])
+	if g.GraphB == nil {
+		return
+	}
+	if parent >= 0 {
+		g.PrunedValueB[parent] -= n.totals[1]
+	}
+	g.SelfB = append(g.SelfB, n.totals[1]-n.children.totals[1])
+	g.PrunedValueB = append(g.PrunedValueB, n.children.totals[1])
 }
