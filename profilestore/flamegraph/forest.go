@@ -39,6 +39,7 @@ type forest struct {
 
 	cut     cut
 	dropped []dropped
+	touched byte // what touch read, so that it is not left out
 }
 
 // origin is where the names of a function are found: they are of no use for those that are pruned, nearly all.
@@ -51,14 +52,10 @@ type origin struct {
 // source is one tree.
 type source struct {
 	*prefixes
-	side int
-	*meanings
-}
-
-// meanings are what labels mean that several trees have in common.
-type meanings struct {
-	*Functions         // nil: labels are frames
-	ids        []int32 // in the forest, by function; 0: not known yet
+	side      int
+	of        []int32    // by label: its function among those of the source, or -1-index of functions.Chains
+	ids       []int32    // in the forest, by function of the source; 0: not known yet. Trees with the same labels share it
+	functions *Functions // nil: all ids are known, and each label is one frame
 }
 
 // place is a prefix in a tree. A graph has many: four of them are a cache line.
@@ -95,8 +92,9 @@ func (p place) in(r *run) place {
 // step leads to a place that is one frame further.
 type step struct {
 	place
-	function, child int32
 	total           int64
+	run, label      uint32 // where it comes from
+	function, child int32
 }
 
 // cursor is a place in the middle of a run, and the one that is a frame further.
@@ -163,18 +161,16 @@ func newForest(ctx context.Context, name string, o *Options, whole []*Stacks) *f
 
 // addSides takes all trees that are weighed.
 func (f *forest) addSides() {
-	shared := make(map[*Legend]*meanings)
+	shared := make(map[*Functions][]int32)
 	for side, s := range f.whole {
 		for _, p := range s.all() {
-			own := shared[p.legend]
-			if own == nil {
-				own = new(meanings)
-				if p.legend != nil {
-					own.Functions = p.legend.Functions
-					shared[p.legend] = own
-				}
+			functions := p.functions(s)
+			ids := shared[functions]
+			if ids == nil {
+				ids = make([]int32, len(functions.Hashes))
+				shared[functions] = ids
 			}
-			f.sources = append(f.sources, source{prefixes: p, side: side, meanings: own})
+			f.sources = append(f.sources, source{p, side, functions.Of, ids, functions})
 		}
 	}
 }
@@ -197,13 +193,9 @@ func (f *forest) function(side int, frame int32) int32 {
 
 // functionOf is one of those of a source.
 func (f *forest) functionOf(src *source, own int32) int32 {
-	if ids := src.ids; int(own) < len(ids) && ids[own] != 0 {
-		return ids[own]
+	if src.ids[own] == 0 {
+		src.ids[own], _ = f.intern(src.functions.Hashes[own], origin{of: src.functions, own: own})
 	}
-	if missing := int(own) + 1 - len(src.ids); missing > 0 {
-		src.ids = append(src.ids, make([]int32, missing)...)
-	}
-	src.ids[own], _ = f.intern(src.Hashes[own], origin{of: src.Functions, own: own})
 	return src.ids[own]
 }
 
@@ -231,37 +223,67 @@ func (f *forest) named(fn int32) *function {
 	return &f.names[f.functions[fn].name-1]
 }
 
-// below appends to f.steps those from a place to the ones that are one frame further.
+// below appends to f.steps those from a place to the ones that are one frame further, without their functions.
 func (f *forest) below(p place) {
 	src := &f.sources[p.source]
 	if p.labels != atEnd {
 		r := src.read(p.at)
-		function, next := f.further(p)
-		f.steps = append(f.steps, step{place: next.in(&r), function: function, total: r.total})
+		label, end := src.varint(p.at + uint32(p.next))
+		run := p.at
+		p.labels, p.next = p.labels+1, uint8(end-run)
+		f.steps = append(f.steps, step{place: p.in(&r), total: r.total, run: run, label: uint32(label)})
 		return
 	}
-	for at := p.at; at != 0; {
-		r := src.read(at)
-		function, next := f.further(r.begin(p.source, at))
-		f.steps = append(f.steps, step{place: next.in(&r), function: function, total: r.total})
-		at = r.next
+	for run := p.at; run != 0; {
+		r := src.read(run)
+		label, end := src.varint(r.labels)
+		next := place{p.source, run, 0, inRun{1, uint8(end - run)}}
+		f.steps = append(f.steps, step{place: next.in(&r), total: r.total, run: run, label: uint32(label)})
+		run = r.next
 	}
+}
+
+// findFunctions gives f.steps their functions. What it does for each of them is a cache miss or two, and little, so that the
+// processor waits for many at once.
+func (f *forest) findFunctions() {
+	for i := range f.steps {
+		s := &f.steps[i]
+		s.function = f.sources[s.source].of[s.label]
+	}
+	for i := range f.steps {
+		s := &f.steps[i]
+		src := &f.sources[s.source]
+		if s.function >= 0 {
+			s.function = f.functionOf(src, s.function)
+			continue
+		}
+		r := src.read(s.run)
+		s.function, s.place = f.further(s.back(src, &r))
+		s.place = s.place.in(&r)
+	}
+}
+
+// back is the place that a step came from.
+func (s *step) back(src *source, r *run) place {
+	p := place{s.source, s.run, s.frames, s.inRun}
+	if p.labels == atEnd {
+		p.labels = int8(r.count)
+	}
+	p.labels--
+	p.next = uint8(src.skip(r.labels, int(p.labels)) - s.run)
+	return p
 }
 
 // further is the place one frame further in a run, which may be its end, and the function of that frame.
 func (f *forest) further(p place) (function int32, _ place) {
 	src := &f.sources[p.source]
 	label, end := src.varint(p.at + uint32(p.next))
-	if src.Functions == nil {
-		p.labels, p.next = p.labels+1, uint8(end-p.at)
-		return f.function(src.side, int32(label)), p
-	}
-	own := src.Of[label]
+	own := src.of[label]
 	if own >= 0 {
 		p.labels, p.next = p.labels+1, uint8(end-p.at)
 		return f.functionOf(src, own), p
 	}
-	chain := src.Chains[-1-own]
+	chain := src.functions.Chains[-1-own]
 	function = f.functionOf(src, chain[p.frames])
 	if p.frames++; int(p.frames) == len(chain) {
 		p.labels, p.next, p.frames = p.labels+1, uint8(end-p.at), 0
@@ -343,6 +365,7 @@ func (f *forest) follow(path []string) start {
 		for _, p := range at.places {
 			f.steps = f.steps[:0]
 			f.below(p)
+			f.findFunctions()
 			for _, s := range f.steps {
 				if f.named(s.function).name != name {
 					continue
@@ -396,23 +419,23 @@ func (f *forest) expand(n int32) {
 	}
 	first := int32(len(f.nodes))
 	f.steps = f.steps[:0]
-	for i := f.nodes[n].place; i < f.nodes[n].placeEnd; i++ {
-		from, side := len(f.steps), f.sources[f.places[i].source].side
-		f.below(f.places[i])
-		steps := f.steps[from:]
-		for j := range steps {
-			s := &steps[j]
-			s.child = f.slot[s.function]
-			if s.child == 0 {
-				s.child = int32(len(f.nodes))
-				f.slot[s.function] = s.child
-				f.nodes = append(f.nodes, node{function: s.function})
-			}
-			child := &f.nodes[s.child]
-			child.totals[side] += s.total
-			if s.at > 0 { // something goes on from there
-				child.placeEnd++
-			}
+	for _, p := range f.places[f.nodes[n].place:f.nodes[n].placeEnd] {
+		f.below(p)
+	}
+	f.findFunctions()
+	for i := range f.steps {
+		s := &f.steps[i]
+		side := f.sources[s.source].side
+		s.child = f.slot[s.function]
+		if s.child == 0 {
+			s.child = int32(len(f.nodes))
+			f.slot[s.function] = s.child
+			f.nodes = append(f.nodes, node{function: s.function})
+		}
+		child := &f.nodes[s.child]
+		child.totals[side] += s.total
+		if s.at > 0 { // something goes on from there
+			child.placeEnd++
 		}
 	}
 	f.keep(n, first)
@@ -588,6 +611,10 @@ func (f *forest) heaviest(most int) limit {
 		var done []int64 // weights of this class
 		low, high, seen := int64(math.MaxInt64), int64(0), 0
 		for i := 0; i < len(waiting[r]); i++ {
+			const ahead = 8
+			if i%ahead == 0 {
+				f.touch(waiting[r][i:min(i+ahead, len(waiting[r]))])
+			}
 			n := waiting[r][i]
 			for ; seen < len(waiting[r]); seen++ {
 				w := f.nodes[waiting[r][seen]].weight
@@ -620,6 +647,17 @@ type survivor struct {
 	node
 	parent   int32   // which one of the graph is, -1: none
 	children dropped // all of them, also those that survive
+}
+
+// touch has the places of nodes in the cache by the time that they are expanded: the processor waits for all of them at once.
+func (f *forest) touch(nodes []int32) {
+	sum := byte(0)
+	for _, n := range nodes {
+		for _, p := range f.places[f.nodes[n].place:f.nodes[n].placeEnd] {
+			sum += f.sources[p.source].bytes[p.at]
+		}
+	}
+	f.touched = sum
 }
 
 // preorder yields the nodes that survive, in the order of Graph, until the context ends or there are too many. So a parent

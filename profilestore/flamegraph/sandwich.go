@@ -52,7 +52,7 @@ func BuildSandwich(ctx context.Context, s *Stacks, name string, o Options) (*San
 	sides := o.sides(s)
 	all, callees := newForest(ctx, "", &o, sides), newForest(ctx, name, &o, sides)
 	all.addSides()
-	callees.sources = slices.Clone(all.sources)
+	callees.addSides()
 	callers := newCallers(name, all)
 	if err := callers.addCalls(); err != nil {
 		return nil, err
@@ -205,9 +205,8 @@ func (c *callers) forest(o *Options) *forest {
 	for fn := range own {
 		own[fn] = int32(fn)
 	}
-	functions := &meanings{Functions: &Functions{Of: own}, ids: own} // all ids are known, and their names
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, meanings: functions})
+		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, of: own, ids: own})
 	}
 	f.begin(f.roots())
 	return f

@@ -134,6 +134,19 @@ func (s *Stacks) all() []*prefixes {
 	return append([]*prefixes{s.ownTree()}, s.trees...)
 }
 
+// functions are those of the labels of a tree.
+func (p *prefixes) functions(s *Stacks) *Functions {
+	if p.legend != nil {
+		return p.legend.Functions
+	}
+	f := &Functions{Of: make([]int32, len(s.frames)), Hashes: make([]FunctionHash, len(s.frames))}
+	for i, own := range s.frames {
+		f.Of[i], f.Hashes[i] = int32(i), HashFunction(own.Function, own.Binary)
+	}
+	f.Name = func(i int32) (name, binary string) { return s.frames[i].Function, s.frames[i].Binary }
+	return f
+}
+
 // ownTree is what Add made.
 func (s *Stacks) ownTree() *prefixes {
 	callers, labels := make([]uint32, len(s.parent)+1), make([]uint32, len(s.parent)+1)
