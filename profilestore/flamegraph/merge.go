@@ -11,7 +11,6 @@ type TreeMerger struct {
 	runs   []mergedRun
 	slot   []int32 // by label: index of runs, +1, of the one of a list that begins with it
 	labels []uint32
-	copied []copiedRun
 	bytes  []byte
 	count  int
 }
@@ -19,9 +18,8 @@ type TreeMerger struct {
 // head is a stack in one of the trees.
 type head struct {
 	total, self int64
-	label       uint32 // its last one
-	to          uint32 // where the labels of the stacks that follow in its run begin
-	left        int32  // how many these are
+	label, at   uint32 // its last one, and where that stands
+	left        int32  // how many labels of stacks follow in its run
 	below       uint32 // runs that go on from the last of them
 	tree        int32
 	next        int32 // another one of the same stack, +1
@@ -30,30 +28,32 @@ type head struct {
 // mergedRun is one that is written when all others that go on from the same stack are known.
 type mergedRun struct {
 	first, last int32 // of the heads that begin it
-	labels, end int
+	labelRange
 	total, self int64
 	below       uint32
 }
 
-// copiedRun is one of which only one tree has the beginning.
-type copiedRun struct {
-	run
-	end, below uint32 // of its labels; where the runs that go on from it are in the new tree
+// labelRange is where labels are found: in a list of those of several trees, or in the bytes of the only tree that has them.
+type labelRange struct {
+	tree       int32 // -1: the list
+	count      int32
+	labels, to uint32
 }
 
 // Size is the memory that is kept for the next trees, in bytes.
 func (m *TreeMerger) Size() int64 {
-	return 48*int64(cap(m.heads)+cap(m.runs)+cap(m.copied)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
+	return 56*int64(cap(m.runs)) + 40*int64(cap(m.heads)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
 }
 
 // Merge makes the tree of all stacks of some trees, at least one, whose labels mean the same and whose values have the same
 // unit. Where only one of them has stacks it is that one.
 func (m *TreeMerger) Merge(trees []*Tree) *Tree {
 	m.trees = m.trees[:0]
-	only := trees[0]
+	only, most := trees[0], 1
 	for _, t := range trees {
 		if t.total > 0 {
 			only = t
+			most += len(t.bytes)
 			p := t.prefixes
 			p.unit = 1
 			m.trees = append(m.trees, p)
@@ -64,14 +64,14 @@ func (m *TreeMerger) Merge(trees []*Tree) *Tree {
 		return only
 	}
 	m.count = 0
-	m.bytes = append(m.bytes[:0], 0) // so that no run begins at 0
+	m.bytes = append(slices.Grow(m.bytes[:0], most), 0) // so that no run begins at 0
 	var total, self int64
 	for i := range m.trees {
 		top := m.trees[i].read(m.trees[i].root)
 		total, self = total+top.total, self+top.self
 		m.addHeads(int32(i), top.below)
 	}
-	below := m.write(0)
+	below := m.merge(0)
 	p := prefixes{unit: only.unit, total: total * only.unit, root: uint32(len(m.bytes)), count: m.count}
 	m.bytes = appendHead(m.bytes, 0, false, total, self, below)
 	p.bytes = slices.Clone(m.bytes)
@@ -83,17 +83,14 @@ func (m *TreeMerger) addHeads(tree int32, at uint32) {
 	p := &m.trees[tree]
 	for at > 0 {
 		r := p.read(at)
-		label, to := p.varint(r.labels)
-		m.heads = append(m.heads, head{total: r.total, self: r.self, label: uint32(label), to: to, left: r.count - 1, below: r.below, tree: tree})
+		label, _ := p.varint(r.labels)
+		m.heads = append(m.heads, head{total: r.total, self: r.self, label: uint32(label), at: r.labels, left: r.count - 1, below: r.below, tree: tree})
 		at = r.next
 	}
 }
 
-// write takes the heads from first on, which go on from the same stack, and writes their runs.
-func (m *TreeMerger) write(first int) (at uint32) {
-	if first == len(m.heads) {
-		return 0
-	}
+// merge takes the heads from first on, which go on from the same stack, and writes their runs.
+func (m *TreeMerger) merge(first int) (at uint32) {
 	begin, labels := len(m.runs), len(m.labels)
 	for i := first; i < len(m.heads); i++ {
 		label := m.heads[i].label
@@ -114,45 +111,83 @@ func (m *TreeMerger) write(first int) (at uint32) {
 		m.slot[m.heads[m.runs[i].first].label] = 0
 	}
 	for i := begin; i < end; i++ {
-		m.finish(i)
+		if r := &m.runs[i]; r.first == r.last {
+			m.take(i)
+		} else {
+			m.finish(i)
+		}
+	}
+	m.heads = m.heads[:first]
+	at = m.write(begin)
+	m.labels = m.labels[:labels]
+	return at
+}
+
+// write writes the runs from begin on.
+func (m *TreeMerger) write(begin int) (at uint32) {
+	if begin == len(m.runs) {
+		return 0
 	}
 	at = uint32(len(m.bytes))
-	for i := begin; i < end; i++ {
+	for i := begin; i < len(m.runs); i++ {
 		r := &m.runs[i]
-		m.bytes = appendHead(m.bytes, r.end-r.labels, i < end-1, r.total, r.self, r.below)
-		m.bytes = appendLabels(m.bytes, m.labels[r.labels:r.end])
-		m.count += r.end - r.labels
+		m.bytes = appendHead(m.bytes, int(r.count), i < len(m.runs)-1, r.total, r.self, r.below)
+		if r.tree < 0 {
+			m.bytes = appendLabels(m.bytes, m.labels[r.labels:r.to])
+		} else {
+			m.bytes = append(m.bytes, m.trees[r.tree].bytes[r.labels:r.to]...)
+		}
+		m.count += int(r.count)
 	}
-	m.heads, m.runs, m.labels = m.heads[:first], m.runs[:begin], m.labels[:labels]
+	m.runs = m.runs[:begin]
 	return at
+}
+
+// take makes a run of the rest of one that only one tree has, and writes all that goes on from it.
+func (m *TreeMerger) take(i int) {
+	h := m.heads[m.runs[i].first]
+	p := &m.trees[h.tree]
+	labels := labelRange{h.tree, h.left + 1, h.at, p.skip(h.at, int(h.left)+1)}
+	below := m.copy(h.tree, h.below)
+	m.runs[i] = mergedRun{total: h.total, self: h.self, labelRange: labels, below: below}
+}
+
+// copy writes runs that go on from a stack that only one tree has.
+func (m *TreeMerger) copy(tree int32, at uint32) uint32 {
+	p := &m.trees[tree]
+	begin := len(m.runs)
+	for at > 0 {
+		r := p.read(at)
+		labels := labelRange{tree, r.count, r.labels, p.skip(r.labels, int(r.count))}
+		below := m.copy(tree, r.below)
+		m.runs = append(m.runs, mergedRun{total: r.total, self: r.self, labelRange: labels, below: below})
+		at = r.next
+	}
+	return m.write(begin)
 }
 
 // finish makes a run as long as it can be, and writes those that go on from it.
 func (m *TreeMerger) finish(i int) {
 	r := m.runs[i]
-	r.labels = len(m.labels)
 	own := len(m.heads) // heads of the last stack of the run begin here
+	r.labelRange = labelRange{tree: -1, labels: uint32(len(m.labels))}
 	for h := r.first + 1; h > 0; h = m.heads[h-1].next {
 		m.heads = append(m.heads, m.heads[h-1])
 		r.total += m.heads[h-1].total
 	}
 	m.labels = append(m.labels, m.heads[own].label)
 	for {
+		r.count++
 		next := len(m.heads)
-		if next == own+1 && m.heads[own].left == 0 {
-			r.self, r.below = m.heads[own].self, m.copy(&m.trees[m.heads[own].tree], m.heads[own].below)
+		r.self = m.goOn(own)
+		if r.self > 0 || r.count == longestRun || !m.alike(next) {
+			r.below = m.merge(next)
 			break
 		}
-		r.self = m.goOn(own)
-		if r.self == 0 && len(m.labels)-r.labels < longestRun && m.alike(next) {
-			m.labels = append(m.labels, m.heads[next].label)
-			m.heads = append(m.heads[:own], m.heads[next:]...)
-			continue
-		}
-		r.below = m.write(next)
-		break
+		m.labels = append(m.labels, m.heads[next].label)
+		m.heads = append(m.heads[:own], m.heads[next:]...)
 	}
-	r.end = len(m.labels)
+	r.to = uint32(len(m.labels))
 	m.heads = m.heads[:own]
 	m.runs[i] = r
 }
@@ -166,8 +201,10 @@ func (m *TreeMerger) goOn(first int) (self int64) {
 			m.addHeads(h.tree, h.below)
 			continue
 		}
-		label, to := m.trees[h.tree].varint(h.to)
-		h.label, h.to, h.left, h.next = uint32(label), to, h.left-1, 0
+		p := &m.trees[h.tree]
+		h.at = p.skip(h.at, 1)
+		label, _ := p.varint(h.at)
+		h.label, h.left, h.next = uint32(label), h.left-1, 0
 		m.heads = append(m.heads, h)
 	}
 	return self
@@ -181,26 +218,4 @@ func (m *TreeMerger) alike(first int) bool {
 		}
 	}
 	return first < len(m.heads)
-}
-
-// copy writes runs that go on from a stack that only one tree has.
-func (m *TreeMerger) copy(p *prefixes, at uint32) uint32 {
-	if at == 0 {
-		return 0
-	}
-	begin := len(m.copied)
-	for at > 0 {
-		r := p.read(at)
-		at = r.next
-		c := copiedRun{run: r, end: p.skip(r.labels, int(r.count)), below: m.copy(p, r.below)}
-		m.copied = append(m.copied, c)
-	}
-	at = uint32(len(m.bytes))
-	for i, c := range m.copied[begin:] {
-		m.bytes = appendHead(m.bytes, int(c.count), begin+i < len(m.copied)-1, c.total, c.self, c.below)
-		m.bytes = append(m.bytes, p.bytes[c.labels:c.end]...)
-		m.count += int(c.count)
-	}
-	m.copied = m.copied[:begin]
-	return at
 }
