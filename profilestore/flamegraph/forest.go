@@ -29,17 +29,23 @@ type forest struct {
 	of        [2][]int32 // by side and frame; 0: not known yet
 	sources   []source
 
-	room   *room
-	nodes  []node
-	places []place
-	slot   []int32  // by function: the child that has it, of the node that is being expanded
-	steps  []step   // from its places
-	kept   []int32  // of its children, which node each became, -1: none; empty: all are the nodes that they were
-	runs   []cursor // in which its places are
+	slot []int32 // by function: the child that has it, of the node that is being expanded
+	room
 
 	cut     cut
-	dropped []dropped
 	touched byte // what touch read, so that it is not left out
+}
+
+// room is what is in memory of nodes, megabytes for milliseconds each: a forest takes that of one before.
+type room struct {
+	nodes   []node
+	places  []place
+	dropped []dropped
+
+	// Of the node that is being expanded:
+	steps []step   // from its places
+	kept  []int32  // of its children, which node each became, -1: none; empty: all are the nodes that they were
+	runs  []cursor // in which its places are
 }
 
 // origin is where the names of a function are found: they are of no use for those that are pruned, nearly all.
@@ -305,26 +311,17 @@ func (s *start) add(p place, side int, total int64) {
 // begin makes node 0.
 func (f *forest) begin(at start) {
 	if f.o.MaxNodes > 0 {
-		f.room = rooms.Get().(*room)
-		f.room.grow(f.expected())
-		f.nodes, f.places, f.steps = f.room.nodes[:0], f.room.places[:0], f.room.steps[:0]
+		f.room = rooms.Get().(*room).emptied(f.expected())
 	}
 	f.places = append(f.places, at.places...)
 	f.nodes = append(f.nodes, node{placeEnd: int32(len(at.places)), totals: at.totals, weight: f.weigh(at.totals)})
 }
 
-// room is memory of forests, megabytes for milliseconds each: those that are cut have about as many nodes.
-type room struct {
-	nodes  []node
-	places []place
-	steps  []step
-}
-
 var rooms = sync.Pool{New: func() any { return new(room) }}
 
-// grow sees to it that a room that is new is not made larger again and again.
-func (r *room) grow(nodes int) {
-	r.nodes, r.places = slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes)
+// emptied has memory for so many nodes: it would be made larger again and again.
+func (r *room) emptied(nodes int) room {
+	return room{slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes), r.dropped[:0], r.steps[:0], r.kept[:0], r.runs[:0]}
 }
 
 // expected is how many nodes may be found, of all that there are: often more than three times as many as are wanted.
@@ -339,11 +336,10 @@ func (f *forest) expected() int {
 // leave gives the memory to another forest, unless it is rarely so much.
 func (f *forest) leave() {
 	const most = 1 << 18
-	if f.room != nil && cap(f.nodes) <= most && cap(f.places) <= 2*most && cap(f.steps) <= 2*most {
-		*f.room = room{f.nodes, f.places, f.steps}
-		rooms.Put(f.room)
+	if r := f.room; f.o.MaxNodes > 0 && cap(r.nodes) <= most && cap(r.places) <= 2*most && cap(r.steps) <= 2*most {
+		rooms.Put(&r)
 	}
-	f.room, f.nodes, f.places, f.steps = nil, nil, nil, nil
+	f.room = room{}
 }
 
 // roots are the empty stacks.
@@ -608,7 +604,6 @@ func (f *forest) heaviest(most int) limit {
 	add(0)
 	for r := ranks - 1; r >= 0; r-- {
 		before := count
-		var done []int64 // weights of this class
 		low, high, seen := int64(math.MaxInt64), int64(0), 0
 		for i := 0; i < len(waiting[r]); i++ {
 			const ahead = 8
@@ -627,17 +622,16 @@ func (f *forest) heaviest(most int) limit {
 			if f.ctx.Err() != nil {
 				return all
 			}
-			done = append(done, f.nodes[n].weight)
 			count++
 			add(n)
 		}
-		waiting[r] = nil
 		if count >= most {
-			slices.SortFunc(done, func(a, b int64) int { return cmp.Compare(b, a) })
-			lightest := done[most-before-1]
-			heavier := slices.Index(done, lightest)
+			slices.SortFunc(waiting[r], func(a, b int32) int { return cmp.Compare(f.nodes[b].weight, f.nodes[a].weight) })
+			lightest := f.nodes[waiting[r][most-before-1]].weight
+			heavier := slices.IndexFunc(waiting[r], func(n int32) bool { return f.nodes[n].weight == lightest })
 			return limit{lightest, most - before - heavier}
 		}
+		waiting[r] = nil
 	}
 	return all
 }
@@ -662,9 +656,8 @@ func (f *forest) touch(nodes []int32) {
 
 // preorder yields the nodes that survive, in the order of Graph, until the context ends or there are too many. So a parent
 // always survives when its child does, and the order of Add does not matter.
-func (f *forest) preorder(most int) iter.Seq[survivor] {
+func (f *forest) preorder(l limit) iter.Seq[survivor] {
 	return func(yield func(survivor) bool) {
-		l := f.heaviest(most)
 		type waiting struct{ node, parent int32 }
 		stack := []waiting{{0, -1}}
 		for count := int32(0); len(stack) > 0 && f.ctx.Err() == nil && !f.tooLarge(); {

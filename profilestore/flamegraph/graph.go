@@ -1,6 +1,9 @@
 package flamegraph
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Options say what is wanted. The zero value is all of one thing.
 type Options struct {
@@ -73,7 +76,9 @@ func (f *forest) graph() (*Graph, error) {
 	}
 	var names []int32 // by function: index of g.Names, +1; 0: not there yet
 	files := map[string]int32{"": 0}
-	for n := range f.preorder(f.o.MaxNodes) {
+	limit := f.heaviest(f.o.MaxNodes)
+	g.grow(min(f.o.MaxNodes+1, len(f.nodes)))
+	for n := range f.preorder(limit) {
 		if missing := len(f.functions) - len(names); missing > 0 {
 			names = append(names, make([]int32, missing)...)
 		}
@@ -99,6 +104,15 @@ func (f *forest) graph() (*Graph, error) {
 		return nil, ErrTooLarge
 	}
 	return g, nil
+}
+
+// grow makes room for so many nodes.
+func (g *Graph) grow(nodes int) {
+	g.Depth, g.Name, g.PrunedCount = slices.Grow(g.Depth, nodes), slices.Grow(g.Name, nodes), slices.Grow(g.PrunedCount, nodes)
+	g.Self, g.PrunedValue = slices.Grow(g.Self, nodes), slices.Grow(g.PrunedValue, nodes)
+	if g.GraphB != nil {
+		g.SelfB, g.PrunedValueB = slices.Grow(g.SelfB, nodes), slices.Grow(g.PrunedValueB, nodes)
+	}
 }
 
 // add appends a node, whose children are all pruned until they come.
