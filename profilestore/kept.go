@@ -118,12 +118,16 @@ func (d *dictionaryWork) portion(p portion, bad map[int]bool) *portionWork {
 type treeWork struct {
 	*portionWork
 	base       uint32
-	first, end int      // ids of its stacks
-	parts      []int    // that may have something of it
+	first, end int   // ids of its stacks
+	parts      []int // that may have something of it
+	loaded     sync.Once
 	syms       *symbols // with the tree
 	key        sumsKey  // of what blocks add up to
 	blocks     []uint64
 }
+
+// isKept says whether what it adds up to is kept under its own key: if it is all of the portion, that is under the portion's.
+func (t *treeWork) isKept() bool { return t.portion != fresh && len(t.trees) > 1 }
 
 func (p *portionWork) treeWork(i int) *treeWork {
 	t := &treeWork{portionWork: p, base: p.bases[i], end: math.MaxInt}

@@ -542,35 +542,35 @@ func loadNames(segments []*segment, id uint32) (*symbols, error) {
 	return s, nil
 }
 
-// loadTree is a tree of a dictionary of which the names are known, in the memory of room, if that is not nil.
-func loadTree(segments []*segment, names *symbols, id, base uint32, room *tree) (*symbols, error) {
-	s := *names
+// loadTree is a tree of a dictionary, in the memory of room, if that is not nil.
+func loadTree(segments []*segment, id, base uint32, room *tree) (t tree, err error) {
 	if room == nil {
 		room = new(tree)
 	}
-	defer func() { *room = s.tree }() // larger, maybe
-	s.tree = tree{base, room.callers[:0], room.leaf[:0]}
+	defer func() { *room = t }() // larger, maybe
+	t = tree{base: base, callers: room.callers[:0], leaf: room.leaf[:0]}
 	if base > 0 { // else the file has the empty stack
-		s.callers, s.leaf = append(s.callers, 0), append(s.leaf, 0)
+		t.callers, t.leaf = append(t.callers, 0), append(t.leaf, 0)
 	}
 	for _, seg := range segments {
 		m := seg.find(id)
 		if m == nil {
 			continue
 		}
+		t.locations = m.to().locations
 		for _, p := range m.pieces() {
-			if p.First != s.end() || base == 0 && p.First > 0 && slices.Contains(m.Trees, p.First) {
+			if p.First != t.end() || base == 0 && p.First > 0 && slices.Contains(m.Trees, p.First) {
 				continue
 			}
-			if len(s.callers) > 1 && slices.Contains(m.Trees, p.First) {
-				return &s, nil // the next one
+			if len(t.callers) > 1 && slices.Contains(m.Trees, p.First) {
+				return t, nil // the next one
 			}
-			if err := s.readStacks(seg, p); err != nil {
-				return nil, fmt.Errorf("read dictionary %d of %s: %w", id, seg.path, err)
+			if err := t.read(seg, p); err != nil {
+				return t, fmt.Errorf("read dictionary %d of %s: %w", id, seg.path, err)
 			}
 		}
 	}
-	return &s, nil
+	return t, nil
 }
 
 // treesOf are the ids that trees begin with, 0 for the first.
@@ -704,28 +704,28 @@ func (l *loader) readLocations(seg *segment, m *dictionaryMeta) error {
 	return err
 }
 
-// readStacks goes on with the tree.
-func (s *symbols) readStacks(seg *segment, p piece) error {
+// read goes on with the tree.
+func (t *tree) read(seg *segment, p piece) error {
 	group, err := seg.stacks.group(p.Group)
 	if err != nil {
 		return err
 	}
-	from := len(s.callers)
-	if s.callers, err = readNumbers(&seg.stacks, group, columnCallers, s.callers); err != nil {
+	from := len(t.callers)
+	if t.callers, err = readNumbers(&seg.stacks, group, columnCallers, t.callers); err != nil {
 		return err
 	}
-	if s.leaf, err = readNumbers(&seg.stacks, group, columnLocation, s.leaf); err != nil {
+	if t.leaf, err = readNumbers(&seg.stacks, group, columnLocation, t.leaf); err != nil {
 		return err
 	}
-	if len(s.leaf) != len(s.callers) {
+	if len(t.leaf) != len(t.callers) {
 		return errSymbols
 	}
-	leaf, locations := s.leaf[:len(s.callers)], uint32(len(s.locations))
+	leaf, locations := t.leaf[:len(t.callers)], uint32(t.locations)
 	for i := max(from, 1); i < len(leaf); i++ {
-		callers := s.callers[i]
+		callers := t.callers[i]
 		if callers > 0 {
-			callers -= s.base
-			s.callers[i] = callers
+			callers -= t.base
+			t.callers[i] = callers
 		}
 		if callers >= uint32(i) || leaf[i] >= locations {
 			return errSymbols

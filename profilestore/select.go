@@ -293,23 +293,17 @@ func (a *adder) reader(part int) rowReader {
 
 // add makes the trees of a dictionary. A part that turns out to be damaged counts in none of them.
 func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
-	names, err := a.v.names(ctx, &d.chosen[0])
 	bad := make(map[int]bool)
-	for again := names != nil; again; {
-		d.symbols, d.sums, again = names, d.sums[:0], false
-		for p := steady; p <= fresh && names != nil && !again && err == nil; p++ {
-			var ok bool
-			if ok, again, err = a.addPortion(ctx, d.portion(p, bad), names.stacks); !ok {
-				names = nil
-			}
-		}
+	ok, again, err := a.addPortions(ctx, d, bad)
+	for again {
+		ok, again, err = a.addPortions(ctx, d, bad)
 	}
-	if names != nil && err == nil && len(d.sums) > 0 {
-		d.symbols.functionsOf() // while others look for those of other dictionaries
-	}
-	if names == nil {
+	if !ok {
 		d.damaged, d.sums = len(d.chosen), nil
 		return err
+	}
+	if len(d.sums) > 0 {
+		d.symbols.functionsOf() // while others look for those of other dictionaries
 	}
 	for i := range d.chosen {
 		if bad[d.chosen[i].part] {
@@ -318,30 +312,48 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 			d.profiles++
 		}
 	}
-	return err
+	return nil
+}
+
+// addPortions is add without the parts that are known to be damaged. ok is false when the dictionary is, or there is an error;
+// again as of sum.
+func (a *adder) addPortions(ctx context.Context, d *dictionaryWork, bad map[int]bool) (ok, again bool, err error) {
+	var portions []*portionWork
+	for p := steady; p <= fresh; p++ {
+		portions = append(portions, d.portion(p, bad))
+		a.findTreesOf(portions[p])
+	}
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	ahead.Go(func() { a.loadAhead(ctx, portions) })
+	names, err := a.v.names(ctx, &d.chosen[0])
+	if names == nil {
+		return false, false, err
+	}
+	d.symbols, d.sums = names, d.sums[:0]
+	for _, p := range portions {
+		if ok, again, err := a.addPortion(ctx, p, names.stacks); !ok {
+			return false, again, err
+		}
+	}
+	return true, false, nil
 }
 
 // addPortion makes what a portion of a dictionary, of so many stacks, adds up to: one tree of all trees that it has stacks in.
-// What blocks add up to is kept for the next query, as long as all that this one needs can stay. ok is false when the
-// dictionary is damaged; again as of sum.
+// What blocks add up to is kept for the next query, as long as all that this one needs can stay. ok and again as of addPortions.
 func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok, again bool, err error) {
-	a.findTreesOf(p)
 	if len(p.trees) == 0 {
 		return true, false, nil
 	}
-	if p.portion != fresh {
-		if found := a.v.s.sumsOf(p.key); found != nil {
-			return true, false, a.answer(p, found)
-		}
+	if found := a.keptOf(p); found != nil {
+		err := a.answer(p, found)
+		return err == nil, false, err
 	}
 	defer func() { clear(a.sums); a.sums, a.waiting = a.sums[:0], 0 }()
-	var ahead sync.WaitGroup
-	defer ahead.Wait()
-	ahead.Go(func() { a.loadAhead(ctx, p) })
 	for _, t := range p.trees {
 		sums, again, err := a.addTree(ctx, t, stacks)
 		if sums == nil {
-			return again || err != nil, again, err
+			return false, again, err
 		}
 		a.sums = append(a.sums, sums)
 		a.waiting += sums.Size()
@@ -350,29 +362,54 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*5/8 {
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
-	return true, false, a.answer(p, sums)
+	err = a.answer(p, sums)
+	return err == nil, false, err
 }
 
-// loadAhead has the trees of a portion, but for the first, in the cache by the time that they are added up. What goes wrong is
-// found again then.
-func (a *adder) loadAhead(ctx context.Context, p *portionWork) {
-	for _, t := range p.trees[1:] {
-		if a.v.passing || p.portion != fresh && a.v.s.sumsOf(t.key) != nil {
+// keptOf is what a portion adds up to, if a query before found that; nil if not.
+func (a *adder) keptOf(p *portionWork) *flamegraph.Tree {
+	if p.portion == fresh {
+		return nil
+	}
+	return a.v.s.sumsOf(p.key)
+}
+
+// loadAhead has trees in the cache by the time that they are added up. What goes wrong is found again then.
+func (a *adder) loadAhead(ctx context.Context, portions []*portionWork) {
+	for _, p := range portions {
+		if a.keptOf(p) != nil {
 			continue
 		}
-		_, _ = a.v.s.treeOf(ctx, p.id, t.base, nil)
+		for _, t := range p.trees {
+			if a.keptOfTree(t) == nil {
+				a.load(ctx, t)
+			}
+		}
 	}
+}
+
+// load has a tree in the cache, unless it is read past it.
+func (a *adder) load(ctx context.Context, t *treeWork) {
+	if !a.v.passing {
+		t.loaded.Do(func() { _, _ = a.v.s.treeAlone(ctx, t.id, t.base, nil) })
+	}
+}
+
+// keptOfTree is keptOf for one of several trees.
+func (a *adder) keptOfTree(t *treeWork) *flamegraph.Tree {
+	if !t.isKept() {
+		return nil
+	}
+	return a.v.s.sumsOf(t.key)
 }
 
 // addTree makes what a portion of one of the trees of a dictionary adds up to. Without an error it is nil when the dictionary
 // is damaged, or again is true, as of sum.
 func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flamegraph.Tree, again bool, err error) {
-	kept := t.portion != fresh && len(t.trees) > 1 // or it is what the portion adds up to
-	if kept {
-		if found := a.v.s.sumsOf(t.key); found != nil {
-			return found, false, nil
-		}
+	if found := a.keptOfTree(t); found != nil {
+		return found, false, nil
 	}
+	a.load(ctx, t)
 	a.narrow(t)
 	defer a.covered.giveBack()
 	if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
@@ -385,7 +422,7 @@ func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flameg
 		return nil, again, err
 	}
 	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
-	if kept && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/8 {
+	if t.isKept() && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/8 {
 		a.v.s.keepSums(t.key, t.blocks, sums)
 	}
 	return sums, false, nil

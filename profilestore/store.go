@@ -633,20 +633,28 @@ func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbo
 	if err != nil {
 		return nil, err
 	}
-	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
-	found, err := s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {
-		loaded, err := loadTree(segments, names, id, base, room)
-		if err != nil {
-			return nil, err
-		}
-		return &symbols{tree: loaded.tree}, nil // names that are read another time may have other numbers
-	})
+	found, err := s.treeAlone(ctx, id, base, room)
 	if err != nil || found.strings != nil {
 		return found, err
+	}
+	if found.tree.locations > len(names.locations) {
+		return nil, missing(symbolsDir, id)
 	}
 	own := *names
 	own.tree = found.tree
 	return &own, nil
+}
+
+// treeAlone is treeOf without names, if the dictionary is not in memory: those that are read another time may have other numbers.
+func (s *Store) treeAlone(ctx context.Context, id, base uint32, room *tree) (*symbols, error) {
+	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
+	return s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {
+		t, err := loadTree(segments, id, base, room)
+		if err != nil {
+			return nil, err
+		}
+		return &symbols{tree: t}, nil
+	})
 }
 
 // cachedOr looks for a part of a dictionary in memory, then in the cache, and has it loaded if it is in neither.

@@ -37,9 +37,11 @@ type tree struct {
 	base    uint32
 	callers []uint32
 	leaf    []uint32
+
+	locations int // that the dictionary has at least, if the tree was read from a file
 }
 
-func newTree(base uint32) tree { return tree{base, []uint32{0}, []uint32{0}} }
+func newTree(base uint32) tree { return tree{base: base, callers: []uint32{0}, leaf: []uint32{0}} }
 
 // end is the id after the last one.
 func (t *tree) end() int { return int(t.base) + len(t.callers) }
