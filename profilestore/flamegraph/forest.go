@@ -36,11 +36,11 @@ type forest struct {
 	touched byte // what touch read, so that it is not left out
 }
 
-// room is what is in memory of nodes, megabytes for milliseconds each: a forest takes that of one before.
+// room is memory of nodes and of what finds them, megabytes for milliseconds: a forest takes that of one before.
 type room struct {
 	nodes   []node
 	places  []place
-	dropped []dropped
+	dropped []siblings // that cannot survive
 
 	// Of the node that is being expanded:
 	steps []step   // from its places
@@ -99,7 +99,7 @@ func (p place) in(r *run) place {
 type step struct {
 	place
 	total           int64
-	run, label      uint32 // where it comes from
+	run, label      uint32 // where it comes from: a run, and the label there that it goes on with
 	function, child int32
 }
 
@@ -119,16 +119,16 @@ type node struct {
 	dropped         int32 // index of forest.dropped, +1; 0: all its children are nodes
 }
 
-// dropped is the children of a node that cannot survive.
-type dropped struct {
+// siblings are some children of a node, or all.
+type siblings struct {
 	count  int32
 	totals [2]int64
 }
 
-func (d *dropped) add(totals [2]int64) {
-	d.count++
-	d.totals[0] += totals[0]
-	d.totals[1] += totals[1]
+func (s *siblings) add(totals [2]int64) {
+	s.count++
+	s.totals[0] += totals[0]
+	s.totals[1] += totals[1]
 }
 
 // cut tells while nodes are found which cannot be among the heaviest ones: as many as are wanted are heavier. Without
@@ -488,7 +488,7 @@ func (f *forest) expandRuns(n int32) bool {
 		child := int32(len(f.nodes))
 		f.nodes[n].child, f.nodes[n].childEnd = child, child
 		if f.cut.most > 0 && !f.cut.admits(rank(own.weight)) {
-			f.drop(n, dropped{1, own.totals})
+			f.drop(n, siblings{1, own.totals})
 			return true
 		}
 		f.nodes[n].childEnd++
@@ -526,7 +526,7 @@ func (f *forest) ahead() (function int32, alike bool) {
 // keep leaves of the children of a node, which are the last nodes, those that may survive.
 func (f *forest) keep(n, first int32) {
 	f.kept = f.kept[:0]
-	var none dropped
+	var none siblings
 	kept := first
 	for c := first; c < int32(len(f.nodes)); c++ {
 		own := &f.nodes[c]
@@ -556,15 +556,15 @@ func (f *forest) keep(n, first int32) {
 }
 
 // drop takes note of what expand left out of a node's children.
-func (f *forest) drop(n int32, children dropped) {
+func (f *forest) drop(n int32, children siblings) {
 	f.dropped = append(f.dropped, children)
 	f.nodes[n].dropped = int32(len(f.dropped))
 }
 
 // droppedOf is what expand left out of a node's children.
-func (f *forest) droppedOf(n *node) dropped {
+func (f *forest) droppedOf(n *node) siblings {
 	if n.dropped == 0 {
-		return dropped{}
+		return siblings{}
 	}
 	return f.dropped[n.dropped-1]
 }
@@ -639,8 +639,8 @@ func (f *forest) heaviest(most int) limit {
 // survivor is a node of the graph.
 type survivor struct {
 	node
-	parent   int32   // which one of the graph is, -1: none
-	children dropped // all of them, also those that survive
+	parent   int32    // which one of the graph is, -1: none
+	children siblings // all of them, also those that survive
 }
 
 // touch has the places of nodes in the cache by the time that they are expanded: the processor waits for all of them at once.
