@@ -126,8 +126,25 @@ type treeWork struct {
 	blocks     []uint64
 }
 
-// isKept says whether what it adds up to is kept under its own key: if it is all of the portion, that is under the portion's.
-func (t *treeWork) isKept() bool { return t.portion != fresh && len(t.trees) > 1 }
+// hasOwnKey says whether what it adds up to may be kept under a key of its own: if it is all of the portion, that is under the
+// portion's.
+func (t *treeWork) hasOwnKey() bool { return t.portion != fresh && len(t.trees) > 1 }
+
+// kept is what it adds up to, if a query before found that; nil if not.
+func (t *treeWork) kept(s *Store) *flamegraph.Tree {
+	if !t.hasOwnKey() {
+		return nil
+	}
+	return s.sumsOf(t.key)
+}
+
+// kept is what a portion adds up to, if a query before found that; nil if not.
+func (p *portionWork) kept(s *Store) *flamegraph.Tree {
+	if p.portion == fresh {
+		return nil
+	}
+	return s.sumsOf(p.key)
+}
 
 func (p *portionWork) treeWork(i int) *treeWork {
 	t := &treeWork{portionWork: p, base: p.bases[i], end: math.MaxInt}

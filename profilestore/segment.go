@@ -557,7 +557,6 @@ func loadTree(segments []*segment, id, base uint32, room *tree) (t tree, err err
 		if m == nil {
 			continue
 		}
-		t.locations = m.to().locations
 		for _, p := range m.pieces() {
 			if p.First != t.end() || base == 0 && p.First > 0 && slices.Contains(m.Trees, p.First) {
 				continue
@@ -720,17 +719,19 @@ func (t *tree) read(seg *segment, p piece) error {
 	if len(t.leaf) != len(t.callers) {
 		return errSymbols
 	}
-	leaf, locations := t.leaf[:len(t.callers)], uint32(t.locations)
+	leaf, most := t.leaf[:len(t.callers)], uint32(0)
 	for i := max(from, 1); i < len(leaf); i++ {
 		callers := t.callers[i]
 		if callers > 0 {
 			callers -= t.base
 			t.callers[i] = callers
 		}
-		if callers >= uint32(i) || leaf[i] >= locations {
+		if callers >= uint32(i) {
 			return errSymbols
 		}
+		most = max(most, leaf[i])
 	}
+	t.locations = max(t.locations, most+1)
 	return nil
 }
 

@@ -291,15 +291,24 @@ func (a *adder) reader(part int) rowReader {
 	return a.readers[part]
 }
 
+// What ends an attempt to add up a dictionary.
+var (
+	errAgain      = errors.New("a part turned out to be damaged, and is noted as bad")
+	errDictionary = errors.New("the dictionary is damaged")
+)
+
 // add makes the trees of a dictionary. A part that turns out to be damaged counts in none of them.
 func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	bad := make(map[int]bool)
-	ok, again, err := a.addPortions(ctx, d, bad)
-	for again {
-		ok, again, err = a.addPortions(ctx, d, bad)
+	err := a.addPortions(ctx, d, bad)
+	for errors.Is(err, errAgain) {
+		err = a.addPortions(ctx, d, bad)
 	}
-	if !ok {
+	if errors.Is(err, errDictionary) {
 		d.damaged, d.sums = len(d.chosen), nil
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if len(d.sums) > 0 {
@@ -315,45 +324,47 @@ func (a *adder) add(ctx context.Context, d *dictionaryWork) error {
 	return nil
 }
 
-// addPortions is add without the parts that are known to be damaged. ok is false when the dictionary is, or there is an error;
-// again as of sum.
-func (a *adder) addPortions(ctx context.Context, d *dictionaryWork, bad map[int]bool) (ok, again bool, err error) {
+// addPortions is add without the parts that are known to be bad. Its trees are loaded beside its names.
+func (a *adder) addPortions(ctx context.Context, d *dictionaryWork, bad map[int]bool) error {
 	var portions []*portionWork
 	for p := steady; p <= fresh; p++ {
 		portions = append(portions, d.portion(p, bad))
 		a.findTreesOf(portions[p])
 	}
+	loading, cancel := context.WithCancel(ctx)
 	var ahead sync.WaitGroup
-	defer ahead.Wait()
-	ahead.Go(func() { a.loadAhead(ctx, portions) })
+	ahead.Go(func() { a.loadAhead(loading, portions) })
+	defer func() { cancel(); ahead.Wait() }()
 	names, err := a.v.names(ctx, &d.chosen[0])
+	if err != nil {
+		return err
+	}
 	if names == nil {
-		return false, false, err
+		return errDictionary
 	}
 	d.symbols, d.sums = names, d.sums[:0]
 	for _, p := range portions {
-		if ok, again, err := a.addPortion(ctx, p, names.stacks); !ok {
-			return false, again, err
+		if err := a.addPortion(ctx, p, names.stacks); err != nil {
+			return err
 		}
 	}
-	return true, false, nil
+	return nil
 }
 
 // addPortion makes what a portion of a dictionary, of so many stacks, adds up to: one tree of all trees that it has stacks in.
-// What blocks add up to is kept for the next query, as long as all that this one needs can stay. ok and again as of addPortions.
-func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok, again bool, err error) {
+// What blocks add up to is kept for the next query, as long as all that this one needs can stay.
+func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) error {
 	if len(p.trees) == 0 {
-		return true, false, nil
+		return nil
 	}
-	if found := a.keptOf(p); found != nil {
-		err := a.answer(p, found)
-		return err == nil, false, err
+	if found := p.kept(a.v.s); found != nil {
+		return a.answer(p, found)
 	}
 	defer func() { clear(a.sums); a.sums, a.waiting = a.sums[:0], 0 }()
 	for _, t := range p.trees {
-		sums, again, err := a.addTree(ctx, t, stacks)
-		if sums == nil {
-			return false, again, err
+		sums, err := a.addTree(ctx, t, stacks)
+		if err != nil {
+			return err
 		}
 		a.sums = append(a.sums, sums)
 		a.waiting += sums.Size()
@@ -362,70 +373,56 @@ func (a *adder) addPortion(ctx context.Context, p *portionWork, stacks int) (ok,
 	if p.portion != fresh && a.trees.Load()+sums.Size() <= a.v.s.cacheLimit()*5/8 {
 		a.v.s.keepSums(p.key, p.blocks, sums)
 	}
-	err = a.answer(p, sums)
-	return err == nil, false, err
-}
-
-// keptOf is what a portion adds up to, if a query before found that; nil if not.
-func (a *adder) keptOf(p *portionWork) *flamegraph.Tree {
-	if p.portion == fresh {
-		return nil
-	}
-	return a.v.s.sumsOf(p.key)
+	return a.answer(p, sums)
 }
 
 // loadAhead has trees in the cache by the time that they are added up. What goes wrong is found again then.
 func (a *adder) loadAhead(ctx context.Context, portions []*portionWork) {
 	for _, p := range portions {
-		if a.keptOf(p) != nil {
+		if p.kept(a.v.s) != nil {
 			continue
 		}
 		for _, t := range p.trees {
-			if a.keptOfTree(t) == nil {
+			if t.kept(a.v.s) == nil {
 				a.load(ctx, t)
 			}
 		}
 	}
 }
 
-// load has a tree in the cache, unless it is read past it.
+// load has a tree in the cache, unless it is read past it. Others may push it out, so that it is read again.
 func (a *adder) load(ctx context.Context, t *treeWork) {
 	if !a.v.passing {
 		t.loaded.Do(func() { _, _ = a.v.s.treeAlone(ctx, t.id, t.base, nil) })
 	}
 }
 
-// keptOfTree is keptOf for one of several trees.
-func (a *adder) keptOfTree(t *treeWork) *flamegraph.Tree {
-	if !t.isKept() {
-		return nil
-	}
-	return a.v.s.sumsOf(t.key)
-}
-
-// addTree makes what a portion of one of the trees of a dictionary adds up to. Without an error it is nil when the dictionary
-// is damaged, or again is true, as of sum.
-func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (_ *flamegraph.Tree, again bool, err error) {
-	if found := a.keptOfTree(t); found != nil {
-		return found, false, nil
+// addTree makes what a portion of one of the trees of a dictionary adds up to.
+func (a *adder) addTree(ctx context.Context, t *treeWork, stacks int) (*flamegraph.Tree, error) {
+	if found := t.kept(a.v.s); found != nil {
+		return found, nil
 	}
 	a.load(ctx, t)
 	a.narrow(t)
 	defer a.covered.giveBack()
-	if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); t.syms == nil {
-		return nil, false, err
+	var err error
+	if t.syms, err = a.v.tree(ctx, &t.chosen[0], t.base, &a.tree); err != nil {
+		return nil, err
+	}
+	if t.syms == nil {
+		return nil, errDictionary
 	}
 	if len(t.syms.locations) > len(t.symbols.locations) {
 		t.symbols = t.syms // it was added to meanwhile
 	}
-	if again, err := a.sum(ctx, t, stacks); again || err != nil {
-		return nil, again, err
+	if err := a.sum(ctx, t, stacks); err != nil {
+		return nil, err
 	}
 	sums := a.writer.Write(t.syms.callers, t.syms.leaf, a.room, a.unit)
-	if t.isKept() && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/8 {
+	if t.hasOwnKey() && a.pieces.Add(sums.Size()) <= a.v.s.cacheLimit()/8 {
 		a.v.s.keepSums(t.key, t.blocks, sums)
 	}
-	return sums, false, nil
+	return sums, nil
 }
 
 // answer takes a tree into the answer.
@@ -447,11 +444,11 @@ func (a *adder) take(bytes int64) error {
 }
 
 // sum adds up the values of each stack of a tree, of a dictionary with so many stacks, over the portion that narrow left.
-// again is true when a part turned out to be damaged, which is noted in bad.
-func (a *adder) sum(ctx context.Context, t *treeWork, stacks int) (again bool, err error) {
+// The error may be errAgain.
+func (a *adder) sum(ctx context.Context, t *treeWork, stacks int) error {
 	a.room = zeroed(a.room, len(t.syms.callers))
 	if err := a.take(0); err != nil {
-		return false, err
+		return err
 	}
 	into := newSums(&t.syms.tree, a.room, stacks)
 	for _, part := range t.parts {
@@ -463,13 +460,13 @@ func (a *adder) sum(ctx context.Context, t *treeWork, stacks int) (again bool, e
 			} else {
 				t.bad[part] = true
 			}
-			return true, nil
+			return errAgain
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // sums are the values of the stacks of a tree.

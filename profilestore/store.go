@@ -629,15 +629,15 @@ func (s *Store) namesOf(ctx context.Context, id uint32, labels bool) (*symbols, 
 
 // treeOf is the content of a dictionary with the tree that has a base. With room for it the tree is not cached.
 func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbols, error) {
+	found, err := s.treeAlone(ctx, id, base, room)
+	if err != nil || found.strings != nil { // the dictionary is in memory
+		return found, err
+	}
 	names, err := s.namesOf(ctx, id, false)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.treeAlone(ctx, id, base, room)
-	if err != nil || found.strings != nil {
-		return found, err
-	}
-	if found.tree.locations > len(names.locations) {
+	if int(found.tree.locations) > len(names.locations) {
 		return nil, missing(symbolsDir, id)
 	}
 	own := *names
@@ -645,7 +645,8 @@ func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbo
 	return &own, nil
 }
 
-// treeAlone is treeOf without names, if the dictionary is not in memory: those that are read another time may have other numbers.
+// treeAlone is the tree that has a base: from memory with the names, from files without, as names that are read another time
+// have other numbers.
 func (s *Store) treeAlone(ctx context.Context, id, base uint32, room *tree) (*symbols, error) {
 	inMemory := func(d *dictionary) *symbols { return d.viewOf(base) }
 	return s.cachedOr(ctx, id, []loadedKey{{id: id, tree: true, base: base}}, inMemory, room == nil, func(segments []*segment) (*symbols, error) {

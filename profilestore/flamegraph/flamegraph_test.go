@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -125,6 +126,7 @@ func TestBuild(t *testing.T) {
 		{"a chain of one weight is cut at its end", "a;b;c;d 1", Options{MaxNodes: 2}, "total 0\n a 0\n  b 0 [1, 1]\n"},
 		{"equal nodes survive in preorder", "b;y 1\na;x 1\n", Options{MaxNodes: 3}, "total 0\n a 0\n  x 1\n b 0 [1, 1]\n"},
 		{"limit at the size", "a;b 1", Options{MaxNodes: 2}, "total 0\n a 0\n  b 1\n"},
+		{"limit above all sizes", "a;b 1", Options{MaxNodes: math.MaxInt}, "total 0\n a 0\n  b 1\n"},
 		{"all but one pruned", fiveNodes, Options{MaxNodes: 1}, "total 0\n main@app 1 [2, 9]\n"},
 		{"root", fiveNodes, Options{Root: []string{"main", "b"}}, "b@app 1\n c@app 4\n  d@app 1\n  e@app 1\n"},
 		{"root in two binaries", "main@x;f@x;g 1\nmain@x;f@y;h 2\nf@x;g 4\n", Options{Root: []string{"main", "f"}}, "f@x 0\n h 2\n g 1\n"},

@@ -33,7 +33,7 @@ type forest struct {
 	room
 
 	cut     cut
-	touched byte // what touch read, so that it is not left out
+	touched byte // keeps the compiler from leaving out what touch reads
 }
 
 // room is memory of nodes and of what finds them, megabytes for milliseconds: a forest takes that of one before.
@@ -59,9 +59,9 @@ type origin struct {
 type source struct {
 	*prefixes
 	side      int
-	of        []int32    // by label: its function among those of the source, or -1-index of functions.Chains
-	ids       []int32    // in the forest, by function of the source; 0: not known yet. Trees with the same labels share it
-	functions *Functions // nil: all ids are known, and each label is one frame
+	functions *Functions
+	of        []int32 // those of functions, one load nearer
+	ids       []int32 // in the forest, by number there; 0: not known yet. Trees with the same labels share it
 }
 
 // place is a prefix in a tree. A graph has many: four of them are a cache line.
@@ -176,7 +176,7 @@ func (f *forest) addSides() {
 				ids = make([]int32, len(functions.Hashes))
 				shared[functions] = ids
 			}
-			f.sources = append(f.sources, source{p, side, functions.Of, ids, functions})
+			f.sources = append(f.sources, source{p, side, functions, functions.Of, ids})
 		}
 	}
 }
@@ -269,7 +269,7 @@ func (f *forest) findFunctions() {
 	}
 }
 
-// back is the place that a step came from.
+// back is the place that a step came from, which below took to go on by one frame: few labels are several.
 func (s *step) back(src *source, r *run) place {
 	p := place{s.source, s.run, s.frames, s.inRun}
 	if p.labels == atEnd {
@@ -319,9 +319,12 @@ func (f *forest) begin(at start) {
 
 var rooms = sync.Pool{New: func() any { return new(room) }}
 
-// emptied has memory for so many nodes: it would be made larger again and again.
+// emptied is the room without what is in it, with memory for so many nodes: else it would be made larger again and again.
 func (r *room) emptied(nodes int) room {
-	return room{slices.Grow(r.nodes[:0], nodes), slices.Grow(r.places[:0], nodes), r.dropped[:0], r.steps[:0], r.kept[:0], r.runs[:0]}
+	return room{
+		nodes: slices.Grow(r.nodes[:0], nodes), places: slices.Grow(r.places[:0], nodes), dropped: r.dropped[:0],
+		steps: r.steps[:0], kept: r.kept[:0], runs: r.runs[:0],
+	}
 }
 
 // expected is how many nodes may be found, of all that there are: often more than three times as many as are wanted.
@@ -333,7 +336,7 @@ func (f *forest) expected() int {
 	return min(count, 4*min(f.o.MaxNodes, 1<<15))
 }
 
-// leave gives the memory to another forest, unless it is rarely so much.
+// leave gives the memory to another forest, unless it is rarely so much: nothing in it has more than nodes, places and steps.
 func (f *forest) leave() {
 	const most = 1 << 18
 	if r := f.room; f.o.MaxNodes > 0 && cap(r.nodes) <= most && cap(r.places) <= 2*most && cap(r.steps) <= 2*most {
@@ -593,6 +596,7 @@ func (f *forest) heaviest(most int) limit {
 	}
 	f.cut.most = most
 	var waiting [ranks][]int32
+	const batch = 8 // of nodes that are touched together
 	count := 0
 	add := func(n int32) {
 		f.expand(n)
@@ -606,9 +610,8 @@ func (f *forest) heaviest(most int) limit {
 		before := count
 		low, high, seen := int64(math.MaxInt64), int64(0), 0
 		for i := 0; i < len(waiting[r]); i++ {
-			const ahead = 8
-			if i%ahead == 0 {
-				f.touch(waiting[r][i:min(i+ahead, len(waiting[r]))])
+			if i%batch == 0 {
+				f.touch(waiting[r][i:min(i+batch, len(waiting[r]))])
 			}
 			n := waiting[r][i]
 			for ; seen < len(waiting[r]); seen++ {
@@ -636,13 +639,6 @@ func (f *forest) heaviest(most int) limit {
 	return all
 }
 
-// survivor is a node of the graph.
-type survivor struct {
-	node
-	parent   int32    // which one of the graph is, -1: none
-	children siblings // all of them, also those that survive
-}
-
 // touch has the places of nodes in the cache by the time that they are expanded: the processor waits for all of them at once.
 func (f *forest) touch(nodes []int32) {
 	sum := byte(0)
@@ -652,6 +648,13 @@ func (f *forest) touch(nodes []int32) {
 		}
 	}
 	f.touched = sum
+}
+
+// survivor is a node of the graph.
+type survivor struct {
+	node
+	parent   int32    // which one of the graph is, -1: none
+	children siblings // all of them, also those that survive
 }
 
 // preorder yields the nodes that survive, in the order of Graph, until the context ends or there are too many. So a parent

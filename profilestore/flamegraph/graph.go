@@ -76,9 +76,9 @@ func (f *forest) graph() (*Graph, error) {
 	}
 	var names []int32 // by function: index of g.Names, +1; 0: not there yet
 	files := map[string]int32{"": 0}
-	limit := f.heaviest(f.o.MaxNodes)
-	g.grow(min(f.o.MaxNodes+1, len(f.nodes)))
-	for n := range f.preorder(limit) {
+	l := f.heaviest(f.o.MaxNodes)
+	g.grow(1 + min(f.o.MaxNodes, len(f.nodes)-1))
+	for n := range f.preorder(l) {
 		if missing := len(f.functions) - len(names); missing > 0 {
 			names = append(names, make([]int32, missing)...)
 		}

@@ -35,25 +35,30 @@ type mergedRun struct {
 
 // labelRange is where labels are found: in a list of those of several trees, or in the bytes of the only tree that has them.
 type labelRange struct {
-	tree       int32 // -1: the list
-	count      int32
-	labels, to uint32
+	tree        int32 // -1: the list
+	count       int32
+	labels, end uint32
+}
+
+// rangeOf is some labels in the bytes of a tree.
+func (m *TreeMerger) rangeOf(tree int32, labels uint32, count int32) labelRange {
+	return labelRange{tree, count, labels, m.trees[tree].skip(labels, int(count))}
 }
 
 // Size is the memory that is kept for the next trees, in bytes.
 func (m *TreeMerger) Size() int64 {
-	return 56*int64(cap(m.runs)) + 40*int64(cap(m.heads)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
+	return 48*int64(cap(m.runs)) + 40*int64(cap(m.heads)) + 4*int64(cap(m.slot)+cap(m.labels)) + int64(cap(m.bytes))
 }
 
 // Merge makes the tree of all stacks of some trees, at least one, whose labels mean the same and whose values have the same
 // unit. Where only one of them has stacks it is that one.
 func (m *TreeMerger) Merge(trees []*Tree) *Tree {
 	m.trees = m.trees[:0]
-	only, most := trees[0], 1
+	only, largest := trees[0], 0
 	for _, t := range trees {
 		if t.total > 0 {
 			only = t
-			most += len(t.bytes)
+			largest = max(largest, len(t.bytes))
 			p := t.prefixes
 			p.unit = 1
 			m.trees = append(m.trees, p)
@@ -64,7 +69,7 @@ func (m *TreeMerger) Merge(trees []*Tree) *Tree {
 		return only
 	}
 	m.count = 0
-	m.bytes = append(slices.Grow(m.bytes[:0], most), 0) // so that no run begins at 0
+	m.bytes = append(slices.Grow(m.bytes[:0], 2*largest), 0) // so that no run begins at 0
 	var total, self int64
 	for i := range m.trees {
 		top := m.trees[i].read(m.trees[i].root)
@@ -133,9 +138,9 @@ func (m *TreeMerger) write(begin int) (at uint32) {
 		r := &m.runs[i]
 		m.bytes = appendHead(m.bytes, int(r.count), i < len(m.runs)-1, r.total, r.self, r.below)
 		if r.tree < 0 {
-			m.bytes = appendLabels(m.bytes, m.labels[r.labels:r.to])
+			m.bytes = appendLabels(m.bytes, m.labels[r.labels:r.end])
 		} else {
-			m.bytes = append(m.bytes, m.trees[r.tree].bytes[r.labels:r.to]...)
+			m.bytes = append(m.bytes, m.trees[r.tree].bytes[r.labels:r.end]...)
 		}
 		m.count += int(r.count)
 	}
@@ -143,30 +148,27 @@ func (m *TreeMerger) write(begin int) (at uint32) {
 	return at
 }
 
-// take makes a run of the rest of one that only one tree has, and writes all that goes on from it.
+// take makes a run of the rest of one that only one tree has, as it is there, and writes all that goes on from it.
 func (m *TreeMerger) take(i int) {
 	h := m.heads[m.runs[i].first]
-	p := &m.trees[h.tree]
-	labels := labelRange{h.tree, h.left + 1, h.at, p.skip(h.at, int(h.left)+1)}
-	below := m.copy(h.tree, h.below)
-	m.runs[i] = mergedRun{total: h.total, self: h.self, labelRange: labels, below: below}
+	below := m.copyRuns(h.tree, h.below)
+	m.runs[i] = mergedRun{total: h.total, self: h.self, labelRange: m.rangeOf(h.tree, h.at, h.left+1), below: below}
 }
 
-// copy writes runs that go on from a stack that only one tree has.
-func (m *TreeMerger) copy(tree int32, at uint32) uint32 {
+// copyRuns writes runs that go on from a stack that only one tree has.
+func (m *TreeMerger) copyRuns(tree int32, at uint32) uint32 {
 	p := &m.trees[tree]
 	begin := len(m.runs)
 	for at > 0 {
 		r := p.read(at)
-		labels := labelRange{tree, r.count, r.labels, p.skip(r.labels, int(r.count))}
-		below := m.copy(tree, r.below)
-		m.runs = append(m.runs, mergedRun{total: r.total, self: r.self, labelRange: labels, below: below})
+		below := m.copyRuns(tree, r.below)
+		m.runs = append(m.runs, mergedRun{total: r.total, self: r.self, labelRange: m.rangeOf(tree, r.labels, r.count), below: below})
 		at = r.next
 	}
 	return m.write(begin)
 }
 
-// finish makes a run as long as it can be, and writes those that go on from it.
+// finish makes a run that several trees have as long as it can be, and writes those that go on from it.
 func (m *TreeMerger) finish(i int) {
 	r := m.runs[i]
 	own := len(m.heads) // heads of the last stack of the run begin here
@@ -187,7 +189,7 @@ func (m *TreeMerger) finish(i int) {
 		m.labels = append(m.labels, m.heads[next].label)
 		m.heads = append(m.heads[:own], m.heads[next:]...)
 	}
-	r.to = uint32(len(m.labels))
+	r.end = uint32(len(m.labels))
 	m.heads = m.heads[:own]
 	m.runs[i] = r
 }

@@ -52,7 +52,7 @@ func BuildSandwich(ctx context.Context, s *Stacks, name string, o Options) (*San
 	sides := o.sides(s)
 	all, callees := newForest(ctx, "", &o, sides), newForest(ctx, name, &o, sides)
 	all.addSides()
-	callees.addSides()
+	callees.addSides() // which numbers functions on its own
 	callers := newCallers(name, all)
 	if err := callers.addCalls(); err != nil {
 		return nil, err
@@ -205,8 +205,9 @@ func (c *callers) forest(o *Options) *forest {
 	for fn := range own {
 		own[fn] = int32(fn)
 	}
+	functions := &Functions{Of: own} // all ids are known
 	for side := range c.of.whole {
-		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, of: own, ids: own})
+		f.sources = append(f.sources, source{prefixes: new(TreeWriter).write(c.parent, labels, c.self[side], 1), side: side, functions: functions, of: own, ids: own})
 	}
 	f.begin(f.roots())
 	return f
