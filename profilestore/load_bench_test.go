@@ -300,6 +300,8 @@ func benchStore(t *testing.T, load load, scale int) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	s = nil
+	debug.FreeOSMemory() // a process that starts has no garbage to collect, and no memory yet
 	start := time.Now()
 	if s, err = Open(dir, Options{tick: make(chan time.Time)}); err != nil {
 		t.Fatal(err)
