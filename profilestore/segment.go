@@ -731,7 +731,7 @@ func (t *tree) read(seg *segment, p piece) error {
 		}
 		most = max(most, leaf[i])
 	}
-	t.locations = max(t.locations, most+1)
+	t.locations = max(t.locations, int(most)+1)
 	return nil
 }
 

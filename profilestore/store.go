@@ -637,7 +637,7 @@ func (s *Store) treeOf(ctx context.Context, id, base uint32, room *tree) (*symbo
 	if err != nil {
 		return nil, err
 	}
-	if int(found.tree.locations) > len(names.locations) {
+	if found.tree.locations > len(names.locations) {
 		return nil, missing(symbolsDir, id)
 	}
 	own := *names

@@ -38,7 +38,7 @@ type tree struct {
 	callers []uint32
 	leaf    []uint32
 
-	locations uint32 // that it needs the dictionary to have, if it was read from a file
+	locations int // that it needs the dictionary to have, if it was read from a file
 }
 
 func newTree(base uint32) tree { return tree{base: base, callers: []uint32{0}, leaf: []uint32{0}} }
